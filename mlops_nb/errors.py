@@ -1,0 +1,323 @@
+"""Every error this package raises on purpose.
+
+    MlopsError                     exit 1   HTTP 500   something was asked for and could not be done
+    ├── UsageError                 exit 2   HTTP 400   the request itself cannot be right
+    │   ├── BadName  BadReference  BadOption  UnsafePath  UnsafeText  UnsafeUrl
+    │   ├── WeightsDoNotSum        SignatureMismatch  NotAModel  TrustNeeded
+    │   └── UnknownVariable
+    ├── NotFound                   exit 3   HTTP 404   no such thing in this workspace
+    │   └── ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
+    │       EndpointNotFound  DeploymentNotFound  FileMissing
+    ├── Busy                       exit 4   HTTP 409   somebody or something holds it
+    │   └── StoreBusy  VersionInUse  PortInUse  NameTaken
+    ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
+    └── Failed                     exit 1   HTTP 500
+        └── StoreTooNew  StoreCorrupt  StoreFull  MissingExtra  EnvironmentIncomplete  EnvironmentMismatch
+            DeploymentFailed  GatewayUnreachable  NothingToCompare  …
+
+A leaf takes data and words itself.  The base knows the exit code, the HTTP status, the JSON shape and the two lines that a
+notebook shows.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+class MlopsError(Exception):
+    """Something was asked for and could not be done; `str()` says what is true, `hint` what to do next."""
+
+    exit_code = 1
+    http_status = 500
+
+    def __init__(self, message: str, *, hint: str = "", detail: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.detail = detail
+
+    @property
+    def code(self) -> str:
+        """The stable name of this error for programs, such as `ModelNotFound`."""
+        return type(self).__name__
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape used by `--json` and by every HTTP handler."""
+        shape = {"ok": False, "error": str(self), "code": self.code, "hint": self.hint}
+        return shape | ({"detail": self.detail} if self.detail else {})
+
+    def _render_traceback_(self) -> list[str]:
+        lines = [f"{self.code}: {self}"]
+        if self.detail:
+            lines.append(self.detail)
+        if self.hint:
+            lines.append(f"Try: {self.hint}")
+        return lines
+
+
+class UsageError(MlopsError):
+    """The request cannot be right as it was worded."""
+
+    exit_code = 2
+    http_status = 400
+
+
+class NotFound(MlopsError):
+    """No such thing in this workspace."""
+
+    exit_code = 3
+    http_status = 404
+
+
+class Busy(MlopsError):
+    """Somebody or something holds what was asked for."""
+
+    exit_code = 4
+    http_status = 409
+
+
+class GateFailed(MlopsError):
+    """A check that guards a step said no."""
+
+    exit_code = 5
+    http_status = 422
+
+
+class Failed(MlopsError):
+    """The attempt was made and did not succeed."""
+
+
+# ── usage ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class BadName(UsageError):
+    """A name that could not be a file name, a URL segment and a label at once."""
+
+    def __init__(self, name: object, *, what: str = "name") -> None:
+        super().__init__(
+            f"{str(name)[:60]!r} cannot be a {what}: use letters, digits, '-', '_' and '.', starting with a letter or digit, 100 at most.",
+            hint=f"a {what} such as churn or churn-eu",
+        )
+
+
+class BadReference(UsageError):
+    """Not of the form name, name:version or name@alias."""
+
+    def __init__(self, text: object, *, what: str = "model") -> None:
+        super().__init__(f"{str(text)[:60]!r} does not name a {what} version.", hint="churn:3, churn@champion or churn (the newest)")
+
+
+class BadOption(UsageError):
+    """An option's value is outside what it can be."""
+
+
+class UnsafePath(UsageError):
+    """A name or path that would lead outside its folder."""
+
+    def __init__(self, name: object) -> None:
+        super().__init__(f"{str(name)[:80]!r} leads outside its folder.", hint="a plain relative name")
+
+
+class UnsafeText(UsageError):
+    """Text that cannot go into a generated file unharmed."""
+
+    def __init__(self, text: object, *, where: str) -> None:
+        super().__init__(f"{str(text)[:60]!r} cannot go into {where}: it holds a control character.", hint="plain text on one line")
+
+
+class UnsafeUrl(UsageError):
+    """A URL this workspace does not call."""
+
+    def __init__(self, url: object, *, why: str) -> None:
+        super().__init__(f"{str(url)[:120]!r} is not called: {why}.", hint="an http or https address you allow in [tool.mlops] allowed_hosts")
+
+
+class WeightsDoNotSum(UsageError):
+    """Traffic weights that are not percentages adding up to 100."""
+
+    def __init__(self, endpoint: str, weights: Mapping[str, int]) -> None:
+        said = " ".join(f"{name}={weight}" for name, weight in weights.items())
+        super().__init__(f"Weights of {endpoint!r} must be 0–100 and sum to 100; {said} sums to {sum(weights.values())}.", hint=even_split(endpoint, list(weights)))
+
+
+class SignatureMismatch(UsageError):
+    """Data that does not fit a model's signature; names the column."""
+
+
+class NotAModel(UsageError):
+    """An object that cannot answer a request."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} has no predict method and came without an entry script.", hint="%mlops register OBJECT --name NAME --entry score.py")
+
+
+class TrustNeeded(UsageError):
+    """Opening this file runs code that this workspace did not write."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"{path} is a pickle that this workspace did not write; opening it can run any code.", hint="add --trust if you know where it comes from")
+
+
+class UnknownVariable(UsageError):
+    """A {name} or $name in a magic line that the notebook does not define."""
+
+    def __init__(self, name: str, *, known: Iterable[str] = ()) -> None:
+        super().__init__(f"No variable named {name!r} in this notebook.", hint=closest(name, known) or f"define {name} in a cell above")
+
+
+# ── not found ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class ModelNotFound(NotFound):
+    """No registered model has this name."""
+
+    def __init__(self, name: str, *, known: Iterable[str]) -> None:
+        known = sorted(known)
+        super().__init__(f"No model named {name!r}. Registered: {listed(known)}.", hint=suggested(name, known, "%mlops models"))
+
+
+class VersionNotFound(NotFound):
+    """The model exists, this version does not."""
+
+    def __init__(self, name: str, version: int, *, known: Iterable[int]) -> None:
+        super().__init__(f"{name} has no version {version}. It has: {listed(sorted(known))}.", hint=f"%mlops models {name}")
+
+
+class AliasNotFound(NotFound):
+    """The model exists, this alias does not."""
+
+    def __init__(self, name: str, alias: str, *, known: Iterable[str]) -> None:
+        known = sorted(known)
+        super().__init__(f"{name} has no alias {alias!r}. It has: {listed(known)}.", hint=suggested(alias, known, f"%mlops alias {name}:1 {alias}"))
+
+
+class DatasetNotFound(NotFound):
+    """No registered dataset (version) has this name."""
+
+    def __init__(self, name: str, *, known: Iterable[str]) -> None:
+        known = sorted(known)
+        super().__init__(f"No dataset {name!r}. Registered: {listed(known)}.", hint=suggested(name, known, "%mlops datasets"))
+
+
+class EnvironmentNotFound(NotFound):
+    """No environment has this name."""
+
+    def __init__(self, name: str, *, known: Iterable[str]) -> None:
+        known = sorted(known)
+        super().__init__(f"No environment {name!r}. Known: {listed(known)}.", hint=suggested(name, known, "%mlops environments"))
+
+
+class EndpointNotFound(NotFound):
+    """No endpoint has this name."""
+
+    def __init__(self, name: str, *, known: Iterable[str]) -> None:
+        known = sorted(known)
+        super().__init__(f"No endpoint named {name!r}. Endpoints: {listed(known)}.", hint=suggested(name, known, "%mlops endpoints"))
+
+
+class DeploymentNotFound(NotFound):
+    """The endpoint exists, this deployment does not."""
+
+    def __init__(self, endpoint: str, name: str, *, known: Iterable[str]) -> None:
+        known = sorted(known)
+        super().__init__(f"{endpoint} has no deployment {name!r}. It has: {listed(known)}.", hint=suggested(name, known, f"%mlops endpoints {endpoint}"))
+
+
+class FileMissing(NotFound):
+    """A path the user gave does not exist."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"No file or folder {str(path)!r}.", hint="a path relative to the folder you are in")
+
+
+# ── busy ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class StoreBusy(Busy):
+    """Another process held the store for too long."""
+
+    def __init__(self, path: object, *, waited_seconds: float) -> None:
+        super().__init__(f"Another process has held {path} for {waited_seconds:.0f} s.", hint="%mlops status shows who; close any program that keeps store.duckdb open")
+
+
+class VersionInUse(Busy):
+    """A model version that a deployment still runs."""
+
+    def __init__(self, version: str, deployments: Iterable[str]) -> None:
+        deployments = list(deployments)
+        super().__init__(f"{version} is deployed as {listed(deployments)}; nothing was deleted.", hint=f"%mlops undeploy {deployments[0]}")
+
+
+class PortInUse(Busy):
+    """Something else listens on the port."""
+
+    def __init__(self, port: int, *, who: str = "another process") -> None:
+        super().__init__(f"Port {port} is taken by {who}.", hint="another --port, or leave it out to get a free one")
+
+
+class NameTaken(Busy):
+    """The name already stands for something else."""
+
+    def __init__(self, what: str, name: str, *, by: str) -> None:
+        super().__init__(f"The {what} {name!r} already runs {by}.", hint="--as another name")
+
+
+# ── failed ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class StoreTooNew(Failed):
+    """The store was written by a newer version of this package."""
+
+    def __init__(self, path: object, *, found: int, known: int) -> None:
+        super().__init__(f"{path} has schema {found}; this version of mlops_nb knows {known}. Nothing was changed.", hint="pip install --upgrade mlops_nb")
+
+
+class StoreCorrupt(Failed):
+    """The store file is not a database this package can open."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"{path} cannot be opened: {reason}", hint="move the file aside and restore a copy; artifacts and telemetry are untouched")
+
+
+class StoreFull(Failed):
+    """No room left on the disk; the write was undone."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"No space left on the disk of {path}; nothing was recorded.", hint="free some space, or %mlops clean")
+
+
+class MissingExtra(Failed):
+    """A package that only some commands need is not installed."""
+
+    def __init__(self, package: str, *, extra: str, doing: str) -> None:
+        super().__init__(f"{doing} needs {package}, which is not installed.", hint=f"pip install 'mlops_nb[{extra}]'")
+
+
+# ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def listed(items: Iterable[object], *, most: int = 8) -> str:
+    """`a, b, c` — or `none yet` — cut after *most* with the count of the rest."""
+    items = [str(item) for item in items]
+    rest = f" and {len(items) - most} more" if len(items) > most else ""
+    return (", ".join(items[:most]) + rest) or "none yet"
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The known name nearest to *name*, or an empty string."""
+    return next(iter(difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)), "")
+
+
+def suggested(name: str, known: Iterable[str], otherwise: str) -> str:
+    """A hint: the nearest known name, else the line that lists them."""
+    near = closest(name, known)
+    return f"did you mean {near}?" if near else otherwise
+
+
+def even_split(endpoint: str, names: list[str]) -> str:
+    """The traffic line that splits evenly, as an example of one that adds up."""
+    if not names:
+        return f"%mlops traffic {endpoint} 1=100"
+    share, rest = divmod(100, len(names))
+    return f"%mlops traffic {endpoint} " + " ".join(f"{name}={share + (rest if i == 0 else 0)}" for i, name in enumerate(names))

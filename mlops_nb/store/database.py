@@ -1,0 +1,269 @@
+"""The store is visited, never kept: lock, attach, one transaction, detach.
+
+DuckDB lets one process hold a file for writing, and then nobody else may even read it.  So each process has one in-memory
+DuckDB that attaches the workspace's file for the few milliseconds of one transaction, under a lock on a file beside it:
+shared for reading, exclusive for writing.  This is the only module that says ATTACH.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from ..errors import StoreBusy, StoreCorrupt, StoreFull
+from ..settings import Workspace
+from . import migrations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    import duckdb
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows has no flock
+    fcntl = None  # type: ignore[assignment]
+
+T = TypeVar("T")
+LOCK_TIMEOUT_SECONDS = 30.0
+
+_visit = threading.RLock()  # one visit at a time in this process: all share one in-memory instance
+_instance: duckdb.DuckDBPyConnection | None = None
+_inside = threading.local()
+
+
+class Transaction:
+    """One all-or-nothing visit.  Rows come back as dicts, or as *as_* (a msgspec Struct) with JSON columns decoded and times in UTC."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, values: Sequence[object] = ()) -> None:
+        """Run one statement.  Structs, dicts and lists among *values* become JSON, aware times become UTC."""
+        self._connection.execute(sql, [_bound(value) for value in values])
+
+    def insert(self, table: str, row: msgspec.Struct) -> None:
+        """Add *row* to *table*; its fields are the columns."""
+        fields = row.__struct_fields__
+        marks = ", ".join("?" * len(fields))
+        self.execute(f"INSERT INTO {table} ({', '.join(fields)}) VALUES ({marks})", [getattr(row, field) for field in fields])
+
+    def rows(self, sql: str, values: Sequence[object] = (), *, as_: type[T] = dict) -> list[T]:  # type: ignore[assignment]
+        """Every row of a query."""
+        self.execute(sql, values)
+        columns = [(name, str(kind)) for name, kind, *_ in self._connection.description or ()]
+        found = [{name: _read(value, kind) for (name, kind), value in zip(columns, row, strict=True)} for row in self._connection.fetchall()]
+        return found if as_ is dict else msgspec.convert(found, list[as_])  # type: ignore[return-value, valid-type]
+
+    def maybe(self, sql: str, values: Sequence[object] = (), *, as_: type[T] = dict) -> T | None:  # type: ignore[assignment]
+        """The first row, or None."""
+        return next(iter(self.rows(sql, values, as_=as_)), None)
+
+    def value(self, sql: str, values: Sequence[object] = ()) -> Any:
+        """The first column of the first row, or None."""
+        self.execute(sql, values)
+        row = self._connection.fetchone()
+        return row[0] if row else None
+
+
+@contextmanager
+def writing() -> Iterator[Transaction]:
+    """One locked, all-or-nothing visit to the current workspace's store, made on first use.
+
+    Raises StoreBusy, StoreTooNew, StoreCorrupt, StoreFull; after any error nothing of the visit remains.
+    """
+    workspace = Workspace.current()
+    _make_folder(workspace.root)
+    with _only_visit(), _locked(workspace.store, exclusive=True), _attached(workspace.store, read_only=False) as connection:
+        for number, step in migrations.pending(connection, workspace.store):
+            with _all_or_nothing(connection, workspace.store):
+                migrations.apply(connection, number, step)
+        with _all_or_nothing(connection, workspace.store):
+            yield Transaction(connection)
+
+
+@contextmanager
+def reading() -> Iterator[Transaction]:
+    """One visit that sees a single state of the store; other readers go on beside it.  Raises as `writing` does."""
+    workspace = Workspace.current()
+    if not workspace.store.exists():
+        with writing():
+            pass
+    with _only_visit(), _locked(workspace.store, exclusive=False), _attached(workspace.store, read_only=True) as connection:
+        if not migrations.pending(connection, workspace.store):
+            yield Transaction(connection)
+            return
+    with writing() as tx:
+        yield tx
+
+
+def now() -> datetime:
+    """The present moment, in UTC."""
+    return datetime.now(UTC)
+
+
+@contextmanager
+def _only_visit() -> Iterator[None]:
+    if getattr(_inside, "store", False):
+        raise RuntimeError("a visit to the store began inside another; pass the transaction on instead")
+    with _visit:
+        _inside.store = True
+        try:
+            yield
+        finally:
+            _inside.store = False
+
+
+@contextmanager
+def _locked(store: Path, *, exclusive: bool) -> Iterator[None]:
+    path = store.with_suffix(".lock")
+    if fcntl is None:  # pragma: no cover
+        from filelock import FileLock
+
+        with FileLock(path, timeout=LOCK_TIMEOUT_SECONDS):
+            yield
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, path)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, how: int, path: Path) -> None:
+    """Take the lock at once, or queue for it in the kernel, which is fair where polling starves somebody."""
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        return
+    except BlockingIOError:
+        pass
+    waiting = os.dup(descriptor)
+    taken = threading.Event()
+
+    def queue() -> None:
+        try:
+            fcntl.flock(waiting, how)
+            taken.set()
+        finally:
+            os.close(waiting)
+
+    threading.Thread(target=queue, daemon=True, name="store-lock").start()
+    if not taken.wait(LOCK_TIMEOUT_SECONDS):
+        raise StoreBusy(path, waited_seconds=LOCK_TIMEOUT_SECONDS)
+
+
+@contextmanager
+def _attached(store: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    connection = _memory()
+    _attach(connection, store, read_only=read_only)
+    try:
+        connection.execute("USE store")
+        yield connection
+    finally:
+        connection.execute("USE memory")
+        connection.execute("DETACH store")
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, store: Path, *, read_only: bool) -> None:
+    """Attach *store*, waiting out a program that opened the file without our lock."""
+    import duckdb
+
+    where = str(store).replace("'", "''")
+    deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute(f"ATTACH '{where}' AS store{' (READ_ONLY)' if read_only else ''}")
+            return
+        except duckdb.Error as error:
+            if "Conflicting lock" not in str(error) and "set lock on file" not in str(error):
+                raise _translated(error, store) from error
+            if time.monotonic() > deadline:
+                raise StoreBusy(store, waited_seconds=LOCK_TIMEOUT_SECONDS) from error
+            time.sleep(0.02)
+
+
+@contextmanager
+def _all_or_nothing(connection: duckdb.DuckDBPyConnection, store: Path) -> Iterator[None]:
+    import duckdb
+
+    connection.execute("BEGIN")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException as error:
+        try:
+            connection.execute("ROLLBACK")
+        except duckdb.Error:
+            pass  # a failed COMMIT has already rolled back
+        if isinstance(error, duckdb.IOException | duckdb.FatalException):
+            raise _translated(error, store) from error
+        raise
+
+
+def _translated(error: Exception, store: Path) -> Exception:
+    text = str(error)
+    if os.strerror(errno.ENOSPC) in text or "No space left" in text or "File too large" in text:
+        return StoreFull(store)
+    return StoreCorrupt(store, text.removeprefix("IO Error: ").splitlines()[0])
+
+
+def _memory() -> duckdb.DuckDBPyConnection:
+    global _instance
+    if _instance is None:
+        import duckdb
+
+        _instance = duckdb.connect(":memory:", config={"threads": 1, "autoinstall_known_extensions": False})
+    return _instance
+
+
+def _forget() -> None:
+    """A forked child must not share its parent's instance, nor a lock some other thread held."""
+    global _instance, _visit, _inside
+    _instance, _visit, _inside = None, threading.RLock(), threading.local()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def _make_folder(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StoreFull(root) from error
+        raise StoreCorrupt(root, error.strerror or str(error)) from error
+    ignore = root / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n", encoding="utf-8")
+
+
+def _bound(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).replace(tzinfo=None)
+    if isinstance(value, msgspec.Struct | dict | list | tuple):
+        return msgspec.json.encode(value).decode()
+    return value
+
+
+def _read(value: Any, kind: str) -> Any:
+    if value is None:
+        return None
+    if kind == "JSON":
+        return msgspec.json.decode(value)
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC)
+    return value
+
+
+def placeholders(values: Iterable[object]) -> str:
+    """`?, ?, ?` for an IN list of *values*."""
+    return ", ".join("?" for _ in values)

@@ -1,0 +1,198 @@
+"""Endpoints, the deployments behind them, and how traffic is split.  `wanted` is what should be, `status` what is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from ..errors import DeploymentNotFound, EndpointNotFound
+from .database import Transaction, now
+
+Status = Literal["pending", "starting", "healthy", "unhealthy", "restarting", "failed", "stopped"]
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where callers find a model, whichever versions answer."""
+
+    name: str
+    created_at: datetime
+    author: str = ""
+
+
+class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How a deployment wants to run."""
+
+    cpus: float | None = None
+    """Cores it may use; None means all."""
+    memory_mb: int | None = None
+    """Memory it may take before it is stopped; None means no limit."""
+    hardware: str = "cpu"
+    port: int | None = None
+    """A fixed port on 127.0.0.1; None picks a free one."""
+    variables: dict[str, str] = {}
+    """Environment variables; never secrets."""
+    allow_mismatch: bool = False
+    """Run although the packages differ from those the model was made with."""
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a deployment is not healthy, told once."""
+
+    kind: str
+    """`missing package`, `wrong path`, `exception while loading`, `exception in a request`, `port taken`, `out of memory`, `exited`."""
+    message: str
+    """One line: the exception's type and text."""
+    where: str = ""
+    """File and line in the user's own code, or `cell [12], line 3`."""
+    traceback: str = ""
+    log: str = ""
+    """The log's last lines."""
+    hint: str = ""
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """One running (or wanted) model version behind an endpoint."""
+
+    endpoint: str
+    name: str
+    model: str
+    version: int
+    target: str
+    spec: DeploymentSpec
+    wanted: Literal["running", "stopped"]
+    generation: int
+    """Counts the user's changes; a status older than the newest generation says nothing about it."""
+    status: Status
+    reason: Reason | None = None
+    handle: dict[str, Any] = {}
+    """What the target needs to find it again: pid, port, started, token file …"""
+    restarts: int = 0
+    created_at: datetime
+    changed_at: datetime
+    author: str = ""
+
+    @property
+    def ref(self) -> str:
+        """`churn/3`."""
+        return f"{self.endpoint}/{self.name}"
+
+    @property
+    def model_ref(self) -> str:
+        """`churn:3`."""
+        return f"{self.model}:{self.version}"
+
+
+class TrafficChange(msgspec.Struct, frozen=True, kw_only=True):
+    """Who set which split when, and why.  Rows are only ever added."""
+
+    endpoint: str
+    sequence: int
+    weights: dict[str, int]
+    time: datetime
+    author: str = ""
+    why: str = ""
+
+
+def ensure_endpoint(tx: Transaction, name: str, *, author: str) -> None:
+    """Make the endpoint if it is not there."""
+    tx.execute("INSERT INTO endpoints VALUES (?, ?, ?) ON CONFLICT DO NOTHING", [name, now(), author])
+
+
+def endpoints(tx: Transaction) -> list[Endpoint]:
+    """Every endpoint by name."""
+    return tx.rows("SELECT * FROM endpoints ORDER BY name", as_=Endpoint)
+
+
+def endpoint(tx: Transaction, name: str) -> Endpoint:
+    """One endpoint.  Raises EndpointNotFound."""
+    found = tx.maybe("SELECT * FROM endpoints WHERE name = ?", [name], as_=Endpoint)
+    if not found:
+        raise EndpointNotFound(name, known=[e.name for e in endpoints(tx)])
+    return found
+
+
+def delete_endpoint(tx: Transaction, name: str) -> None:
+    """Forget an endpoint and its deployments; history and traffic rows stay."""
+    tx.execute("DELETE FROM deployments WHERE endpoint = ?", [name])
+    tx.execute("DELETE FROM endpoints WHERE name = ?", [name])
+
+
+def put(tx: Transaction, deployment: Deployment) -> None:
+    """Record *deployment*, in place of an earlier one of its name, and note it in the history."""
+    tx.execute("DELETE FROM deployments WHERE endpoint = ? AND name = ?", [deployment.endpoint, deployment.name])
+    tx.insert("deployments", deployment)
+    _remember(tx, deployment)
+
+
+def observe(
+    tx: Transaction, deployment: Deployment, *, status: Status, reason: Reason | None = None, handle: Mapping[str, Any] | None = None, restarts: int | None = None
+) -> None:
+    """Record what is; says nothing about a newer generation than *deployment*'s."""
+    values = [status, reason, dict(deployment.handle if handle is None else handle), deployment.restarts if restarts is None else restarts, now()]
+    where = [deployment.endpoint, deployment.name, deployment.generation]
+    tx.execute(
+        "UPDATE deployments SET status = ?, reason = ?, handle = ?, restarts = ?, changed_at = ? WHERE endpoint = ? AND name = ? AND generation = ?", [*values, *where]
+    )
+    if status != deployment.status:
+        _remember(tx, msgspec.structs.replace(deployment, status=status, reason=reason))
+
+
+def want(tx: Transaction, deployment: Deployment, wanted: Literal["running", "stopped"]) -> None:
+    """Record what should be."""
+    tx.execute("UPDATE deployments SET wanted = ?, generation = generation + 1 WHERE endpoint = ? AND name = ?", [wanted, deployment.endpoint, deployment.name])
+
+
+def remove(tx: Transaction, deployment: Deployment) -> None:
+    """Forget a stopped deployment; its history stays."""
+    tx.execute("DELETE FROM deployments WHERE endpoint = ? AND name = ?", [deployment.endpoint, deployment.name])
+
+
+def of(tx: Transaction, endpoint: str | None = None) -> list[Deployment]:
+    """Deployments (of *endpoint*) by endpoint and age."""
+    where, values = ("WHERE endpoint = ?", [endpoint]) if endpoint else ("", [])
+    return tx.rows(f"SELECT * FROM deployments {where} ORDER BY endpoint, created_at", values, as_=Deployment)
+
+
+def get(tx: Transaction, endpoint_name: str, name: str) -> Deployment:
+    """One deployment.  Raises EndpointNotFound, DeploymentNotFound."""
+    endpoint(tx, endpoint_name)
+    found = tx.maybe("SELECT * FROM deployments WHERE endpoint = ? AND name = ?", [endpoint_name, name], as_=Deployment)
+    if not found:
+        raise DeploymentNotFound(endpoint_name, name, known=[d.name for d in of(tx, endpoint_name)])
+    return found
+
+
+def running_version(tx: Transaction, model: str, version: int) -> list[Deployment]:
+    """Deployments that want this model version running."""
+    sql = "SELECT * FROM deployments WHERE model = ? AND version = ? AND wanted = 'running'"
+    return tx.rows(sql, [model, version], as_=Deployment)
+
+
+def traffic(tx: Transaction, endpoint: str) -> dict[str, int]:
+    """The split in force: deployment → percent."""
+    changes = traffic_changes(tx, endpoint, most=1)
+    return changes[0].weights if changes else {}
+
+
+def set_traffic(tx: Transaction, endpoint: str, weights: Mapping[str, int], *, author: str, why: str) -> None:
+    """Add a new split."""
+    sequence = tx.value("SELECT coalesce(max(sequence), 0) + 1 FROM traffic WHERE endpoint = ?", [endpoint])
+    tx.execute("INSERT INTO traffic VALUES (?, ?, ?, ?, ?, ?)", [endpoint, sequence, dict(weights), now(), author, why])
+
+
+def traffic_changes(tx: Transaction, endpoint: str, *, most: int = 100) -> list[TrafficChange]:
+    """Every split *endpoint* had, newest first."""
+    return tx.rows("SELECT * FROM traffic WHERE endpoint = ? ORDER BY sequence DESC LIMIT ?", [endpoint, most], as_=TrafficChange)
+
+
+def history(tx: Transaction, endpoint: str, *, most: int = 200) -> list[dict[str, Any]]:
+    """Every change of status of the endpoint's deployments, newest first."""
+    return tx.rows("SELECT * FROM deployment_history WHERE endpoint = ? ORDER BY time DESC LIMIT ?", [endpoint, most])
+
+
+def _remember(tx: Transaction, deployment: Deployment) -> None:
+    row = [deployment.endpoint, deployment.name, deployment.model, deployment.version, deployment.target, deployment.status, deployment.reason, now()]
+    tx.execute("INSERT INTO deployment_history VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)

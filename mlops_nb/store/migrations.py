@@ -1,0 +1,78 @@
+"""The store's schema as numbered steps.  A step, once released, is never edited; a change is the next number."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ..errors import StoreTooNew
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import duckdb
+
+FIRST_TABLES = """
+CREATE TABLE datasets (
+    name VARCHAR, version INTEGER, hash VARCHAR, rows BIGINT, schema JSON, profile JSON, file VARCHAR, bytes BIGINT,
+    description VARCHAR, tags JSON, author VARCHAR, run VARCHAR, created_at TIMESTAMP, PRIMARY KEY (name, version));
+CREATE TABLE environments (
+    name VARCHAR, version INTEGER, hash VARCHAR, python VARCHAR, platform VARCHAR, interpreter VARCHAR, packages JSON,
+    manager VARCHAR, created_at TIMESTAMP, PRIMARY KEY (name, version));
+CREATE TABLE runs (
+    id VARCHAR PRIMARY KEY, kind VARCHAR, notebook VARCHAR, cells JSON, git JSON, author VARCHAR, host VARCHAR,
+    python VARCHAR, started_at TIMESTAMP);
+CREATE TABLE model_versions (
+    model VARCHAR, version INTEGER, flavor VARCHAR, engine VARCHAR, hash VARCHAR, files JSON, signature JSON, metrics JSON,
+    tags JSON, description VARCHAR, dataset VARCHAR, environment VARCHAR, run VARCHAR, author VARCHAR, trusted BOOLEAN,
+    conversion JSON, created_at TIMESTAMP, PRIMARY KEY (model, version));
+CREATE TABLE aliases (model VARCHAR, alias VARCHAR, version INTEGER, set_at TIMESTAMP, set_by VARCHAR);
+CREATE TABLE endpoints (name VARCHAR PRIMARY KEY, created_at TIMESTAMP, author VARCHAR);
+CREATE TABLE deployments (
+    endpoint VARCHAR, name VARCHAR, model VARCHAR, version INTEGER, target VARCHAR, spec JSON, wanted VARCHAR,
+    generation INTEGER, status VARCHAR, reason JSON, handle JSON, restarts INTEGER, created_at TIMESTAMP,
+    changed_at TIMESTAMP, author VARCHAR, PRIMARY KEY (endpoint, name));
+CREATE TABLE deployment_history (
+    endpoint VARCHAR, name VARCHAR, model VARCHAR, version INTEGER, target VARCHAR, status VARCHAR, reason JSON, time TIMESTAMP);
+CREATE TABLE traffic (endpoint VARCHAR, sequence INTEGER, weights JSON, time TIMESTAMP, author VARCHAR, why VARCHAR);
+CREATE TABLE events (
+    id VARCHAR PRIMARY KEY, type VARCHAR, source VARCHAR, subject VARCHAR, time TIMESTAMP, data JSON);
+CREATE TABLE drift_checks (
+    id VARCHAR PRIMARY KEY, endpoint VARCHAR, deployment VARCHAR, dataset VARCHAR, engine VARCHAR, is_drift BOOLEAN,
+    report JSON, time TIMESTAMP);
+CREATE TABLE profiles (
+    id VARCHAR PRIMARY KEY, endpoint VARCHAR, deployment VARCHAR, model VARCHAR, version INTEGER, hardware VARCHAR,
+    points JSON, time TIMESTAMP);
+CREATE TABLE workspace_state (key VARCHAR PRIMARY KEY, value JSON);
+"""
+
+STEPS: tuple[tuple[str, str], ...] = (("first tables", FIRST_TABLES),)
+"""Name and SQL of every step; step N of the store is the Nth of these."""
+
+_LEDGER = "CREATE TABLE IF NOT EXISTS migrations (number INTEGER, name VARCHAR, applied_at TIMESTAMP)"
+
+
+def pending(connection: duckdb.DuckDBPyConnection, store: Path) -> list[tuple[int, tuple[str, str]]]:
+    """The numbered steps the attached store lacks.  Raises StoreTooNew when it has steps this code does not know."""
+    found = _applied(connection)
+    if found > len(STEPS):
+        raise StoreTooNew(store, found=found, known=len(STEPS))
+    return list(enumerate(STEPS, start=1))[found:]
+
+
+def apply(connection: duckdb.DuckDBPyConnection, number: int, step: tuple[str, str]) -> None:
+    """Take one step, within the caller's transaction."""
+    name, sql = step
+    connection.execute(_LEDGER)
+    connection.execute(sql)
+    connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", [number, name, datetime.now(UTC).replace(tzinfo=None)])
+
+
+def _applied(connection: duckdb.DuckDBPyConnection) -> int:
+    import duckdb
+
+    try:
+        row = connection.execute("SELECT coalesce(max(number), 0) FROM migrations").fetchone()
+    except duckdb.CatalogException:
+        return 0  # a store just made
+    return row[0] if row else 0
