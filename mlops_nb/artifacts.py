@@ -80,6 +80,15 @@ def lay_out(files: Iterable[StoredFile], folder: Path) -> Path:
     return folder
 
 
+def copy_out(files: Iterable[StoredFile], folder: Path) -> Path:
+    """Copy these files, with their owner's write permission, into *folder*, and return it."""
+    for file in files:
+        place = path_inside(folder, file.path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(address(file.sha256), place)
+    return folder
+
+
 def forget(sha256s: Iterable[str]) -> int:
     """Delete these files and return the bytes freed."""
     freed = 0

@@ -287,6 +287,43 @@ class StoreFull(Failed):
         super().__init__(f"No space left on the disk of {path}; nothing was recorded.", hint="free some space, or %mlops clean")
 
 
+class AgentDown(Failed):
+    """The background agent did not come up."""
+
+    def __init__(self, log_file: object, tail: str) -> None:
+        super().__init__(f"The agent that runs deployments did not start; its log is {log_file}.", hint="%mlops status", detail=tail)
+
+
+class DeploymentFailed(Failed):
+    """A deployment did not become healthy; says the user's own error and where it was raised."""
+
+    def __init__(self, ref: str, *, message: str, where: str = "", log: str = "", hint: str = "") -> None:
+        place = f" ({where})" if where else ""
+        super().__init__(f"{ref} did not start: {message}{place}", hint=hint or f"%mlops logs {ref}", detail=log)
+
+
+class EnvironmentMismatch(Failed):
+    """The packages here differ from those the model was made with."""
+
+    def __init__(self, version: str, differences: Iterable[str]) -> None:
+        super().__init__(f"{version} was made with other packages: {listed(differences, most=4)}.", hint=f"install those, or %mlops deploy {version} --allow-mismatch")
+
+
+class InvocationFailed(Failed):
+    """An endpoint answered a request with an error."""
+
+    def __init__(self, endpoint: str, status: int, message: str) -> None:
+        super().__init__(f"{endpoint} answered {status}: {message}", hint=f"%mlops endpoints {endpoint}")
+        self.status = status
+
+
+class GatewayUnreachable(Failed):
+    """Nobody answers at the gateway's address."""
+
+    def __init__(self, address: str, why: str = "") -> None:
+        super().__init__(f"The gateway at {address} does not answer{': ' + why if why else ''}.", hint="%mlops up")
+
+
 class MissingExtra(Failed):
     """A package that only some commands need is not installed."""
 

@@ -1,0 +1,149 @@
+"""Register data: a copy in Parquet, its hash, schema and profile, under a name and a version."""
+
+from __future__ import annotations
+
+import getpass
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import artifacts, store
+from .errors import BadOption, FileMissing
+from .reference import ModelRef
+from .safety import checked_name
+from .store import datasets as table
+from .store import events
+from .store.datasets import DatasetVersion
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+_READERS = {".csv": "read_csv", ".tsv": "read_csv", ".parquet": "read_parquet", ".json": "read_json", ".jsonl": "read_json", ".ndjson": "read_json"}
+_TYPES = {
+    "BOOLEAN": "bool", "TINYINT": "int8", "SMALLINT": "int16", "INTEGER": "int32", "BIGINT": "int64", "UTINYINT": "uint8",
+    "USMALLINT": "uint16", "UINTEGER": "uint32", "UBIGINT": "uint64", "FLOAT": "float32", "DOUBLE": "float64", "VARCHAR": "string",
+}  # fmt: skip
+_MOST_FREQUENT = 10
+
+
+def register(name: str, data: Any, *, description: str = "", tags: dict[str, str] | None = None) -> DatasetVersion:
+    """Keep *data* (a pandas DataFrame, or the path of a CSV, Parquet or JSON file) and return its version.
+
+    The index of a DataFrame is left out.  The same content under the same name is the version already there.
+    Raises BadName, FileMissing, BadOption, StoreFull.
+    """
+    checked_name(name, what="dataset")
+    with tempfile.TemporaryDirectory(prefix="mlops-") as scratch:
+        parquet = Path(scratch) / "data.parquet"
+        connection = _copied(data, parquet)
+        kept = artifacts.keep(parquet, path="data.parquet")
+        rows, schema, profile = _described(connection, parquet)
+    with store.writing() as tx:
+        if same := table.with_hash(tx, name, kept.sha256):
+            return same
+        version = DatasetVersion(
+            name=name, version=table.next_version(tx, name), hash=kept.sha256, rows=rows, schema=schema, profile=profile, file=kept.sha256,
+            bytes=kept.bytes, description=description, tags=tags or {}, author=getpass.getuser(), created_at=store.now(),
+        )  # fmt: skip
+        table.add(tx, version)
+        events.record(tx, "DatasetRegistered", subject=version.ref, data={"rows": rows, "hash": kept.sha256})
+    return version
+
+
+def get(ref: ModelRef | str) -> DatasetVersion:
+    """One version, the newest unless *ref* gives a number.  Raises DatasetNotFound, VersionNotFound."""
+    with store.reading() as tx:
+        return table.get(tx, _parsed(ref))
+
+
+def every(name: str | None = None) -> list[DatasetVersion]:
+    """All versions (of *name*), newest first."""
+    with store.reading() as tx:
+        return table.every(tx, name)
+
+
+def path(ref: ModelRef | str) -> Path:
+    """The Parquet file of a version."""
+    return artifacts.address(get(ref).file)
+
+
+def frame(ref: ModelRef | str, *, columns: list[str] | None = None, most: int | None = None) -> pd.DataFrame:
+    """The rows (at most *most*, of *columns*) as a pandas DataFrame, with the types they were registered with."""
+    import duckdb
+
+    chosen = ", ".join(f'"{c.replace(chr(34), chr(34) * 2)}"' for c in columns) if columns else "*"
+    limit = f" LIMIT {int(most)}" if most is not None else ""
+    with duckdb.connect(":memory:") as connection:
+        return connection.execute(f"SELECT {chosen} FROM read_parquet(?){limit}", [str(path(ref))]).df()
+
+
+def _parsed(ref: ModelRef | str) -> ModelRef:
+    return ref if isinstance(ref, ModelRef) else ModelRef.parse(ref, what="dataset")
+
+
+def _copied(data: Any, parquet: Path) -> duckdb.DuckDBPyConnection:
+    """Write *data* to *parquet* and return the connection that did it."""
+    import duckdb
+
+    connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
+    try:
+        if isinstance(data, str | Path):
+            source = _reader(Path(data))
+        else:
+            connection.register("given", data)
+            source = "given"
+        connection.execute(f"COPY (SELECT * FROM {source}) TO '{_quoted(parquet)}' (FORMAT parquet, COMPRESSION zstd)")
+    except duckdb.Error as error:
+        raise BadOption(f"This data cannot be kept as a table: {str(error).splitlines()[0]}", hint="a DataFrame with one type per column, or a CSV, Parquet or JSON file") from error
+    return connection
+
+
+def _reader(file: Path) -> str:
+    if not file.exists():
+        raise FileMissing(file)
+    reader = _READERS.get(file.suffix.lower())
+    if not reader:
+        raise BadOption(f"{file.name} is none of {', '.join(_READERS)}.", hint="convert it, or load it into a DataFrame and register that")
+    return f"{reader}('{_quoted(file)}')"
+
+
+def _quoted(file: Path) -> str:
+    return str(file).replace("'", "''")
+
+
+def _described(connection: duckdb.DuckDBPyConnection, parquet: Path) -> tuple[int, list[dict[str, Any]], list[dict[str, Any]]]:
+    source = f"read_parquet('{_quoted(parquet)}')"
+    summary = connection.execute(f"SUMMARIZE SELECT * FROM {source}")
+    names = [column[0] for column in summary.description]
+    profile = [_plain(dict(zip(names, row, strict=True))) for row in summary.fetchall()]
+    counts = ", ".join(f"count({_column(c)})" for c in profile)  # SUMMARIZE rounds its percentage of nulls
+    rows, *present = connection.execute(f"SELECT count(*), {counts} FROM {source}").fetchone() or (0,)
+    for column, filled in zip(profile, present, strict=True):
+        column["nulls"] = rows - filled
+        column["top"] = _most_frequent(connection, source, column)
+    schema = [{"name": c["column_name"], "type": _type(c["column_type"]), "nullable": c["nulls"] > 0} for c in profile]
+    return rows, schema, profile
+
+
+def _column(profiled: dict[str, Any]) -> str:
+    return '"' + profiled["column_name"].replace('"', '""') + '"'
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: float(value) if key in ("null_percentage",) and value is not None else value for key, value in row.items()}
+
+
+def _most_frequent(connection: duckdb.DuckDBPyConnection, source: str, column: dict[str, Any]) -> list[dict[str, Any]]:
+    if (column["approx_unique"] or 0) > 1000:
+        return []
+    sql = f"SELECT {_column(column)}::VARCHAR, count(*) FROM {source} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {_MOST_FREQUENT}"
+    return [{"value": value, "count": count} for value, count in connection.execute(sql).fetchall()]
+
+
+def _type(duckdb_type: str) -> str:
+    if duckdb_type.startswith(("TIMESTAMP", "DATE", "TIME")):
+        return "datetime"
+    if duckdb_type.startswith("DECIMAL"):
+        return "float64"
+    return "string" if duckdb_type.startswith("ENUM") else _TYPES.get(duckdb_type, "json")

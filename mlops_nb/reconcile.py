@@ -1,0 +1,321 @@
+"""One look at the world, and the step from what is to what should be.  Level-triggered, as Kubernetes controllers are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+
+from . import gateway, keys, splits, store, targets
+from .errors import MlopsError, PortInUse
+from .reference import ModelRef
+from .settings import Workspace
+from .store import deployments as table
+from .store import events, models, runs, state
+from .store.deployments import Deployment, Reason
+
+log = logging.getLogger("mlops_nb.agent")
+
+HEALTH_SECONDS = 1.0
+UNHEALTHY_SECONDS = 10.0
+STEADY_SECONDS = 60.0
+_LONGEST_BACKOFF_SECONDS = 30.0
+_KINDS = {"PortInUse": "port taken", "FileMissing": "wrong path"}
+
+
+class World:
+    """What this agent remembers between two looks; losing it costs nothing but a second look."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[float, ...] = ()
+        self._deployments: list[Deployment] = []
+        self._weights: dict[str, dict[str, int]] = {}
+        self._endpoints: list[str] = []
+        self._looked_at: dict[str, float] = {}
+        self._stopping: dict[str, Future[None]] = {}
+        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="stop")
+        self._gateway = GatewayKeeper()
+
+    def step(self) -> bool:
+        """Take one step towards what is wanted; True while something is on its way."""
+        self._read_if_changed()
+        for deployment in self._deployments:
+            self._settle(deployment)
+        self._read_if_changed()
+        self._gateway.step(self._endpoints, self._deployments, self._weights)
+        return any(self._on_its_way(d) for d in self._deployments)
+
+    def stop_all(self) -> None:
+        """End everything that runs; what is wanted stays wanted."""
+        self._read_if_changed()
+        self._gateway.stop()
+        list(self._pool.map(_stop, [d for d in self._deployments if d.handle]))
+        with store.writing() as tx:
+            for deployment in self._deployments:
+                if deployment.status != "failed":
+                    table.observe(tx, deployment, status="pending", handle={})
+
+    def _read_if_changed(self) -> None:
+        seen = _fingerprint()
+        if seen == self._seen:
+            return
+        with store.reading() as tx:
+            self._deployments = table.of(tx)
+            self._endpoints = [endpoint.name for endpoint in table.endpoints(tx)]
+            self._weights = {name: table.traffic(tx, name) for name in self._endpoints}
+        self._seen = seen
+
+    def _on_its_way(self, deployment: Deployment) -> bool:
+        return deployment.status in ("pending", "starting") or deployment.wanted == "stopped" or (deployment.status == "restarting" and bool(deployment.handle))
+
+    def _settle(self, deployment: Deployment) -> None:
+        if deployment.wanted == "stopped":
+            self._retire(deployment)
+        elif deployment.status == "pending":
+            _begin(deployment, status="starting")
+        elif deployment.status == "restarting" and not deployment.handle:
+            if _age(deployment) >= _backoff(deployment.restarts):
+                _begin(deployment, status="restarting")
+        elif deployment.status in ("starting", "restarting"):
+            _watch_start(deployment)
+        elif deployment.status in ("healthy", "unhealthy"):
+            self._watch(deployment)
+
+    def _retire(self, deployment: Deployment) -> None:
+        """Stop it beside the loop: draining takes its time, and the gateway sends it nothing any more."""
+        stopping = self._stopping.get(deployment.ref)
+        if stopping is None:
+            self._gateway.step(self._endpoints, self._deployments, self._weights)
+            self._stopping[deployment.ref] = self._pool.submit(_stop, deployment)
+        elif stopping.done():
+            del self._stopping[deployment.ref]
+            stopping.result()
+            with store.writing() as tx:
+                table.observe(tx, deployment, status="stopped", handle={})
+                table.remove(tx, deployment)
+                events.record(tx, "DeploymentRemoved", subject=deployment.ref, data={"model": deployment.model_ref})
+
+    def _watch(self, deployment: Deployment) -> None:
+        target = targets.get(deployment.target)
+        due = time.monotonic() - self._looked_at.get(deployment.ref, 0.0) >= HEALTH_SECONDS
+        if not due and target.alive(deployment):
+            return
+        self._looked_at[deployment.ref] = time.monotonic()
+        seen = target.observe(deployment)
+        if seen.state == "gone":
+            _fell(deployment, seen.reason)
+        elif seen.state == "healthy" and deployment.status == "unhealthy":
+            _record(deployment, "healthy", event="DeploymentRecovered")
+        elif seen.state == "healthy" and deployment.restarts and _age(deployment) > STEADY_SECONDS:
+            _record(deployment, "healthy", restarts=0)
+        elif seen.state == "unhealthy" and deployment.status == "healthy":
+            _record(deployment, "unhealthy", reason=seen.reason, event="DeploymentUnhealthy")
+        elif seen.state == "unhealthy" and _age(deployment) > UNHEALTHY_SECONDS:
+            target.stop(deployment)
+            _fell(deployment, seen.reason)
+
+
+def _begin(deployment: Deployment, *, status: table.Status) -> None:
+    with store.reading() as tx:
+        version = models.get(tx, ModelRef(deployment.model, version=deployment.version))
+        run = runs.get(tx, version.run) if version.run else None
+    cells = [{"number": c.number, "filename": c.filename, "source": c.source} for c in (run.cells if run else [])]
+    try:
+        handle = targets.get(deployment.target).start(deployment, version, context={"cells": cells})
+    except MlopsError as error:
+        reason = Reason(kind=_KINDS.get(error.code, "cannot start"), message=f"{error.code}: {error}", hint=error.hint)
+        _record(deployment, "failed", reason=reason, event="DeploymentFailed")
+        return
+    log.info("deployment.starting ref=%s pid=%s port=%s", deployment.ref, handle.get("pid"), handle.get("port"))
+    _record(deployment, status, handle=handle, reason=deployment.reason)
+
+
+def _watch_start(deployment: Deployment) -> None:
+    seen = targets.get(deployment.target).observe(deployment)
+    timeout = Workspace.current().settings().start_timeout_seconds
+    if seen.state == "healthy":
+        _came_up(deployment)
+    elif seen.state == "gone" and deployment.status == "starting":
+        _record(deployment, "failed", reason=seen.reason, handle={}, event="DeploymentFailed")
+    elif seen.state == "gone":
+        _fell(deployment, seen.reason)
+    elif _age(deployment) > timeout:
+        _stop(deployment)
+        late = "\n".join(targets.get(deployment.target).logs(deployment, lines=20))
+        reason = Reason(kind="too slow", message=f"It did not answer its health check within {timeout:.0f} s.", log=late, hint="[tool.mlops] start_timeout_seconds")
+        _record(deployment, "failed", reason=reason, handle={}, event="DeploymentFailed")
+
+
+def _came_up(deployment: Deployment) -> None:
+    """Note it, and give it the traffic it was deployed for, in one transaction."""
+    with store.writing() as tx:
+        table.observe(tx, deployment, status="healthy", reason=None)
+        if deployment.status == "starting":
+            events.record(tx, "ModelDeployed", subject=deployment.ref, data={"model": deployment.model_ref, "target": deployment.target})
+            _give_first_traffic(tx, deployment)
+        else:
+            events.record(tx, "DeploymentRecovered", subject=deployment.ref, data={"restarts": deployment.restarts})
+
+
+def _give_first_traffic(tx: store.Transaction, deployment: Deployment) -> None:
+    present = {d.name for d in table.of(tx, deployment.endpoint) if d.wanted == "running"}
+    weights = {name: weight for name, weight in table.traffic(tx, deployment.endpoint).items() if name in present}
+    key = f"first_traffic/{deployment.ref}"
+    percent = state.get(tx, key)
+    if percent is None and sum(weights.values()):
+        return
+    wanted = splits.shifted(weights, deployment.name, 100 if percent is None else percent)
+    if wanted != weights:
+        table.set_traffic(tx, deployment.endpoint, wanted, author=deployment.author, why=f"{deployment.ref} was deployed")
+        events.record(tx, "TrafficChanged", subject=deployment.endpoint, data={"weights": wanted})
+    state.put(tx, key, None)
+
+
+def _fell(deployment: Deployment, reason: Reason | None) -> None:
+    """A deployment that had been healthy ended: try again, each time a little later."""
+    log.info("deployment.fell ref=%s reason=%s", deployment.ref, reason.message if reason else "")
+    _record(deployment, "restarting", reason=reason, handle={}, restarts=deployment.restarts + 1, event="DeploymentRestarting")
+
+
+def _record(
+    deployment: Deployment, status: table.Status, *, reason: Reason | None = None, handle: dict[str, Any] | None = None, restarts: int | None = None, event: str = ""
+) -> None:
+    with store.writing() as tx:
+        table.observe(tx, deployment, status=status, reason=reason, handle=handle, restarts=restarts)
+        if event:
+            data = {"model": deployment.model_ref, "reason": reason.message if reason else "", "where": reason.where if reason else ""}
+            events.record(tx, event, subject=deployment.ref, data=data)
+
+
+def _stop(deployment: Deployment) -> None:
+    targets.get(deployment.target).stop(deployment)
+
+
+def _age(deployment: Deployment) -> float:
+    return (store.now() - deployment.changed_at).total_seconds()
+
+
+def _backoff(restarts: int) -> float:
+    """0 s, 0.5 s, 1 s, 2 s … at most 30 s: a lone crash is mended at once, a loop does not burn the machine."""
+    return 0.0 if restarts <= 1 else min(_LONGEST_BACKOFF_SECONDS, 0.5 * 2 ** (restarts - 2))
+
+
+def _fingerprint() -> tuple[float, ...]:
+    """Changes with every write to the store, by whomever, at the price of two stats."""
+    marks: list[float] = []
+    path = Workspace.current().store
+    for file in (path, path.with_name(path.name + ".wal")):
+        try:
+            stat = os.stat(file)
+        except FileNotFoundError:
+            continue
+        marks += [stat.st_mtime_ns, stat.st_size, stat.st_ino]
+    return tuple(marks)
+
+
+class GatewayKeeper:
+    """Keeps one gateway running with the routes that the deployments call for."""
+
+    def __init__(self) -> None:
+        self._handle: dict[str, Any] | None = None
+        self._applied: object = None
+        self._looked_at = 0.0
+
+    def step(self, endpoints: Iterable[str], deployments: list[Deployment], weights: dict[str, dict[str, int]]) -> None:
+        """Bring routes and process in line."""
+        endpoints = list(endpoints)
+        if not endpoints:
+            return
+        port = gateway_port()
+        routes = [_route(name, [d for d in deployments if d.endpoint == name], weights.get(name, {})) for name in endpoints]
+        gateway.apply(routes, port=port)
+        if time.monotonic() - self._looked_at < HEALTH_SECONDS / 2 and self._handle:
+            return
+        self._looked_at = time.monotonic()
+        self._handle = self._handle or _kept_handle()
+        if self._handle and gateway.observe(self._handle):
+            return
+        self._handle = _started_gateway(routes, port)
+
+    def stop(self) -> None:
+        """End the gateway's process."""
+        if handle := self._handle or _kept_handle():
+            gateway.stop(handle)
+        self._handle = None
+
+
+def gateway_port() -> int:
+    """The port of this workspace's gateway: set by the user, or picked once and kept."""
+    fixed = Workspace.current().settings().gateway_port
+    if fixed:
+        return fixed
+    with store.reading() as tx:
+        kept = state.get(tx, "gateway_port")
+    return kept or _new_port()
+
+
+def _new_port() -> int:
+    from .targets.local import free_port
+
+    port = free_port()
+    with store.writing() as tx:
+        state.put(tx, "gateway_port", port)
+    return port
+
+
+def _started_gateway(routes: list[gateway.Route], port: int) -> dict[str, Any] | None:
+    try:
+        handle = gateway.start(port)
+    except PortInUse as error:
+        log.warning("gateway.port_taken port=%s", port)
+        if Workspace.current().settings().gateway_port:
+            _trouble(error)
+            return None
+        port = _new_port()
+        gateway.apply(routes, port=port)
+        handle = gateway.start(port)
+    except MlopsError as error:
+        _trouble(error)
+        return None
+    log.info("gateway.started pid=%s port=%s", handle.get("pid"), port)
+    with store.writing() as tx:
+        state.put(tx, "gateway", handle)
+        state.put(tx, "gateway_trouble", None)
+    return handle
+
+
+def _trouble(error: MlopsError) -> None:
+    """Keep why there is no gateway where every face finds it; tell it once."""
+    with store.writing() as tx:
+        if state.get(tx, "gateway_trouble") != error.as_json():
+            state.put(tx, "gateway_trouble", error.as_json())
+
+
+def _kept_handle() -> dict[str, Any] | None:
+    with store.reading() as tx:
+        return state.get(tx, "gateway")
+
+
+def _route(endpoint: str, deployments: list[Deployment], weights: dict[str, int]) -> gateway.Route:
+    reachable = [d for d in deployments if d.wanted == "running" and d.handle.get("port")]
+    able = {d.name for d in reachable if d.status == "healthy"}
+    shares = splits.effective({name: w for name, w in weights.items() if name in {d.name for d in reachable}}, able)
+    backends = tuple(
+        gateway.Backend(name=d.name, port=d.handle["port"], token=_read(d.handle["token_file"]), weight=shares.get(d.name, 0)) for d in reachable
+    )
+    return gateway.Route(endpoint=endpoint, key=keys.key(endpoint), backends=backends)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+__all__ = ["GatewayKeeper", "World", "gateway_port"]

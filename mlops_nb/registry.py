@@ -1,0 +1,266 @@
+"""From a trained object, or files made elsewhere, to a model version such as `churn:3`."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from . import artifacts, store
+from .errors import BadOption, VersionInUse
+from .progress import SILENT, Reporter
+from .reference import ModelRef
+from .safety import checked_name
+from .settings import Workspace
+from .store import datasets as dataset_table
+from .store import deployments as deployment_table
+from .store import environments as environment_table
+from .store import events, runs as run_table
+from .store import models as table
+from .store.models import ModelVersion
+
+if TYPE_CHECKING:
+    from .packing import Packed
+    from .signature import Signature
+
+_SAMPLE_ROWS = 1000
+
+
+class Registered(msgspec.Struct, frozen=True, kw_only=True):
+    """A new version, and the earlier one with the very same bytes, if there is one."""
+
+    version: ModelVersion
+    same_as: str | None = None
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """What made a model version: its data, environment and executed code."""
+
+    version: ModelVersion
+    dataset: dataset_table.DatasetVersion | None
+    environment: environment_table.Environment | None
+    run: run_table.Run | None
+
+
+def register(
+    model: Any,
+    *,
+    name: str,
+    data: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+    tags: Mapping[str, str] | None = None,
+    description: str = "",
+    entry: str | Path | None = None,
+    code: Sequence[str | Path] = (),
+    alias: str | None = None,
+    trust: bool = False,
+    convert: bool = True,
+    sample: Any = None,
+    report: Reporter = SILENT,
+) -> Registered:
+    """Keep *model* — a live object, or the path of a file or folder — as the next version of *name*.
+
+    *data* names the registered data set it was trained on; its first rows (or *sample*, a DataFrame or array) give the
+    signature and prove the ONNX form equal.  Nothing is recorded unless everything succeeded.
+    Raises BadName, NotAModel, TrustNeeded, FileMissing, DatasetNotFound, EnvironmentIncomplete, SignatureMismatch, StoreFull.
+    """
+    from . import environments, packing, runs
+
+    checked_name(name, what="model")
+    if alias:
+        checked_name(alias, what="alias")
+    dataset = _dataset(data)
+    report.step("packing the model and the code it needs")
+    from_path = isinstance(model, str | Path)
+    packed = packing.pack_path(model, trust=trust, entry=entry) if from_path else packing.pack(model, entry=entry, code=code)
+    subject = None if packed.engine == "script" else _opened(packed) if from_path else model
+    signature, converted = _understood(subject, packed, dataset, sample, convert=convert, report=report)
+    report.step("recording the environment")
+    environment = environments.capture(packed.modules)
+    run = runs.capture()
+    files = [artifacts.keep(content, path=path) for path, content in sorted(packed.files.items())]
+    content = artifacts.hash_of(files)
+    engine = packed.engine
+    if converted and converted.onnx and "model.onnx" not in packed.files:
+        files.append(artifacts.keep(converted.onnx, path="model.onnx"))
+        engine = "onnxruntime"
+    with store.writing() as tx:
+        _kept_again(files, packed)
+        same = table.with_hash(tx, name, content)
+        version = ModelVersion(
+            model=name, version=table.next_version(tx, name), flavor=packed.flavor, engine=engine, hash=content, files=files,
+            signature=msgspec.to_builtins(signature) if signature else None, metrics=dict(metrics or {}), tags=dict(tags or {}),
+            description=description, dataset=dataset.ref if dataset else None, environment=environment.ref, run=run.id,
+            author=getpass.getuser(), trusted=packed.trusted, conversion=converted.report if converted else {}, created_at=store.now(),
+            aliases=[alias] if alias else [],
+        )  # fmt: skip
+        run_table.add(tx, run)
+        table.add(tx, version)
+        if alias:
+            table.set_alias(tx, version, alias, author=version.author)
+        events.record(tx, "ModelRegistered", subject=version.ref, data={"hash": content, "dataset": version.dataset, "tags": version.tags})
+    return Registered(version=version, same_as=same.ref if same else None)
+
+
+def get(ref: ModelRef | str) -> ModelVersion:
+    """The version *ref* names.  Raises ModelNotFound, VersionNotFound, AliasNotFound."""
+    with store.reading() as tx:
+        return table.get(tx, _parsed(ref))
+
+
+def search(
+    name: str | None = None, *, tags: Mapping[str, str] | None = None, text: str | None = None, metric: str | None = None, most: int = 200
+) -> list[ModelVersion]:
+    """Versions, newest first, that fit every condition; *metric* is a comparison such as `auc>0.7`.
+
+    Raises ModelNotFound when *name* is not registered at all, BadOption for a comparison that cannot be read.
+    """
+    condition = _comparison(metric) if metric else None
+    with store.reading() as tx:
+        if name:
+            table.get(tx, ModelRef(name))
+        return table.search(tx, name, tags=tags, text=text, metric=condition, most=most)
+
+
+def provenance(ref: ModelRef | str) -> Provenance:
+    """Which data, environment and code made this version.  Raises as `get`."""
+    with store.reading() as tx:
+        version = table.get(tx, _parsed(ref))
+        return Provenance(
+            version=version,
+            dataset=dataset_table.get(tx, ModelRef.parse(version.dataset)) if version.dataset else None,
+            environment=environment_table.get(tx, ModelRef.parse(version.environment)) if version.environment else None,
+            run=run_table.get(tx, version.run) if version.run else None,
+        )
+
+
+def set_alias(ref: ModelRef | str, alias: str) -> ModelVersion:
+    """Let *alias* name this version, and no other of its model.  Raises as `get`, and BadName."""
+    checked_name(alias, what="alias")
+    with store.writing() as tx:
+        version = table.get(tx, _parsed(ref))
+        table.set_alias(tx, version, alias, author=getpass.getuser())
+        events.record(tx, "AliasSet", subject=version.ref, data={"alias": alias})
+        return table.get(tx, ModelRef(version.model, version=version.version))
+
+
+def drop_alias(model: str, alias: str) -> ModelVersion:
+    """Let *alias* name nothing, and return the version it named.  Raises AliasNotFound."""
+    with store.writing() as tx:
+        version = table.get(tx, ModelRef(model, alias=alias))
+        table.drop_alias(tx, model, alias)
+        events.record(tx, "AliasDropped", subject=version.ref, data={"alias": alias})
+    return version
+
+
+def tag(ref: ModelRef | str, tags: Mapping[str, str | None]) -> ModelVersion:
+    """Set these tags (None removes one) and return the version."""
+    with store.writing() as tx:
+        version = table.get(tx, _parsed(ref))
+        merged = {key: value for key, value in {**version.tags, **tags}.items() if value is not None}
+        table.set_tags(tx, version, merged)
+        return msgspec.structs.replace(version, tags=merged)
+
+
+def delete(ref: ModelRef | str) -> int:
+    """Delete a version and the files only it needs, and return the bytes freed.  Raises VersionInUse when it is deployed."""
+    with store.writing() as tx:
+        version = table.get(tx, _parsed(ref))
+        if users := deployment_table.running_version(tx, version.model, version.version):
+            raise VersionInUse(version.ref, [d.ref for d in users])
+        table.delete(tx, version)
+        events.record(tx, "ModelDeleted", subject=version.ref, data={"hash": version.hash})
+    with store.writing() as tx:  # only what is committed may cost files, and under the lock nobody can start to need one
+        needed = table.files_in_use(tx)
+        return artifacts.forget({file.sha256 for file in version.files} - needed)
+
+
+def deletable_bytes(ref: ModelRef | str) -> int:
+    """What `delete` would free.  Raises VersionInUse as it would."""
+    with store.reading() as tx:
+        version = table.get(tx, _parsed(ref))
+        if users := deployment_table.running_version(tx, version.model, version.version):
+            raise VersionInUse(version.ref, [d.ref for d in users])
+        others = {file.sha256 for other in table.search(tx, most=1_000_000) if other.ref != version.ref for file in other.files}
+    return sum({file.sha256: file.bytes for file in version.files if file.sha256 not in others}.values())
+
+
+def download(ref: ModelRef | str, folder: str | Path) -> Path:
+    """Copy all of a version's files into *folder*, made if need be, and return it.  Raises BadOption when it is not empty."""
+    version = get(ref)
+    place = Path(folder).expanduser().absolute()
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise BadOption(f"{place} is not an empty folder; nothing was written.", hint="name a new folder")
+    return artifacts.copy_out(version.files, place)
+
+
+def load(ref: ModelRef | str) -> Any:
+    """The model object of a version, in this process.  Raises TrustNeeded when its pickle is not this workspace's own."""
+    from . import packing
+
+    version = get(ref)
+    return packing.load(laid_out(version), version.flavor)
+
+
+def laid_out(version: ModelVersion) -> Path:
+    """A folder under the workspace's `run/` that holds this version's files; the same folder each time."""
+    return artifacts.lay_out(version.files, Workspace.current().run / "models" / version.model / f"{version.version}-{version.hash[:8]}")
+
+
+def _parsed(ref: ModelRef | str) -> ModelRef:
+    return ref if isinstance(ref, ModelRef) else ModelRef.parse(ref)
+
+
+def _dataset(name: str | None) -> dataset_table.DatasetVersion | None:
+    if name is None:
+        return None
+    with store.reading() as tx:
+        return dataset_table.get(tx, ModelRef.parse(name, what="dataset"))
+
+
+def _comparison(text: str) -> tuple[str, str, float]:
+    for sign in (">=", "<=", "==", ">", "<", "="):
+        name, found, bound = text.partition(sign)
+        if found:
+            try:
+                return name.strip(), sign, float(bound)
+            except ValueError:
+                break
+    raise BadOption(f"{text!r} does not compare a metric with a number.", hint="--metric 'auc>0.7'")
+
+
+def _kept_again(files: Sequence[table.StoredFile], packed: Packed) -> None:
+    """Another process may have deleted the last version that needed a file since we found it already there."""
+    for file in files:
+        if not artifacts.address(file.sha256).exists() and file.path in packed.files:
+            artifacts.keep(packed.files[file.path], path=file.path)
+
+
+def _opened(packed: Packed) -> Any:
+    """The object behind files that were given as a path, laid out for a moment."""
+    import tempfile
+
+    from . import packing
+
+    with tempfile.TemporaryDirectory(prefix="mlops-") as scratch:
+        kept = [artifacts.keep(content, path=path) for path, content in packed.files.items()]
+        return packing.load(artifacts.copy_out(kept, Path(scratch)), packed.flavor)
+
+
+def _understood(
+    subject: Any, packed: Packed, dataset: dataset_table.DatasetVersion | None, sample: Any, *, convert: bool, report: Reporter
+) -> tuple[Signature | None, Any]:
+    """The signature of what will be served, and its ONNX form where one was asked for and can be had."""
+    from . import conversion, probing
+
+    if subject is None:
+        return None, None
+    rows = probing.sample_for(subject, dataset, sample, most=_SAMPLE_ROWS)
+    signature = probing.signature_of(subject, packed.flavor, rows)
+    if not convert or rows is None or packed.engine != "python":
+        return signature, None
+    report.step("converting to ONNX and comparing answers")
+    return signature, conversion.to_onnx(subject, signature, rows)

@@ -1,0 +1,232 @@
+"""The local target: each deployment is a scoring server in a process of its own on 127.0.0.1."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import psutil
+
+from .. import registry
+from ..errors import PortInUse
+from ..safety import path_inside
+from ..serving.spec import ServerSpec
+from ..settings import Workspace
+from ..store.deployments import Deployment, Reason
+from . import Observed
+
+if TYPE_CHECKING:
+    from ..store.models import ModelVersion
+
+_STOP_SECONDS = 8.0
+_LOG_BYTES = 8_000_000
+_children: dict[int, subprocess.Popen[bytes]] = {}  # only to reap them; found again by pid and start time
+
+
+def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, Any]) -> dict[str, Any]:
+    """Start the scoring server and return its handle: pid, started, port, token_file.  Raises PortInUse for a fixed port."""
+    if deployment.spec.port and _taken(deployment.spec.port):
+        raise PortInUse(deployment.spec.port)
+    folder = run_folder(deployment)
+    for leftover in ("failure.json", "request_error.json"):
+        (folder / leftover).unlink(missing_ok=True)
+    token_file = _token(folder)
+    port = deployment.spec.port or free_port()
+    spec = _spec(deployment, version, folder, port=port, token_file=token_file, context=context)
+    spec_file = folder / "spec.json"
+    spec_file.write_bytes(msgspec.json.encode(spec))
+    with _log(folder) as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlops_nb.serving", str(spec_file)], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True, env=os.environ | deployment.spec.variables | {"PYTHONUNBUFFERED": "1", "MLOPS_HOME": str(Workspace.current().root)},
+        )  # fmt: skip
+    _children[process.pid] = process
+    return {"pid": process.pid, "started": _started(process.pid), "port": port, "token_file": str(token_file)}
+
+
+def observe(deployment: Deployment) -> Observed:
+    """Whether the process lives and answers its health check; else why not."""
+    process = _process(deployment)
+    if process is None:
+        return Observed(state="gone", reason=_why(deployment))
+    if too_much := _over_limit(process, deployment):
+        stop(deployment)
+        return Observed(state="gone", reason=too_much)
+    if (run_folder(deployment) / "failure.json").exists():
+        stop(deployment)
+        return Observed(state="gone", reason=_why(deployment))
+    if _ready(deployment.handle["port"]):
+        return Observed(state="healthy")
+    return Observed(state="starting" if deployment.status in ("pending", "starting", "restarting") else "unhealthy", reason=_silent(deployment))
+
+
+def alive(deployment: Deployment) -> bool:
+    """Whether the process is there at all; costs microseconds."""
+    return _process(deployment) is not None
+
+
+def stop(deployment: Deployment) -> None:
+    """Ask the server to finish what it has and end; kill it when it does not."""
+    process = _process(deployment)
+    if process is None:
+        return
+    process.terminate()
+    deadline = time.monotonic() + _STOP_SECONDS
+    while _process(deployment) is not None:
+        if time.monotonic() > deadline:
+            _kill(process.pid)
+        time.sleep(0.02)
+
+
+def logs(deployment: Deployment, *, lines: int) -> list[str]:
+    """The last lines of the server's log."""
+    try:
+        with (run_folder(deployment) / "log").open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 400 * lines - 4096))
+            return file.read().decode(errors="replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return []
+
+
+def run_folder(deployment: Deployment) -> Path:
+    """Where this deployment's spec, token, log and failures are."""
+    folder = path_inside(Workspace.current().run, "deployments", deployment.endpoint, deployment.name)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def request_error(deployment: Deployment) -> Reason | None:
+    """The latest exception that a request raised in the user's code."""
+    return _reason(run_folder(deployment) / "request_error.json")
+
+
+def _spec(deployment: Deployment, version: ModelVersion, folder: Path, *, port: int, token_file: Path, context: dict[str, Any]) -> ServerSpec:
+    workspace = Workspace.current()
+    capture = path_inside(workspace.telemetry, f"endpoint={deployment.endpoint}", f"deployment={deployment.name}")
+    return ServerSpec(
+        endpoint=deployment.endpoint, deployment=deployment.name, model=version.model, version=version.version, folder=str(registry.laid_out(version)),
+        flavor=version.flavor, engine=version.engine, signature=version.signature, port=port, token_file=str(token_file),
+        run_folder=str(folder), capture_folder=str(capture), capture_payload_percent=workspace.settings().capture_payload_percent,
+        memory_mb=deployment.spec.memory_mb, cpus=deployment.spec.cpus, hardware=deployment.spec.hardware, cells=context.get("cells", []),
+        variables=deployment.spec.variables, trusted=version.trusted,
+    )  # fmt: skip
+
+
+def _token(folder: Path) -> Path:
+    path = folder / "token"
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(24))
+    return path
+
+
+def _log(folder: Path) -> Any:
+    path = folder / "log"
+    if path.exists() and path.stat().st_size > _LOG_BYTES:
+        path.replace(folder / "log.1")
+    return path.open("ab")
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def _started(pid: int) -> float:
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return 0.0
+
+
+def _process(deployment: Deployment) -> psutil.Process | None:
+    """Its process, unless it ended or the pid is somebody else's by now."""
+    pid = deployment.handle.get("pid")
+    if not pid:
+        return None
+    if pid in _children and _children[pid].poll() is not None:
+        return None
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - deployment.handle["started"]) < 1
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.Error:
+        return None
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it ended meanwhile
+
+
+def _ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=0.5)
+    try:
+        connection.request("GET", "/v2/health/ready")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _over_limit(process: psutil.Process, deployment: Deployment) -> Reason | None:
+    limit = deployment.spec.memory_mb
+    try:
+        used = process.memory_info().rss / 1e6
+    except psutil.Error:
+        return None
+    if not limit or used <= limit:
+        return None
+    return Reason(kind="out of memory", message=f"It used {used:.0f} MB of the {limit} MB it may take.", hint=f"%mlops deploy {deployment.model_ref} --memory {int(used * 1.5)}m")
+
+
+def _why(deployment: Deployment) -> Reason:
+    """What the server said when it ended, else what its end looks like from outside."""
+    log = "\n".join(logs(deployment, lines=20))
+    if told := _reason(run_folder(deployment) / "failure.json"):
+        return msgspec.structs.replace(told, log=told.log or log)
+    child = _children.get(deployment.handle.get("pid", 0))
+    code = child.returncode if child else None
+    if code == -signal.SIGKILL and deployment.spec.memory_mb:
+        return Reason(kind="out of memory", message=f"It was killed near its limit of {deployment.spec.memory_mb} MB.", log=log, hint="deploy it with more --memory")
+    ended = "was ended from outside" if code is None else f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return Reason(kind="exited", message=f"The scoring server {ended}.", log=log, hint=f"%mlops logs {deployment.ref}")
+
+
+def _silent(deployment: Deployment) -> Reason | None:
+    if deployment.status != "healthy":
+        return None
+    return Reason(kind="unhealthy", message="It does not answer its health check.", log="\n".join(logs(deployment, lines=10)), hint=f"%mlops logs {deployment.ref}")
+
+
+def _reason(path: Path) -> Reason | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Reason)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
