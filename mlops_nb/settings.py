@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _chosen: Path | None = None  # one per process, threads included
+_chosen_here: ContextVar[Path | None] = ContextVar("workspace", default=None)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,13 +46,16 @@ class Workspace(msgspec.Struct, frozen=True):
     root: Path
 
     @classmethod
-    def current(cls) -> Self:
-        """The workspace in force here: chosen, then `MLOPS_HOME`, then pyproject.toml, then the nearest `.mlops` above, else `./.mlops`."""
-        if _chosen:
-            return cls(_chosen)
+    def current(cls, here: Path | None = None) -> Self:
+        """The workspace in force in the folder *here* (the working directory unless given).
+
+        The chosen one, then `MLOPS_HOME`, then as pyproject.toml says, then the nearest `.mlops` above, else `./.mlops`.
+        """
+        if chosen := _chosen_here.get() or _chosen:
+            return cls(chosen)
         if home := os.environ.get("MLOPS_HOME"):
             return cls(Path(home).expanduser().absolute())
-        here = Path.cwd()
+        here = here or Path.cwd()
         for folder in (here, *here.parents):
             if named := _tool_table(folder / "pyproject.toml").get("workspace"):
                 return cls((folder / str(named)).absolute())
@@ -105,6 +110,16 @@ def using(root: str | os.PathLike[str] | None) -> Iterator[Workspace]:
         yield Workspace.current()
     finally:
         _chosen = before
+
+
+@contextmanager
+def using_here(root: str | os.PathLike[str]) -> Iterator[Workspace]:
+    """Within the block, and for this thread or task alone, *root* is the current workspace: for a server that answers for several folders at once."""
+    token = _chosen_here.set(Path(root).expanduser().absolute())
+    try:
+        yield Workspace.current()
+    finally:
+        _chosen_here.reset(token)
 
 
 def choose(root: str | os.PathLike[str]) -> None:

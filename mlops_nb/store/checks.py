@@ -48,6 +48,12 @@ def drift_checks(tx: Transaction, endpoint: str | None = None, *, most: int = 10
     return tx.rows(f"SELECT * FROM drift_checks {where} ORDER BY time DESC LIMIT ?", [*values, most], as_=DriftCheck)
 
 
+def latest_drift(tx: Transaction) -> list[DriftCheck]:
+    """The newest check of every endpoint there is."""
+    sql = "SELECT * FROM drift_checks WHERE endpoint IN (SELECT name FROM endpoints) QUALIFY row_number() OVER (PARTITION BY endpoint ORDER BY time DESC) = 1"
+    return tx.rows(f"{sql} ORDER BY endpoint", as_=DriftCheck)
+
+
 def add_profile(tx: Transaction, profile: Profile) -> None:
     """Record *profile*."""
     tx.insert("profiles", profile)

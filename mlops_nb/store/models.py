@@ -61,6 +61,25 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
         return sum(file.bytes for file in self.files)
 
 
+class Headline(msgspec.Struct, frozen=True, kw_only=True):
+    """What a list shows of one version, read without its files and signature."""
+
+    model: str
+    version: int
+    flavor: str
+    description: str
+    tags: dict[str, str]
+    created_at: datetime
+    aliases: list[str]
+    versions: int
+    """How many versions its model has."""
+
+    @property
+    def ref(self) -> str:
+        """`churn:3`."""
+        return f"{self.model}:{self.version}"
+
+
 def add(tx: Transaction, version: ModelVersion) -> None:
     """Record *version* (without its aliases)."""
     fields = [field for field in version.__struct_fields__ if field != "aliases"]
@@ -149,6 +168,18 @@ def search(
         values += ['$."' + name.replace('"', '\\"') + '"', bound]
     sql = f"SELECT * FROM model_versions v WHERE {' AND '.join(where)} ORDER BY v.created_at DESC, v.version DESC LIMIT ?"
     return _with_aliases(tx, sql, [*values, most])
+
+
+def headlines(tx: Transaction, *, newest: int = 5, most: int = 1000) -> list[Headline]:
+    """Every model's *newest* versions and all that bear an alias: by model, newest first."""
+    sql = """
+        SELECT v.model, v.version, v.flavor, v.description, v.tags, v.created_at, to_json(coalesce(a.names, [])) AS aliases, count(*) OVER per_model AS versions
+        FROM model_versions v
+        LEFT JOIN (SELECT model, version, list(alias ORDER BY alias) AS names FROM aliases GROUP BY ALL) a USING (model, version)
+        WINDOW per_model AS (PARTITION BY v.model), ranked AS (PARTITION BY v.model ORDER BY v.version DESC)
+        QUALIFY row_number() OVER ranked <= ? OR a.names IS NOT NULL
+        ORDER BY v.model, v.version DESC LIMIT ?"""
+    return tx.rows(sql, [newest, most], as_=Headline)
 
 
 _COMPARISONS = {">": ">", "<": "<", ">=": ">=", "<=": "<=", "=": "=", "==": "="}

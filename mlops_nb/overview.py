@@ -1,0 +1,109 @@
+"""The workspace at a glance, for the JupyterLab panel: read in one visit, bounded in size, names and texts as plain strings."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from . import store
+from .settings import Workspace
+from .store import checks, deployments, events, models
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .store.checks import DriftCheck
+    from .store.deployments import Deployment, Endpoint
+    from .store.models import Headline
+
+NEEDS_A_LOOK = frozenset({"failed", "unhealthy", "restarting"})
+"""Statuses of a wanted deployment that raise an alert."""
+
+
+def summary(*, most_events: int = 20) -> dict[str, Any]:
+    """Models, endpoints with their deployments, alerts and recent events of the current workspace, ready for JSON.
+
+    `live` counts healthy deployments.  A folder that has no store yet gets an empty answer and stays without one.
+    """
+    workspace = Workspace.current()
+    if not workspace.store.exists():
+        return {"workspace": str(workspace.root), "models": [], "endpoints": [], "live": 0, "alerts": [], "events": []}
+    with store.reading() as tx:
+        headlines = models.headlines(tx)
+        endpoints, running, drift = deployments.endpoints(tx), deployments.of(tx), checks.latest_drift(tx)
+        shares = {endpoint.name: deployments.traffic(tx, endpoint.name) for endpoint in endpoints}
+        latest = events.latest(tx, most=most_events)
+    return {
+        "workspace": str(workspace.root),
+        "models": [_model(name, list(versions)) for name, versions in groupby(headlines, key=lambda headline: headline.model)],
+        "endpoints": [_endpoint(endpoint, [d for d in running if d.endpoint == endpoint.name], shares[endpoint.name]) for endpoint in endpoints],
+        "live": sum(deployment.status == "healthy" for deployment in running),
+        "alerts": _alerts(running, drift),
+        "events": [{"type": event.type, "subject": event.subject, "time": event.time.isoformat()} for event in latest],
+    }
+
+
+def _model(name: str, shown: Sequence[Headline]) -> dict[str, Any]:
+    newest = shown[0]
+    return {
+        "name": name,
+        "newest": newest.version,
+        "created_at": newest.created_at.isoformat(),
+        "count": newest.versions,
+        "versions": [_version(version) for version in shown],
+    }
+
+
+def _version(headline: Headline) -> dict[str, Any]:
+    return {
+        "version": headline.version,
+        "ref": headline.ref,
+        "aliases": headline.aliases,
+        "tags": headline.tags,
+        "flavor": headline.flavor,
+        "description": headline.description,
+        "created_at": headline.created_at.isoformat(),
+    }
+
+
+def _endpoint(endpoint: Endpoint, behind: Sequence[Deployment], shares: dict[str, int]) -> dict[str, Any]:
+    return {"name": endpoint.name, "deployments": [_deployment(deployment, shares.get(deployment.name, 0)) for deployment in behind]}
+
+
+def _deployment(deployment: Deployment, share: int) -> dict[str, Any]:
+    return {
+        "name": deployment.name,
+        "ref": deployment.ref,
+        "model": deployment.model_ref,
+        "target": deployment.target,
+        "status": deployment.status,
+        "wanted": deployment.wanted,
+        "reason": _reason(deployment),
+        "share": share,
+        "restarts": deployment.restarts,
+        "changed_at": deployment.changed_at.isoformat(),
+    }
+
+
+def _reason(deployment: Deployment) -> str:
+    """Its cause on one line, with the user's own file and line; empty while it is well."""
+    if not deployment.reason or deployment.status == "healthy":
+        return ""
+    first = next(iter(deployment.reason.message.splitlines()), deployment.reason.kind)
+    return f"{first} ({deployment.reason.where})" if deployment.reason.where else first
+
+
+def _alerts(running: Sequence[Deployment], drift: Sequence[DriftCheck]) -> list[dict[str, Any]]:
+    """Newest first."""
+    sick = [_sick(deployment) for deployment in running if deployment.wanted == "running" and deployment.status in NEEDS_A_LOOK]
+    return sorted([*sick, *(_drifted(check) for check in drift if check.is_drift)], key=lambda alert: alert["time"], reverse=True)
+
+
+def _sick(deployment: Deployment) -> dict[str, Any]:
+    text = _reason(deployment) or deployment.status
+    return {"kind": "deployment", "status": deployment.status, "subject": deployment.ref, "text": text, "time": deployment.changed_at.isoformat()}
+
+
+def _drifted(check: DriftCheck) -> dict[str, Any]:
+    features = [str(feature.get("name")) for feature in check.report.get("features", []) if feature.get("is_drift")]
+    return {"kind": "drift", "status": "drift", "subject": check.endpoint, "features": features, "text": ", ".join(features), "time": check.time.isoformat()}
