@@ -7,7 +7,7 @@
     │   └── UnknownVariable
     ├── NotFound                   exit 3   HTTP 404   no such thing in this workspace
     │   └── ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
-    │       EndpointNotFound  DeploymentNotFound  FileMissing
+    │       EndpointNotFound  DeploymentNotFound  FileMissing  LineageRootNotFound
     ├── Busy                       exit 4   HTTP 409   somebody or something holds it
     │   └── StoreBusy  VersionInUse  PortInUse  NameTaken
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
@@ -144,6 +144,12 @@ class WeightsDoNotSum(UsageError):
 class SignatureMismatch(UsageError):
     """Data that does not fit a model's signature; names the column."""
 
+    def __init__(self, message: str, *, column: str = "", row: int | None = None, hint: str = "") -> None:
+        place = f" (row {row})" if row is not None else ""
+        super().__init__(f"Column {column!r}{place}: {message}" if column else message, hint=hint)
+        self.column = column
+        self.row = row
+
 
 class NotAModel(UsageError):
     """An object that cannot answer a request."""
@@ -222,6 +228,14 @@ class DeploymentNotFound(NotFound):
     def __init__(self, endpoint: str, name: str, *, known: Iterable[str]) -> None:
         known = sorted(known)
         super().__init__(f"{endpoint} has no deployment {name!r}. It has: {listed(known)}.", hint=suggested(name, known, f"%mlops endpoints {endpoint}"))
+
+
+class LineageRootNotFound(NotFound):
+    """Nothing recorded has this name."""
+
+    def __init__(self, ref: str, *, known: Iterable[str]) -> None:
+        known = list(known)
+        super().__init__(f"Nothing named {ref!r} is recorded here.", hint=suggested(ref, known, "%mlops models"))
 
 
 class FileMissing(NotFound):
