@@ -1,0 +1,354 @@
+"""Deploy, split, withdraw: what the user wants goes into the store, the agent makes it so, and we wait while it does."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from . import agent, client, environments, splits, store, targets
+from .client import Answer
+from .errors import BadOption, DeploymentFailed, DeploymentNotFound, EnvironmentMismatch, GatewayUnreachable, NameTaken
+from .progress import SILENT, Reporter
+from .reference import DeploymentRef, ModelRef
+from .safety import checked_name
+from .store import deployments as table
+from .store import environments as environment_table
+from .store import events, models, state
+from .store.deployments import Deployment, DeploymentSpec, Reason
+
+_PATIENCE_SECONDS = 90.0
+
+
+class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):
+    """One deployment as its endpoint shows it."""
+
+    name: str
+    model: str
+    target: str
+    hardware: str
+    status: str
+    traffic: int
+    wanted: Literal["running", "stopped"]
+    reason: Reason | None = None
+    restarts: int = 0
+    since: datetime
+
+
+class EndpointView(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint, where it answers and what answers."""
+
+    name: str
+    url: str
+    deployments: list[DeploymentView]
+
+
+class Deployed(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment that was asked for, and where it answers."""
+
+    endpoint: str
+    deployment: str
+    model: str
+    target: str
+    status: str
+    traffic: int
+    url: str
+
+
+class WorkspaceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What this workspace holds and runs now."""
+
+    workspace: str
+    agent: bool
+    gateway: str
+    gateway_trouble: str
+    dashboard: str | None
+    models: int
+    endpoints: list[EndpointView]
+
+
+def deploy(
+    ref: ModelRef | str,
+    *,
+    endpoint: str | None = None,
+    to: str = "local",
+    traffic: int | None = None,
+    name: str | None = None,
+    spec: DeploymentSpec | None = None,
+    wait: bool = True,
+    report: Reporter = SILENT,
+) -> Deployed:
+    """Run a model version behind *endpoint* (the model's name unless given) and return once it answers its health check.
+
+    The first deployment of an endpoint takes all its traffic; a later one takes *traffic* percent, none unless given.
+    Raises ModelNotFound and its kin, NameTaken, EnvironmentMismatch, or DeploymentFailed with the user's own error and the
+    log's last lines; then the endpoint's traffic is as it was.
+    """
+    ref = ref if isinstance(ref, ModelRef) else ModelRef.parse(ref)
+    spec = spec or DeploymentSpec()
+    targets.get(to)
+    if traffic is not None and not 0 <= traffic <= 100:
+        raise BadOption(f"--traffic {traffic} is no percentage.", hint="a whole number from 0 to 100")
+    report.step(f"looking up {ref}")
+    _fits_here(ref, spec)
+    with store.writing() as tx:
+        version = models.get(tx, ref)
+        where = checked_name(endpoint or version.model, what="endpoint")
+        called = checked_name(name or str(version.version), what="deployment")
+        deployment = _wanted(tx, version, endpoint=where, name=called, target=to, spec=spec, traffic=traffic)
+    agent.ensure()
+    if wait:
+        report.step(f"starting {deployment.ref} on {to}")
+        _until_settled(deployment, report)
+        _until_reachable(report)
+    return _deployed(deployment)
+
+
+def split(endpoint: str, weights: Mapping[str, int], *, why: str = "") -> EndpointView:
+    """Divide an endpoint's requests: deployment → percent, the sum being 100.
+
+    Raises EndpointNotFound, DeploymentNotFound, WeightsDoNotSum; BadOption for a share given to one that is not healthy.
+    """
+    weights = splits.checked(endpoint, weights)
+    with store.writing() as tx:
+        for name, share in weights.items():
+            deployment = table.get(tx, endpoint, name)
+            if share and deployment.status not in ("healthy", "restarting", "unhealthy"):
+                raise BadOption(f"{deployment.ref} is {deployment.status}; it can take no traffic.", hint=f"%mlops logs {deployment.ref}")
+        table.set_traffic(tx, endpoint, weights, author=getpass.getuser(), why=why)
+        events.record(tx, "TrafficChanged", subject=endpoint, data={"weights": weights, "why": why})
+    agent.ensure()
+    return endpoints(endpoint)[0]
+
+
+def undeploy(ref: DeploymentRef | str) -> list[str]:
+    """Withdraw one deployment, or all of an endpoint's, let them finish what they have, and return their names.
+
+    Its share goes to the others.  Raises EndpointNotFound, DeploymentNotFound.
+    """
+    ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
+    with store.writing() as tx:
+        table.endpoint(tx, ref.endpoint)
+        gone = [table.get(tx, ref.endpoint, ref.name)] if ref.name else table.of(tx, ref.endpoint)
+        _hand_over(tx, ref.endpoint, {d.name for d in gone})
+        for deployment in gone:
+            table.want(tx, deployment, "stopped")
+    agent.ensure()
+    _until(lambda: not {d.name for d in _present(ref.endpoint)} & {d.name for d in gone}, seconds=30)
+    return [d.ref for d in gone]
+
+
+def delete_endpoint(name: str) -> list[str]:
+    """Withdraw all deployments of an endpoint, then forget it and its key; its history stays.  Raises EndpointNotFound."""
+    from . import keys
+
+    gone = undeploy(DeploymentRef(name))
+    with store.writing() as tx:
+        table.delete_endpoint(tx, name)
+        events.record(tx, "EndpointDeleted", subject=name)
+    keys.forget(name)
+    agent.wake()
+    return gone
+
+
+def endpoints(name: str | None = None) -> list[EndpointView]:
+    """Every endpoint, or the one called *name*.  Raises EndpointNotFound."""
+    with store.reading() as tx:
+        chosen = [table.endpoint(tx, name)] if name else table.endpoints(tx)
+        base = _base_url(tx)
+        return [_endpoint_view(tx, endpoint.name, base) for endpoint in chosen]
+
+
+def logs(ref: DeploymentRef | str, *, lines: int = 100) -> list[str]:
+    """The last lines of a deployment's log.  Raises EndpointNotFound, DeploymentNotFound."""
+    ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
+    with store.reading() as tx:
+        table.endpoint(tx, ref.endpoint)
+        known = table.of(tx, ref.endpoint)
+    found = [d for d in known if ref.name in (None, d.name)]
+    if not found:
+        raise DeploymentNotFound(ref.endpoint, ref.name or "", known=[d.name for d in known])
+    named = len(found) > 1
+    return [f"{d.name}: {line}" if named else line for d in found for line in targets.get(d.target).logs(d, lines=lines)]
+
+
+def invoke(endpoint: str, data: Any, *, deployment: str | None = None) -> Answer:
+    """Ask an endpoint; see `client.invoke`."""
+    return client.invoke(endpoint, data, deployment=deployment)
+
+
+def status() -> WorkspaceStatus:
+    """What this workspace holds and runs now."""
+    from . import dashboards
+    from .settings import Workspace
+
+    views = endpoints()
+    with store.reading() as tx:
+        trouble = state.get(tx, "gateway_trouble")
+        return WorkspaceStatus(
+            workspace=str(Workspace.current().root), agent=agent.running(), gateway=_base_url(tx), gateway_trouble=(trouble or {}).get("error", ""),
+            dashboard=dashboards.address(), models=len(models.names(tx)), endpoints=views,
+        )  # fmt: skip
+
+
+def up() -> WorkspaceStatus:
+    """Start what is wanted, as after a restart of the machine, and return once it settled."""
+    with store.reading() as tx:
+        wanted = table.of(tx)
+    if wanted:
+        agent.ensure()
+        _until(lambda: all(d.status in ("healthy", "failed", "restarting") for d in _present()), seconds=_PATIENCE_SECONDS)
+    return status()
+
+
+def down() -> WorkspaceStatus:
+    """Stop everything this workspace started: agent, servers, gateway, dashboard.  `up` brings back what is wanted."""
+    from . import dashboards
+
+    dashboards.stop()
+    agent.stop()
+    return status()
+
+
+def url_of(endpoint: str) -> str:
+    """Where an endpoint answers; below it stand `/v2/…` and `/score`.  Raises EndpointNotFound."""
+    with store.reading() as tx:
+        table.endpoint(tx, endpoint)
+        return f"{_base_url(tx)}/{endpoint}"
+
+
+def _fits_here(ref: ModelRef, spec: DeploymentSpec) -> None:
+    """Refuse before anything starts when a package that the model needs differs here."""
+    with store.reading() as tx:
+        version = models.get(tx, ref)
+        environment = environment_table.get(tx, ModelRef.parse(version.environment)) if version.environment else None
+    if environment and version.engine != "onnxruntime" and not spec.allow_mismatch and (different := environments.differences(environment)):
+        raise EnvironmentMismatch(version.ref, different)
+
+
+def _wanted(
+    tx: store.Transaction, version: models.ModelVersion, *, endpoint: str, name: str, target: str, spec: DeploymentSpec, traffic: int | None
+) -> Deployment:
+    """The deployment as it should be: the one already there when it is the same, else a new generation."""
+    author = getpass.getuser()
+    table.ensure_endpoint(tx, endpoint, author=author)
+    there = next((d for d in table.of(tx, endpoint) if d.name == name), None)
+    if there and there.wanted == "running" and there.status not in ("failed", "stopped"):
+        if (there.model_ref, there.target, there.spec) != (version.ref, target, spec):
+            raise NameTaken("deployment", there.ref, by=f"{there.model_ref} with other settings" if there.model_ref == version.ref else there.model_ref)
+        if traffic is not None and there.status == "healthy":
+            weights = splits.shifted(table.traffic(tx, endpoint), name, traffic)
+            table.set_traffic(tx, endpoint, weights, author=author, why=f"{there.ref} was deployed again")
+        return there
+    deployment = Deployment(
+        endpoint=endpoint, name=name, model=version.model, version=version.version, target=target, spec=spec, wanted="running",
+        generation=there.generation + 1 if there else 1, status="pending", created_at=store.now(), changed_at=store.now(), author=author,
+    )  # fmt: skip
+    table.put(tx, deployment)
+    state.put(tx, f"first_traffic/{deployment.ref}", traffic)
+    events.record(tx, "DeploymentRequested", subject=deployment.ref, data={"model": version.ref, "target": target, "traffic": traffic})
+    return deployment
+
+
+def _until_settled(deployment: Deployment, report: Reporter) -> None:
+    """Wait for healthy; show the log as it grows; raise what the deployment died of."""
+    shown = 0
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        with store.reading() as tx:
+            now = table.get(tx, deployment.endpoint, deployment.name)
+        lines = targets.get(now.target).logs(now, lines=200)
+        for line in lines[shown:]:
+            report.log(line)
+        shown = max(shown, len(lines))
+        if now.generation == deployment.generation and now.status == "healthy":
+            return
+        if now.generation == deployment.generation and now.status == "failed":
+            raise _failure(now)
+        agent.ensure()
+        time.sleep(0.04)
+    raise DeploymentFailed(deployment.ref, message=f"nothing was heard of it for {_PATIENCE_SECONDS:.0f} s")
+
+
+def _failure(deployment: Deployment) -> DeploymentFailed:
+    reason = deployment.reason or Reason(kind="exited", message="it ended without a word")
+    return DeploymentFailed(deployment.ref, message=reason.message, where=reason.where, log=reason.traceback or reason.log, hint=reason.hint)
+
+
+def _until_reachable(report: Reporter) -> None:
+    """Wait until the gateway listens.  Raises GatewayUnreachable with the reason the agent noted."""
+    import http.client
+
+    report.step("opening the gateway")
+    deadline = time.monotonic() + 15
+    while True:
+        with store.reading() as tx:
+            base, trouble = _base_url(tx), state.get(tx, "gateway_trouble")
+        connection = http.client.HTTPConnection(base.removeprefix("http://"), timeout=1)
+        try:
+            connection.request("GET", "/")
+            connection.getresponse().read()
+            return
+        except (OSError, http.client.HTTPException) as error:
+            if trouble or time.monotonic() > deadline:
+                raise GatewayUnreachable(base, (trouble or {}).get("error") or str(error)) from None
+        finally:
+            connection.close()
+        time.sleep(0.04)
+
+
+def _deployed(deployment: Deployment) -> Deployed:
+    with store.reading() as tx:
+        now = table.get(tx, deployment.endpoint, deployment.name)
+        share = table.traffic(tx, now.endpoint).get(now.name, 0)
+        return Deployed(
+            endpoint=now.endpoint, deployment=now.ref, model=now.model_ref, target=now.target, status=now.status, traffic=share,
+            url=f"{_base_url(tx)}/{now.endpoint}",
+        )  # fmt: skip
+
+
+def _hand_over(tx: store.Transaction, endpoint: str, leaving: set[str]) -> None:
+    weights = table.traffic(tx, endpoint)
+    staying = {name: share for name, share in weights.items() if name not in leaving}
+    if not any(weights.get(name) for name in leaving):
+        return
+    rest = splits.shared_out(staying, 100) if any(staying.values()) else {}
+    table.set_traffic(tx, endpoint, rest, author=getpass.getuser(), why=f"{', '.join(sorted(leaving))} withdrawn")
+
+
+def _present(endpoint: str | None = None) -> list[Deployment]:
+    with store.reading() as tx:
+        return table.of(tx, endpoint)
+
+
+def _until(true: Any, *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        agent.ensure()
+        time.sleep(0.05)
+
+
+def _endpoint_view(tx: store.Transaction, name: str, base: str) -> EndpointView:
+    shares = table.traffic(tx, name)
+    views = [
+        DeploymentView(
+            name=d.name, model=d.model_ref, target=d.target, hardware=d.spec.hardware, status=d.status, traffic=shares.get(d.name, 0),
+            wanted=d.wanted, reason=d.reason, restarts=d.restarts, since=d.changed_at,
+        )  # fmt: skip
+        for d in table.of(tx, name)
+    ]
+    return EndpointView(name=name, url=f"{base}/{name}", deployments=views)
+
+
+def _base_url(tx: store.Transaction) -> str:
+    from .settings import Workspace
+
+    port = Workspace.current().settings().gateway_port or state.get(tx, "gateway_port") or 0
+    return f"http://127.0.0.1:{port}"
+
+
+__all__ = ["Deployed", "DeploymentView", "EndpointView", "WorkspaceStatus", "delete_endpoint", "deploy", "down", "endpoints", "logs", "split", "status", "undeploy", "up", "url_of"]
