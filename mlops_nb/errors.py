@@ -4,7 +4,7 @@
     ├── UsageError                 exit 2   HTTP 400   the request itself cannot be right
     │   ├── BadName  BadReference  BadOption  UnsafePath  UnsafeText  UnsafeUrl
     │   ├── WeightsDoNotSum        SignatureMismatch  NotAModel  TrustNeeded
-    │   └── UnknownVariable
+    │   └── UnknownVariable        UnknownCommand  UnknownOption  BadExpression
     ├── NotFound                   exit 3   HTTP 404   no such thing in this workspace
     │   └── ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
     │       EndpointNotFound  DeploymentNotFound  FileMissing  LineageRootNotFound
@@ -170,6 +170,27 @@ class UnknownVariable(UsageError):
 
     def __init__(self, name: str, *, known: Iterable[str] = ()) -> None:
         super().__init__(f"No variable named {name!r} in this notebook.", hint=closest(name, known) or f"define {name} in a cell above")
+
+
+class UnknownCommand(UsageError):
+    """No command has this name."""
+
+    def __init__(self, name: str, *, under: str, known: Iterable[str]) -> None:
+        super().__init__(f"{under} has no command {name!r}.", hint=suggested(name, known, f"{under} --help"))
+
+
+class UnknownOption(UsageError):
+    """The command takes no such option."""
+
+    def __init__(self, name: str, command: str, *, known: Iterable[str]) -> None:
+        super().__init__(f"{command} has no option {name}.", hint=suggested(name, known, f"{command} --help"))
+
+
+class BadExpression(UsageError):
+    """An expression in a magic line that the notebook could not evaluate."""
+
+    def __init__(self, expression: str, error: Exception) -> None:
+        super().__init__(f"{expression} raised {type(error).__name__}: {error}", hint="evaluate it in a cell of its own first")
 
 
 # ── not found ────────────────────────────────────────────────────────────────────────────────────────────────────────
