@@ -1,0 +1,451 @@
+"""How a command line is read, helped and completed; the same for the magic and for the terminal.  `commands` holds the commands themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn, Protocol, cast
+
+import click
+from click.shell_completion import CompletionItem, ShellComplete
+
+from . import settings
+from .errors import BadOption, MlopsError, UnknownCommand, UnknownOption, UsageError
+from .progress import Reporter
+from .reference import DeploymentRef, ModelRef
+from .safety import checked_name
+
+_PAIR = re.compile(r"[\w.:-]+=", re.ASCII)
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(k|m|g)?i?b?", re.IGNORECASE)
+_MEGABYTES = {"k": 1 / 1024, "m": 1, "g": 1024, "": 1}
+
+
+class Face(Protocol):
+    """Where a command was said: a notebook or a terminal."""
+
+    prompt: str
+    """What stands before a command there: `%mlops` or `mlops`."""
+
+    def reporting(self, doing: str) -> AbstractContextManager[Reporter]:
+        """A reporter that shows progress for the length of the block."""
+
+    def meaning(self, word: str, *, known: Callable[[], Sequence[str]] = list) -> object:
+        """The live object or the existing path a word stands for; *known* are other names it may be, which come back as they are."""
+
+    def variables(self) -> list[str]:
+        """Names of live objects."""
+
+    def agrees(self, question: str) -> bool:
+        """Ask a person; raises UsageError where nobody can be asked."""
+
+    def say(self, line: str) -> None:
+        """Show one line of output at once."""
+
+    def input(self) -> str:
+        """What was piped in."""
+
+
+def face() -> Face:
+    """Where the command being carried out was said."""
+    return cast(Face, click.get_current_context().find_root().obj)
+
+
+# ── carrying out ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Text(str):
+    """Text meant to be read as it is, such as a help page or a requirements file."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def run(group: click.Group, words: Sequence[str], where: Face) -> Any:
+    """Carry out one command line, already split into words, and return what it made.
+
+    Raises MlopsError: a UsageError for words that make no command.  `--help` returns the help page as Text.
+    """
+    try:
+        with group.make_context(where.prompt, list(words), obj=where) as context:
+            return group.invoke(context)
+    except _HelpWanted as wanted:
+        return wanted.text
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    except click.ClickException as error:
+        raise _as_usage_error(error, where.prompt) from None
+
+
+def parsed(group: click.Group, words: Sequence[str], where: Face) -> click.Context:
+    """The innermost command's context with every word read and nothing carried out.  Raises as `run`."""
+    try:
+        context = group.make_context(where.prompt, list(words), obj=where)
+        while isinstance(context.command, click.Group):
+            name, command, rest = context.command.resolve_command(context, [*context._protected_args, *context.args])
+            assert command is not None
+            context = command.make_context(name, rest, parent=context)
+    except click.ClickException as error:
+        raise _as_usage_error(error, where.prompt) from None
+    context.find_root().close()
+    return context
+
+
+def completions(group: click.Group, words: Sequence[str], fragment: str, where: Face) -> list[CompletionItem]:
+    """What may stand in place of *fragment* after *words*; a `file` item means any path."""
+    try:
+        items = ShellComplete(group, {"obj": where}, where.prompt, "").get_completions(list(words), fragment)
+    except (MlopsError, click.ClickException):
+        return []  # a half-written line need not make sense
+    return [item for item in items if item.type != "plain" or item.value.startswith(fragment)]
+
+
+def wants_json(words: Sequence[str]) -> bool:
+    """Whether the line asks for one JSON object, even when the rest of it cannot be read."""
+    before_end = words[: words.index("--")] if "--" in words else words
+    return "--json" in before_end
+
+
+def _as_usage_error(error: click.ClickException, prompt: str) -> MlopsError:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else prompt
+    if isinstance(error, click.NoSuchOption):
+        known = [name for param in context.command.get_params(context) for name in param.opts] if context else []
+        return UnknownOption(error.option_name, path, known=known)
+    if isinstance(error, click.MissingParameter):
+        return UsageError(f"{path} needs {_missing(error, context)}.", hint=_first_example(context, path))
+    if isinstance(error, click.BadParameter):
+        return BadOption(error.format_message().removesuffix(".") + ".", hint=f"{path} --help")
+    return UsageError(error.format_message(), hint=f"{path} --help")
+
+
+def _missing(error: click.MissingParameter, context: click.Context | None) -> str:
+    param = error.param
+    if param is None or context is None:
+        return "more words"
+    return f"the option {param.opts[0]}" if isinstance(param, click.Option) else param.make_metavar(context)
+
+
+def _first_example(context: click.Context | None, path: str) -> str:
+    examples = context.command.examples if context and isinstance(context.command, Command) else ()
+    prompt = path.split()[0]
+    fitting = fitting_examples(examples, prompt)
+    return f"{prompt} {fitting[0]}" if fitting else f"{path} --help"
+
+
+class _HelpWanted(Exception):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = Text(text)
+
+
+def _help(context: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        raise _HelpWanted(context.get_help())
+
+
+def _choose_workspace(context: click.Context, _param: click.Parameter, folder: str | None) -> None:
+    if folder:
+        context.find_root().with_resource(settings.using(folder))
+
+
+def _everywhere() -> list[click.Parameter]:
+    """The options every command takes."""
+    return [
+        click.Option(["--json"], is_flag=True, expose_value=False, help="Answer with one JSON object."),
+        click.Option(
+            ["--workspace"], metavar="DIR", expose_value=False, is_eager=True, callback=_choose_workspace, type=click.Path(file_okay=False),
+            help="The workspace's folder.  [default: $MLOPS_HOME, else the nearest .mlops]",
+        ),
+        click.Option(["--help"], is_flag=True, expose_value=False, is_eager=True, callback=_help, help="Show this page."),
+    ]  # fmt: skip
+
+
+# ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Command(click.Command):
+    """A command with examples in its help.
+
+    An example starts with `%` when it only makes sense in a notebook, with `$` when only in a terminal.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+        params = [*(kwargs.pop("params", None) or []), *_everywhere()]
+        super().__init__(*args, params=params, add_help_option=False, **kwargs)
+        self.examples = tuple(examples)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words; `--tag a=1 b=2` means `--tag a=1 --tag b=2`."""
+        return super().parse_args(ctx, _spread(args, self.params))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples."""
+        _write_examples(ctx, formatter, self.examples)
+
+
+class Group(click.Group):
+    """Commands under one word.  With *default*, words that name none of them go to that command."""
+
+    command_class = Command
+    group_class = type
+
+    def __init__(self, *args: Any, default: str | None = None, **kwargs: Any) -> None:
+        params = [*(kwargs.pop("params", None) or []), *_everywhere()]
+        super().__init__(*args, params=params, add_help_option=False, no_args_is_help=False, invoke_without_command=True, **kwargs)
+        self.default = default
+        self.callback = self.callback or _show_help
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words before a command's name."""
+        if self.default and not ctx.resilient_parsing and "--help" not in args[:1] and self._meant_for_default(args):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+    def _meant_for_default(self, args: list[str]) -> bool:
+        return not any(word in self.commands for word in args[:1]) and not (len(args) > 1 and self._misspelt(args[0]))
+
+    def _misspelt(self, word: str) -> bool:
+        from .errors import closest
+
+        return bool(closest(word, self._public()))
+
+    def _public(self) -> list[str]:
+        return [name for name, command in self.commands.items() if not command.hidden]
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command a word names.  Raises UnknownCommand with the nearest one."""
+        if args[0] not in self.commands and not ctx.resilient_parsing:
+            raise UnknownCommand(args[0], under=ctx.command_path, known=self._public())
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands, and what the default command takes first."""
+        items = super().shell_complete(ctx, incomplete)
+        default = self.commands.get(self.default or "")
+        argument = next((p for p in default.params if isinstance(p, click.Argument)), None) if default else None
+        return items + (argument.shell_complete(ctx, incomplete) if argument and not incomplete.startswith("-") else [])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples of what stands below."""
+        commands = [self.commands[name] for name in sorted(self.commands) if self.default or len(self.commands) < 8]
+        _write_examples(ctx, formatter, [line for command in commands if isinstance(command, Command) for line in command.examples])
+
+
+def _show_help() -> None:
+    context = click.get_current_context()
+    if context.invoked_subcommand is None:
+        raise _HelpWanted(context.get_help())
+
+
+def fitting_examples(examples: Sequence[str], prompt: str) -> list[str]:
+    """The examples that make sense behind *prompt*, without their mark."""
+    other = "$" if prompt.startswith("%") else "%"
+    return [line.lstrip("%$") for line in examples if not line.startswith(other)]
+
+
+def _write_examples(ctx: click.Context, formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
+    prompt = ctx.find_root().info_name or "mlops"
+    if lines := fitting_examples(examples, prompt):
+        with formatter.section("Examples"):
+            for line in lines:
+                formatter.write(f"{' ' * formatter.current_indent}{prompt} {line}\n")
+
+
+def _spread(args: Sequence[str], params: Sequence[click.Parameter]) -> list[str]:
+    several = {name for p in params if isinstance(p, click.Option) and p.multiple and isinstance(p.type, Pair) for name in p.opts}
+    return list(_spread_words(args, several))
+
+
+def _spread_words(args: Sequence[str], several: set[str]) -> Iterator[str]:
+    option, first = None, False
+    for position, word in enumerate(args):
+        if word == "--":
+            yield from args[position:]
+            return
+        if word in several:
+            option, first = word, True
+        elif option and not first and _PAIR.match(word):
+            yield option
+        elif not first:
+            option = None
+        else:
+            first = False
+        yield word
+
+
+# ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Word(click.ParamType):
+    """A kind of word: how it is read, and what is offered for it."""
+
+    def __init__(self, name: str, read: Callable[[str], Any] = str, offers: Callable[[str], Sequence[str]] | None = None) -> None:
+        self.name = name
+        self._read = read
+        self._offers = offers
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """What stands for it in a usage line."""
+        return self.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The word, read.  Raises UsageError."""
+        return self._read(value) if isinstance(value, str) else value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """What is known that starts so."""
+        return [CompletionItem(text) for text in (self._offers(incomplete) if self._offers else ()) if text.startswith(incomplete)]
+
+
+class Pair(Word):
+    """`key=value`; with *read*, the value is read too."""
+
+    def __init__(self, name: str, read: Callable[[str], Any] = str) -> None:
+        super().__init__(name, self._split)
+        self._read_value = read
+
+    def _split(self, text: str) -> tuple[str, Any]:
+        key, found, value = text.partition("=")
+        if not found or not key:
+            raise BadOption(f"{text!r} is not of the form {self.name}.", hint=f"{text or 'key'}=value")
+        return key, self._read_value(value)
+
+
+class Live(Word):
+    """A live object by name or expression, a path, or (with *known*) a registered name; `Face.meaning` finds out which."""
+
+    def __init__(self, name: str, known: Callable[[str], Sequence[str]] | None = None) -> None:
+        super().__init__(name, str, known)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Live objects, registered names, then any path."""
+        where = ctx.find_root().obj
+        variables = where.variables() if where else []
+        named = [CompletionItem(name, help="variable") for name in variables if name.startswith(incomplete)]
+        return [*named, *super().shell_complete(ctx, param, incomplete), CompletionItem(incomplete, type="file")]
+
+
+def _from_store(ask: Callable[[Any], Sequence[str]]) -> Sequence[str]:
+    """What the store knows; nothing where there is no store yet, for asking must not make one."""
+    if not settings.Workspace.current().store.exists():
+        return []
+    from . import store
+
+    with store.reading() as tx:
+        return ask(tx)
+
+
+def model_names(fragment: str = "") -> Sequence[str]:
+    """Every model's name."""
+    from .store import models
+
+    return _from_store(models.names)
+
+
+def model_refs(fragment: str = "") -> Sequence[str]:
+    """Model names; with `:` or `@` begun, or for the only name that fits, the versions and aliases too."""
+    from .store import models
+
+    def ask(tx: Any) -> list[str]:
+        names = [name for name in models.names(tx) if name.startswith(re.split("[:@]", fragment)[0])]
+        if len(names) != 1 and not re.search("[:@]", fragment):
+            return names
+        versions = [version for name in names for version in models.search(tx, name)]
+        return [*names, *(v.ref for v in versions), *(f"{v.model}@{alias}" for v in versions for alias in v.aliases)]
+
+    return _from_store(ask)
+
+
+def dataset_names(fragment: str = "") -> Sequence[str]:
+    """Every data set's name, and its versions once `:` is begun."""
+    from .store import datasets
+
+    return _from_store(lambda tx: [d.ref for d in datasets.every(tx, fragment.split(":")[0])] if ":" in fragment else datasets.names(tx))
+
+
+def environment_names(fragment: str = "") -> Sequence[str]:
+    """Every environment's name."""
+    from .store import environments
+
+    return _from_store(lambda tx: sorted({e.name for e in environments.every(tx)}))
+
+
+def endpoint_names(fragment: str = "") -> Sequence[str]:
+    """Every endpoint's name."""
+    from .store import deployments
+
+    return _from_store(lambda tx: [e.name for e in deployments.endpoints(tx)])
+
+
+def deployment_refs(fragment: str = "") -> Sequence[str]:
+    """Every deployment as `endpoint/name`."""
+    from .store import deployments
+
+    return _from_store(lambda tx: [d.ref for d in deployments.of(tx)])
+
+
+def _subjects(fragment: str) -> Sequence[str]:
+    return [*model_refs(fragment), *endpoint_names(), *deployment_refs()]
+
+
+def _moment(text: str) -> datetime:
+    if ago := _AGO.fullmatch(text.strip()):
+        return datetime.now(UTC) - timedelta(seconds=float(ago[1]) * _SECONDS[ago[2]])
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadOption(f"{text!r} is neither a time nor an age.", hint="2h, 7d or 2026-01-31T08:00") from None
+    return moment.astimezone(UTC)
+
+
+def _megabytes(text: str) -> int:
+    size = _SIZE.fullmatch(text.strip())
+    megabytes = float(size[1]) * _MEGABYTES[(size[2] or "").lower()] if size else 0
+    if megabytes < 1:
+        raise BadOption(f"{text!r} is not an amount of memory.", hint="512m or 2g")
+    return round(megabytes)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadOption(f"{text!r} is not a number.", hint="a number such as 0.71") from None
+
+
+def _named(what: str) -> Callable[[str], str]:
+    return lambda text: checked_name(text, what=what)
+
+
+A_MODEL = Word("MODEL[:VERSION]", ModelRef.parse, model_refs)
+A_MODEL_NAME = Word("NAME", _named("model"), model_names)
+A_DATASET = Word("DATASET[:VERSION]", lambda text: ModelRef.parse(text, what="dataset"), dataset_names)
+A_DATASET_NAME = Word("NAME", _named("dataset"), dataset_names)
+AN_ENVIRONMENT = Word("NAME[:VERSION]", lambda text: ModelRef.parse(text, what="environment"), environment_names)
+AN_ENDPOINT = Word("ENDPOINT", _named("endpoint"), endpoint_names)
+A_DEPLOYMENT = Word("ENDPOINT/DEPLOYMENT", DeploymentRef.parse, deployment_refs)
+A_DEPLOYMENT_NAME = Word("NAME", _named("deployment"))
+A_MODEL_OR_DEPLOYMENT = Word("MODEL|ENDPOINT/DEPLOYMENT", str, _subjects)
+A_SUBJECT = Word("SUBJECT", str, _subjects)
+AN_ALIAS = Word("ALIAS", _named("alias"))
+A_TAG = Pair("KEY=VALUE")
+A_METRIC = Pair("KEY=NUMBER", _number)
+A_VARIABLE = Pair("NAME=VALUE")
+A_WEIGHT = Pair("DEPLOYMENT=PERCENT", _number)
+A_MOMENT = Word("AGE|TIME", _moment)
+MEMORY = Word("SIZE", _megabytes)
+PERCENT = click.IntRange(0, 100)
+A_MODEL_OBJECT = Live("MODEL")
+DATA = Live("DATA")
+A_DATASET_OR_FRAME = Live("DATASET", dataset_names)
+
+
+def refuse(message: str, *, hint: str) -> NoReturn:
+    """Say that the words do not go together."""
+    raise UsageError(message, hint=hint)
