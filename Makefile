@@ -1,0 +1,48 @@
+# Two commands for everybody: `make demo` shows it, `make test` proves it.  Each sets up what it needs.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+PARALLEL ?= 3
+
+.PHONY: demo test lint bench dev down clean packages
+
+demo: .venv/ready-demo
+	$(BIN)/python sample_notebooks/run.py
+
+test: packages .venv/ready-dev
+	$(BIN)/python -m pytest -n $(PARALLEL) --dist loadgroup
+
+lint: .venv/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+bench: .venv/ready-dev
+	$(BIN)/python -m bench
+
+dev: .venv/ready-dev
+	@echo "Activate it: source .venv/bin/activate"
+
+down:
+	$(BIN)/mlops down
+
+clean:
+	rm -rf .venv .mlops bench/out tests/out dist
+	rm -rf extension/lib extension/node_modules mlops_nb/labextension
+
+# Debian packages the tests use, where we may install them; elsewhere say which are missing.
+packages:
+	@bash tests/packages.sh
+
+.venv/bin/uv:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+.venv/ready-demo: .venv/bin/uv pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[demo]'
+	touch $@
+
+.venv/ready-dev: .venv/bin/uv pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]'
+	touch $@ .venv/ready-demo

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# System packages the tests need: a browser.  Installed where that is possible (Debian, as root), named where it is not.
+set -euo pipefail
+missing=()
+[ -x /usr/bin/chromium ] || command -v chromium >/dev/null || missing+=(chromium)
+command -v git >/dev/null || missing+=(git)
+[ ${#missing[@]} -eq 0 ] && exit 0
+if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+else
+    echo "The browser tests need: ${missing[*]}" >&2
+    exit 1
+fi
