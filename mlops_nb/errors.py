@@ -13,7 +13,7 @@
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
     └── Failed                     exit 1   HTTP 500
         └── StoreTooNew  StoreCorrupt  StoreFull  MissingExtra  EnvironmentIncomplete  EnvironmentMismatch
-            DeploymentFailed  GatewayUnreachable  NothingToCompare  …
+            DeploymentFailed  DashboardFailed  GatewayUnreachable  NothingToCompare  …
 
 A leaf takes data and words itself.  The base knows the exit code, the HTTP status, the JSON shape and the two lines that a
 notebook shows.
@@ -335,6 +335,13 @@ class DeploymentFailed(Failed):
     def __init__(self, ref: str, *, message: str, where: str = "", log: str = "", hint: str = "") -> None:
         place = f" ({where})" if where else ""
         super().__init__(f"{ref} did not start: {message}{place}", hint=hint or f"%mlops logs {ref}", detail=log)
+
+
+class DashboardFailed(Failed):
+    """The dashboard's process did not come up; `detail` holds its log's last lines."""
+
+    def __init__(self, what: str, *, log: str) -> None:
+        super().__init__(f"The dashboard {what}.", hint="%mlops dashboard --port 8501, or look into run/dashboard.log of the workspace", detail=log)
 
 
 class EnvironmentMismatch(Failed):

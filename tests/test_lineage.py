@@ -130,8 +130,6 @@ def add_model(tx, name, *, dataset, run=None, environment=None):
 
 
 def add_environment(tx):
-    package = environments.Package(name="numpy", version="2.4.0")
-    tx_environment = environments.Environment(
-        name="py311", version=1, hash="h", python="3.11", platform="linux", interpreter="/usr/bin/python", packages=[package], created_at=THEN
-    )
-    environments.add(tx, tx_environment)
+    numpy = environments.Package(name="numpy", version="2.4.0")
+    known = {"hash": "h", "python": "3.11", "platform": "linux", "interpreter": "/usr/bin/python", "created_at": THEN}
+    environments.add(tx, environments.Environment(name="py311", version=1, packages=[numpy], **known))

@@ -30,8 +30,24 @@ def record(tx: Transaction, what: str, *, subject: str, source: str = "/mlops", 
     return event
 
 
-def latest(tx: Transaction, *, subject: str | None = None, what: str | None = None, most: int = 100) -> list[Event]:
+def latest(tx: Transaction, *, subject: str | None = None, what: str | None = None, most: int = 100, skip: int = 0) -> list[Event]:
     """The latest events, newest first: about *subject* (or things below it), of type `mlops.`*what*."""
+    where, values = _conditions(subject, what)
+    return tx.rows(f"SELECT * FROM events WHERE {where} ORDER BY time DESC LIMIT ? OFFSET ?", [*values, most, skip], as_=Event)
+
+
+def count(tx: Transaction, *, subject: str | None = None, what: str | None = None) -> int:
+    """How many events `latest` could return."""
+    where, values = _conditions(subject, what)
+    return tx.value(f"SELECT count(*) FROM events WHERE {where}", values)
+
+
+def kinds(tx: Transaction) -> list[str]:
+    """What has happened so far, without the `mlops.` in front, by name."""
+    return [row["type"].removeprefix("mlops.") for row in tx.rows("SELECT DISTINCT type FROM events ORDER BY type")]
+
+
+def _conditions(subject: str | None, what: str | None) -> tuple[str, list[str]]:
     where, values = ["true"], []
     if subject:
         where.append("(subject = ? OR starts_with(subject, ? || '/') OR starts_with(subject, ? || ':'))")
@@ -39,4 +55,4 @@ def latest(tx: Transaction, *, subject: str | None = None, what: str | None = No
     if what:
         where.append("type = ?")
         values.append(f"mlops.{what}")
-    return tx.rows(f"SELECT * FROM events WHERE {' AND '.join(where)} ORDER BY time DESC LIMIT ?", [*values, most], as_=Event)
+    return " AND ".join(where), values

@@ -150,9 +150,23 @@ def search(
     text: str | None = None,
     metric: tuple[str, str, float] | None = None,
     most: int = 200,
+    skip: int = 0,
 ) -> list[ModelVersion]:
     """Versions, newest first: of *model*, with every one of *tags*, with *text* in name, description or tags, with *metric* (name, comparison, value)."""
-    where, values = ["true"], []
+    where, values = _conditions(model, tags, text, metric)
+    return _with_aliases(tx, f"SELECT * FROM model_versions v WHERE {where} ORDER BY v.created_at DESC, v.version DESC LIMIT ? OFFSET ?", [*values, most, skip])
+
+
+def count(tx: Transaction, *, text: str | None = None) -> tuple[int, int]:
+    """How many models and how many versions there are, with *text* as for `search`."""
+    where, values = _conditions(None, None, text, None)
+    row = tx.rows(f"SELECT count(DISTINCT v.model) AS models, count(*) AS versions FROM model_versions v WHERE {where}", values)[0]
+    return row["models"], row["versions"]
+
+
+def _conditions(model: str | None, tags: Mapping[str, str] | None, text: str | None, metric: tuple[str, str, float] | None) -> tuple[str, list[Any]]:
+    where: list[str] = ["true"]
+    values: list[Any] = []
     if model:
         where.append("v.model = ?")
         values.append(model)
@@ -166,8 +180,7 @@ def search(
         name, comparison, bound = metric
         where.append(f"json_extract(v.metrics, ?)::DOUBLE {_COMPARISONS[comparison]} ?")
         values += ['$."' + name.replace('"', '\\"') + '"', bound]
-    sql = f"SELECT * FROM model_versions v WHERE {' AND '.join(where)} ORDER BY v.created_at DESC, v.version DESC LIMIT ?"
-    return _with_aliases(tx, sql, [*values, most])
+    return " AND ".join(where), values
 
 
 def headlines(tx: Transaction, *, newest: int = 5, most: int = 1000) -> list[Headline]:

@@ -1,0 +1,218 @@
+"""The dashboard's process: Streamlit on 127.0.0.1, one per workspace, alive until `stop`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import webbrowser
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+import psutil
+
+from .errors import DashboardFailed, MissingExtra, PortInUse
+from .settings import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OPTIONS = (
+    "--server.address=127.0.0.1",
+    "--server.headless=true",
+    "--server.fileWatcherType=none",
+    "--browser.serverAddress=127.0.0.1",
+    "--browser.gatherUsageStats=false",
+    "--client.toolbarMode=minimal",
+    "--theme.light.primaryColor=#0b57d0",
+    "--theme.dark.primaryColor=#8ab4f8",
+)
+"""How Streamlit is run, but for the port; the two colours keep enough contrast on their backgrounds."""
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A dashboard's process; the creation time tells it from a later process with the same pid."""
+
+    pid: int
+    port: int
+    create_time: float
+
+    @classmethod
+    def of(cls, pid: int, port: int) -> Self:
+        """The process *pid*, as it is now."""
+        return cls(pid, port, psutil.Process(pid).create_time())
+
+    @property
+    def address(self) -> str:
+        """Where a browser finds it."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def process(self) -> psutil.Process | None:
+        """The process, while it runs."""
+        try:
+            process = psutil.Process(self.pid)
+            alive = process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - self.create_time) < 1
+        except psutil.NoSuchProcess:
+            return None
+        return process if alive else None
+
+
+def start(*, port: int | None = None, open_browser: bool = False) -> str:
+    """The dashboard's address, once it answers there; the one already running is used.
+
+    Without *port* it gets the port it had before, if that is free, so that bookmarks stay good.
+    Raises MissingExtra, PortInUse, DashboardFailed with the log's last lines.
+    """
+    with _one_at_a_time():
+        running = _running() or _started(port)
+    if open_browser:
+        webbrowser.open(running.address)
+    return running.address
+
+
+def address() -> str | None:
+    """Where this workspace's dashboard runs, or None."""
+    running = _running()
+    return running.address if running else None
+
+
+def stop() -> bool:
+    """End the dashboard; says whether one ran."""
+    with _one_at_a_time():
+        running = _running()
+        if running:
+            _end(running)
+        return bool(running)
+
+
+def folder() -> Path:
+    """Where the pages are: `dashboard/` beside this package in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).parent
+    inside, beside = package / "dashboard", package.parent / "dashboard"
+    return inside if (inside / "app.py").exists() else beside
+
+
+def _started(port: int | None) -> Running:
+    if not importlib.util.find_spec("streamlit"):
+        raise MissingExtra("streamlit", extra="dashboard", doing="The dashboard")
+    chosen = _free_port(port)
+    running = Running.of(_launch(chosen), chosen)
+    try:
+        _wait_until_it_answers(running)
+    except BaseException:
+        _end(running)
+        raise
+    _remember(running)
+    return running
+
+
+def _launch(port: int) -> int:
+    workspace = Workspace.current()
+    workspace.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    command = [sys.executable, "-m", "streamlit", "run", str(folder() / "app.py"), f"--server.port={port}", *OPTIONS]
+    with _log().open("wb") as log:
+        process = subprocess.Popen(
+            command, env=os.environ | {"MLOPS_HOME": str(workspace.root)}, cwd=workspace.run, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    process.returncode = 0  # it is meant to outlive us: no warning when this object goes
+    return process.pid
+
+
+def _wait_until_it_answers(running: Running) -> None:
+    deadline = time.monotonic() + Workspace.current().settings().start_timeout_seconds
+    while not _answers(running.port):
+        if not running.process():
+            raise DashboardFailed("stopped before it answered", log=_last_lines())
+        if time.monotonic() > deadline:
+            raise DashboardFailed("did not answer in time", log=_last_lines())
+        time.sleep(0.05)
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def _end(running: Running) -> None:
+    process = running.process()
+    if process:
+        process.terminate()
+        if psutil.wait_procs([process], timeout=5)[1]:
+            process.kill()
+            process.wait(5)
+
+
+def _free_port(port: int | None) -> int:
+    if port is not None:
+        if not _is_free(port):
+            raise PortInUse(port)
+        return port
+    before = _read()
+    if before and _is_free(before.port):
+        return before.port
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        if os.name == "posix":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left is free, as it is for the server
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _running() -> Running | None:
+    running = _read()
+    return running if running and running.process() else None
+
+
+def _read() -> Running | None:
+    try:
+        return msgspec.json.decode(_note().read_bytes(), type=Running)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def _remember(running: Running) -> None:
+    scratch = _note().with_suffix(".new")
+    scratch.write_bytes(msgspec.json.encode(running))
+    scratch.replace(_note())
+
+
+def _note() -> Path:
+    return Workspace.current().run / "dashboard.json"
+
+
+def _log() -> Path:
+    return Workspace.current().run / "dashboard.log"
+
+
+def _last_lines(most: int = 12) -> str:
+    return "\n".join(_log().read_text(encoding="utf-8", errors="replace").splitlines()[-most:])
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Two notebooks that start it together get the same one."""
+    import fcntl
+
+    run = Workspace.current().run
+    run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (run / "dashboard.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
