@@ -1,0 +1,41 @@
+"""All that one scoring server needs to know, in one JSON file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """A notebook cell whose code the model carries, so that its tracebacks can show it."""
+
+    number: int | None = None
+    filename: str = ""
+    source: str = ""
+
+
+class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One deployment of one model version on 127.0.0.1."""
+
+    endpoint: str
+    deployment: str
+    model: str
+    version: int
+    folder: str
+    """Where the model's files are laid out: model.onnx, model.pkl (with code/), or entry/score.py, beside the user's own."""
+    flavor: str
+    engine: Literal["onnxruntime", "python", "script"]
+    port: int
+    token_file: str
+    run_folder: str
+    """Where failure.json and request_error.json go."""
+    capture_folder: str
+    capture_payload_percent: float = 100.0
+    signature: dict[str, Any] | None = None
+    memory_mb: int | None = None
+    cpus: float | None = None
+    hardware: str = "cpu"
+    cells: list[Cell] = []
+    variables: dict[str, str] = {}
+    trusted: bool = False
