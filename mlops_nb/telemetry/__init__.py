@@ -1,0 +1,24 @@
+"""What was asked of the endpoints and what they answered.
+
+    <workspace>/telemetry/endpoint=E/deployment=D/
+        signature.json               the model's signature: it fixes the type of every column
+        live-<pid>.jsonl             the server appends one line per request
+        closed-<time_ns>.jsonl       the server is done with this one; time_ns is when it closed it
+        date=YYYY-MM-DD/<time_ns>.parquet                the same rows, columnar
+        date=YYYY-MM-DD/<first>-<last>.parquet           many of those in one
+
+One row per request.  A column `x` of the model's input is a list column `in.x` (of the signature's type: `"001"` stays text,
+moments stay ISO text), one entry per scored row, and an output `y` is `out.y`; so a drift check on a million requests reads
+just the columns it compares, and a question about traffic reads no payload at all.  Requests that were refused or failed keep
+their payload as JSON text in `raw_inputs` and `raw_outputs`, because it need not fit those types.
+
+No row is lost or counted twice, whenever a process is killed.  A Parquet file carries the stem of the lines it was made from;
+while both stand, readers take the Parquet file and the next `compact()` deletes the other.  A merged file carries the first
+and the last stem it covers; a Parquet file within such a range is a leftover.  Lines are deleted before their Parquet file
+may be merged, so lines within a range are late, never leftover.
+"""
+
+from .compaction import Compaction, compact
+from .queries import inputs, newest, outputs, requests, totals, traffic
+
+__all__ = ["requests", "inputs", "outputs", "traffic", "totals", "newest", "compact", "Compaction"]

@@ -1,0 +1,221 @@
+"""Closed lines become Parquet files, small files become large ones, old ones go."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from ..errors import StoreFull
+from ..settings import Workspace
+from . import files, rows
+from .files import Parquet
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows has no flock
+    fcntl = None  # type: ignore[assignment]
+
+_MERGED_BYTES = 64 << 20
+"""Files are merged up to about this size, so that retention can drop a little at a time."""
+_FEW = 16
+_SETTLED_NS = 600 * 10**9
+"""Only files older than ten minutes are merged: a slow server may still be closing lines with a slightly older stem."""
+
+
+class Compaction(msgspec.Struct, frozen=True):
+    """What one `compact()` did."""
+
+    converted: int = 0
+    merged: int = 0
+    dropped: int = 0
+    bytes_dropped: int = 0
+
+
+def compact() -> Compaction:
+    """Bring the workspace's telemetry into its resting form and within `capture_days` and `capture_max_mb`.
+
+    Lines that a dead server left are closed first.  One process does this at a time; a second returns at once, having done
+    nothing.  May be killed at any instant.  Raises StoreFull; the lines then stay.
+    """
+    if not Workspace.current().telemetry.is_dir():
+        return Compaction()
+    with _alone() as alone:
+        if not alone:
+            return Compaction()
+        converted = merged = 0
+        for folder in files.folders():
+            _clear(folder)
+            _close_abandoned(folder)
+            converted += _convert(folder)
+            merged += _merge(folder)
+        dropped, size = _drop_old()
+    return Compaction(converted, merged, dropped, size)
+
+
+@contextmanager
+def _alone() -> Iterator[bool]:
+    path = Workspace.current().telemetry / ".compacting"
+    if fcntl is None:  # pragma: no cover
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(path, timeout=0):
+                yield True
+        except Timeout:
+            yield False
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _clear(folder: Path) -> None:
+    """Delete what a killed compaction left: finished sources and unfinished results."""
+    for path in (*files.standing(folder).leftovers, *folder.glob("date=*/.*.tmp"), *folder.glob(".*.tmp")):
+        path.unlink(missing_ok=True)
+
+
+def _close_abandoned(folder: Path) -> None:
+    for path in folder.glob("live-*.jsonl"):
+        if _abandoned(path):
+            path.rename(folder / f"closed-{time.time_ns()}.jsonl")
+
+
+def _abandoned(live: Path) -> bool:
+    """Whether no process writes to it any more: its pid is gone (or given to a younger process) and nobody holds its lock.
+
+    The lock also tells of a writer whose pid means nothing here, such as one in a container.
+    """
+    import psutil
+
+    try:
+        writer = psutil.Process(int(live.stem.removeprefix("live-")))
+        if writer.status() != psutil.STATUS_ZOMBIE and writer.create_time() <= live.stat().st_mtime:
+            return False
+    except (psutil.NoSuchProcess, ValueError):
+        pass
+    except FileNotFoundError:
+        return False  # just closed by its writer
+    return _unlocked(live)
+
+
+def _unlocked(live: Path) -> bool:
+    if fcntl is None:  # pragma: no cover
+        return True
+    try:
+        descriptor = os.open(live, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _convert(folder: Path) -> int:
+    """Turn every closed file into a Parquet file of its stem; only then delete it."""
+    standing = files.standing(folder)
+    for path in standing.closed:
+        _converted(_settled_stem(path, standing.parquet))
+    return len(standing.closed)
+
+
+def _settled_stem(closed: Path, parquet: tuple[Parquet, ...]) -> Path:
+    """The lines under a stem that no merged file covers: a late one is given the present moment."""
+    stem = int(files.stem(closed))
+    if not any(p.first <= stem <= p.last for p in parquet):
+        return closed
+    return closed.rename(closed.with_name(f"closed-{time.time_ns()}.jsonl"))
+
+
+def _converted(closed: Path) -> None:
+    cursor = rows.connection()
+    table = rows.facts_of_lines([closed]) if closed.stat().st_size else None
+    first = cursor.execute(f"SELECT min(time) FROM ({table})").fetchone() if table else None
+    if first and first[0]:
+        date = closed.parent / f"date={first[0].date().isoformat()}"
+        _write(rows.typed_lines(cursor, closed.parent, [closed]), date / f"{files.stem(closed)}.parquet")
+    closed.unlink()
+
+
+def _merge(folder: Path) -> int:
+    """Turn runs of small neighbours of one day into one file each; only then delete them."""
+    merged = 0
+    for group in _groups(files.standing(folder).parquet):
+        target = group[0].path.with_name(f"{group[0].first}-{group[-1].last}.parquet")
+        _write(f"SELECT * FROM {rows.read_parquet([p.path for p in group])}", target)
+        for parquet in group:
+            parquet.path.unlink()
+        merged += len(group)
+    return merged
+
+
+def _groups(parquet: tuple[Parquet, ...]) -> Iterator[list[Parquet]]:
+    """Runs worth merging: many small files, or what is left of a past day."""
+    settled = [p for p in parquet if p.last < time.time_ns() - _SETTLED_NS]
+    group: list[Parquet] = []
+    size = 0
+    for p in [*settled, None]:
+        grown = size + (p.path.stat().st_size if p else 0)
+        if group and (p is None or p.date != group[0].date or grown > _MERGED_BYTES):
+            if len(group) >= (_FEW if group[0].date == datetime.now(UTC).date() else 2):
+                yield group
+            group, grown = [], grown - size
+        if p:
+            group, size = [*group, p], grown
+
+
+def _write(select: str, target: Path) -> None:
+    """Write the rows beside *target*, then rename, so that it is there whole or not at all."""
+    import duckdb
+
+    target.parent.mkdir(exist_ok=True)
+    scratch = target.with_name(f".{target.name}.tmp")
+    try:
+        rows.connection().execute(f"COPY ({select}) TO {rows.literal(str(scratch))} (FORMAT parquet, COMPRESSION zstd)")
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+    except (duckdb.IOException, OSError) as error:
+        scratch.unlink(missing_ok=True)
+        if "No space left" in str(error) or "File too large" in str(error):
+            raise StoreFull(target.parent) from error
+        raise
+    os.replace(scratch, target)
+
+
+def _drop_old() -> tuple[int, int]:
+    """Delete Parquet files beyond the age and the size kept, oldest first; return how many and their bytes."""
+    settings = Workspace.current().settings()
+    oldest_day = datetime.now(UTC).date() - timedelta(days=settings.capture_days)
+    everything = sorted((p for folder in files.folders() for p in files.standing(folder).parquet), key=lambda p: (p.date, p.first))
+    excess = _size_of_all() - settings.capture_max_mb * 1_000_000
+    dropped = freed = 0
+    for parquet in everything:
+        if parquet.date >= oldest_day and freed >= excess:
+            break
+        freed += parquet.path.stat().st_size
+        dropped += 1
+        parquet.path.unlink()
+        if not any(parquet.path.parent.iterdir()):
+            parquet.path.parent.rmdir()
+    return dropped, freed
+
+
+def _size_of_all() -> int:
+    return sum(path.stat().st_size for folder in files.folders() for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,243 @@
+"""Questions about what was asked and answered.  Each covers the Parquet files and the lines not yet compacted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from . import files, rows
+from .files import Standing
+
+if TYPE_CHECKING:
+    import duckdb
+    import numpy as np
+
+T = TypeVar("T")
+_ATTEMPTS = 6
+_PERCENTILES = "quantile_cont(latency_ms, 0.5) AS p50_ms, quantile_cont(latency_ms, 0.95) AS p95_ms, quantile_cont(latency_ms, 0.99) AS p99_ms"
+_ERRORS = "count(*) FILTER (status >= 400) AS errors"
+
+
+def traffic(endpoint: str, *, since: datetime, until: datetime | None = None, bucket_seconds: float = 10) -> list[dict[str, Any]]:
+    """Per deployment and stretch of *bucket_seconds*: `deployment, time, requests, errors, rows, p50_ms, p95_ms, p99_ms`, by time.
+
+    `time` is the stretch's beginning in UTC; an error is an answer of status 400 or above; stretches without requests are left out.
+    """
+    bucket = f"time_bucket(INTERVAL {int(bucket_seconds * 1000)} MILLISECOND, time)"
+    select = f"SELECT deployment, {bucket} AS time, count(*) AS requests, {_ERRORS}, sum(rows)::BIGINT AS rows, {_PERCENTILES}"
+    return _over_facts(endpoint, since, until, f"{select} FROM facts GROUP BY 1, 2 ORDER BY 2, 1")
+
+
+def totals(endpoint: str, *, since: datetime) -> list[dict[str, Any]]:
+    """One row per deployment that answered since then: `deployment, share (0–1), requests, requests_per_second, errors, error_rate, p50_ms, p95_ms, p99_ms`.
+
+    The rate is over the whole time from *since* to now.
+    """
+    seconds = max((datetime.now(UTC) - since).total_seconds(), 1.0)
+    select = f"""SELECT deployment, count(*) / sum(count(*)) OVER () AS share, count(*) AS requests, count(*) / {seconds} AS requests_per_second,
+        {_ERRORS}, count(*) FILTER (status >= 400) / count(*) AS error_rate, {_PERCENTILES}"""
+    return _over_facts(endpoint, since, None, f"{select} FROM facts GROUP BY 1 ORDER BY 1")
+
+
+def newest(endpoint: str, *, deployment: str | None = None) -> datetime | None:
+    """When the latest request of which the payload was kept was answered, in UTC; None when there is none."""
+    latest = [_newest_of(place) for place in files.folders(endpoint, deployment)]
+    return max((time for time in latest if time), default=None)
+
+
+def requests(
+    endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None, most: int = 100
+) -> list[dict[str, Any]]:
+    """The latest requests, newest first: `deployment, time, id, status, latency_ms, rows, error, inputs, outputs`.
+
+    `inputs` and `outputs` are `{column: [values]}`, the payload as it came when it was refused, or None when it was not kept.
+    """
+    found = [row for place in files.folders(endpoint, deployment) for row in _requests_of(place, since, until, most)]
+    return sorted(found, key=lambda row: row["time"], reverse=True)[:most]
+
+
+def inputs(
+    endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None, most: int | None = None
+) -> dict[str, np.ndarray]:
+    """What the models were asked: one array per column, one entry per scored row.
+
+    A missing value is NaN in numbers, None elsewhere.  With *most*, about that many rows: always the same sample of the requests.
+    """
+    return _flattened("inputs", endpoint, deployment, since, until, most)
+
+
+def outputs(
+    endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None, most: int | None = None
+) -> dict[str, np.ndarray]:
+    """What the models answered, as `inputs`."""
+    return _flattened("outputs", endpoint, deployment, since, until, most)
+
+
+# ── reading files that move ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _steady(places: Sequence[Path], ask: Callable[[list[Standing]], T]) -> T:
+    """*ask* of the files that stand, once more whenever one was closed, converted or merged under its hands."""
+    import duckdb
+
+    for attempt in range(_ATTEMPTS):
+        before = [files.standing(place) for place in places]
+        failure: Exception | None = None
+        try:
+            answer = ask(before)
+        except (duckdb.IOException, FileNotFoundError) as error:
+            failure = error
+        if failure is None and (attempt == _ATTEMPTS - 1 or _unmoved(before)):
+            return answer
+        if failure and (attempt == _ATTEMPTS - 1 or _unmoved(before, live=True)):
+            raise failure
+    raise AssertionError("the last attempt answers or raises")
+
+
+def _unmoved(before: list[Standing], *, live: bool = False) -> bool:
+    after = [files.standing(standing.folder) for standing in before]
+    return all(a.settled == b.settled and not (live and a.live != b.live) for a, b in zip(after, before, strict=True))
+
+
+def _parquet(standing: Standing, since: datetime | None, until: datetime | None) -> list[Path]:
+    return [parquet.path for parquet in standing.parquet if files.within(parquet, since, until)]
+
+
+def _lines(standing: Standing) -> list[Path]:
+    return [path for path in (*standing.closed, *standing.live) if path.stat().st_size]
+
+
+def _during(since: datetime | None, until: datetime | None) -> tuple[str, list[datetime]]:
+    bounds = [(mark, _naive(time)) for mark, time in (("time >= ?", since), ("time < ?", until)) if time is not None]
+    return " AND ".join(["true", *(mark for mark, _ in bounds)]), [time for _, time in bounds]
+
+
+def _naive(time: datetime) -> datetime:
+    return time.astimezone(UTC).replace(tzinfo=None)
+
+
+# ── facts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _over_facts(endpoint: str, since: datetime | None, until: datetime | None, select: str) -> list[dict[str, Any]]:
+    where, bounds = _during(since, until)
+
+    def ask(standings: list[Standing]) -> list[dict[str, Any]]:
+        parts = [part for standing in standings for part in _facts(standing, since, until)]
+        if not parts:
+            return []
+        return _dicts(rows.connection().execute(f"WITH facts AS (SELECT * FROM ({' UNION ALL '.join(parts)}) WHERE {where}) {select}", bounds))
+
+    return _steady(files.folders(endpoint), ask)
+
+
+def _facts(standing: Standing, since: datetime | None, until: datetime | None) -> list[str]:
+    parquet, lines = _parquet(standing, since, until), _lines(standing)
+    sources = ([rows.facts_of_parquet(parquet)] if parquet else []) + ([rows.facts_of_lines(lines)] if lines else [])
+    return [f"SELECT {rows.literal(standing.deployment)} AS deployment, * FROM ({source})" for source in sources]
+
+
+def _dicts(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    names = [column[0] for column in cursor.description or ()]
+    return [dict(zip(names, map(_aware, row), strict=True)) for row in cursor.fetchall()]
+
+
+def _aware(value: Any) -> Any:
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
+
+
+# ── payloads ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _newest_of(place: Path) -> datetime | None:
+    def ask(standings: list[Standing]) -> datetime | None:
+        cursor = rows.connection()
+        table = rows.whole(cursor, standings[0], _parquet(standings[0], None, None), _lines(standings[0]))
+        kept = _columns(cursor, table, "inputs") if table else []
+        if not kept:
+            return None
+        found = cursor.execute(f"SELECT max(time) FROM ({table}) WHERE {_any_of(kept)}").fetchone()
+        return _aware(found[0]) if found else None
+
+    return _steady([place], ask)
+
+
+def _requests_of(place: Path, since: datetime | None, until: datetime | None, most: int) -> list[dict[str, Any]]:
+    where, bounds = _during(since, until)
+
+    def ask(standings: list[Standing]) -> list[dict[str, Any]]:
+        cursor, standing = rows.connection(), standings[0]
+        table = rows.whole(cursor, standing, _parquet(standing, since, until), _lines(standing))
+        if not table:
+            return []
+        found = _dicts(cursor.execute(f"SELECT * FROM ({table}) WHERE {where} ORDER BY time DESC LIMIT {int(most)}", bounds))
+        return [_request(standing.deployment, row) for row in found]
+
+    return _steady([place], ask)
+
+
+def _request(deployment: str, row: dict[str, Any]) -> dict[str, Any]:
+    facts = {name: row[name] for name in rows.FACTS.split(", ")}
+    return {"deployment": deployment} | facts | {side: _payload(row, side) for side in rows.PREFIX}
+
+
+def _payload(row: dict[str, Any], side: str) -> Any:
+    if row[f"raw_{side}"] is not None:
+        return msgspec.json.decode(row[f"raw_{side}"])
+    return {rows.name_of(key): value for key, value in row.items() if key.startswith(rows.PREFIX[side]) and value is not None} or None
+
+
+def _columns(cursor: duckdb.DuckDBPyConnection, table: str, side: str) -> list[str]:
+    described = cursor.execute(f"DESCRIBE SELECT * FROM ({table})").fetchall()
+    return [row[0] for row in described if row[0].startswith(rows.PREFIX[side])]
+
+
+def _any_of(columns: list[str]) -> str:
+    return "(" + " OR ".join(f"{rows.quoted(column)} IS NOT NULL" for column in columns) + ")"
+
+
+def _flattened(side: str, endpoint: str, deployment: str | None, since: datetime | None, until: datetime | None, most: int | None) -> dict[str, np.ndarray]:
+    where, bounds = _during(since, until)
+
+    def ask(standings: list[Standing]) -> dict[str, np.ndarray]:
+        cursor = rows.connection()
+        tables = [rows.whole(cursor, s, _parquet(s, since, until), _lines(s)) for s in standings]
+        table = " UNION ALL BY NAME ".join(f"({table})" for table in tables if table)
+        columns = _columns(cursor, table, side) if table else []
+        if not columns:
+            return {}
+        kept = f"FROM ({table}) WHERE {where} AND {_any_of(columns)}"
+        sampled = _sample(cursor, kept, bounds, most)
+        unnested = ", ".join(f"unnest({rows.quoted(column)}) AS c{number}" for number, column in enumerate(columns))
+        found = cursor.execute(f"SELECT {unnested} {kept}{sampled}", bounds).fetchnumpy()
+        return {rows.name_of(column): _array(found[f"c{number}"]) for number, column in enumerate(columns)}
+
+    return _steady(files.folders(endpoint, deployment), ask)
+
+
+def _sample(cursor: duckdb.DuckDBPyConnection, kept: str, bounds: list[datetime], most: int | None) -> str:
+    if most is None:
+        return ""
+    count = (cursor.execute(f"SELECT sum(rows) {kept}", bounds).fetchone() or (0,))[0] or 0
+    return "" if count <= most else f" AND hash(id) < {int(most / count * 2**64)}"
+
+
+def _array(found: np.ndarray) -> np.ndarray:
+    """A plain array: of a masked one, missing numbers become NaN and other missing values None; equal lists become a matrix."""
+    import numpy as np
+
+    if isinstance(found, np.ma.MaskedArray):
+        if not found.mask.any():
+            found = found.data
+        elif found.dtype.kind in "iuf":
+            found = found.astype(np.float64).filled(np.nan)
+        else:
+            found = found.astype(object).filled(None)
+    if found.dtype == object and len(found) and all(isinstance(value, list | np.ndarray) for value in found):
+        lengths = {np.shape(value) for value in found}
+        return np.array([np.asarray(value) for value in found]) if len(lengths) == 1 else found
+    return found

@@ -1,0 +1,163 @@
+"""The SQL that makes typed rows of telemetry files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .files import Standing, column_types
+
+if TYPE_CHECKING:
+    import duckdb
+
+_SQL_TYPES = {
+    "bool": "BOOLEAN", "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT", "uint8": "UTINYINT",
+    "uint16": "USMALLINT", "uint32": "UINTEGER", "uint64": "UBIGINT", "float16": "FLOAT", "float32": "FLOAT", "float64": "DOUBLE",
+    "string": "VARCHAR", "datetime": "VARCHAR", "json": "JSON",
+}  # fmt: skip
+_SEEN_TYPES = {"BOOLEAN": "BOOLEAN", "BIGINT": "BIGINT", "UBIGINT": "BIGINT", "DOUBLE": "DOUBLE", "VARCHAR": "VARCHAR", "NULL": "VARCHAR"}
+_LINE = "time: 'TIMESTAMP', id: 'VARCHAR', status: 'INTEGER', latency_ms: 'DOUBLE', rows: 'BIGINT', error: 'VARCHAR'"
+FACTS = "time, id, status, latency_ms, rows, error"
+SCORED = "status < 400"
+PREFIX = {"inputs": "in.", "outputs": "out."}
+
+_instance: duckdb.DuckDBPyConnection | None = None
+
+
+def connection() -> duckdb.DuckDBPyConnection:
+    """A cursor of this process's own in-memory DuckDB."""
+    global _instance
+    if _instance is None:
+        import duckdb
+
+        _instance = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
+    return _instance.cursor()
+
+
+def _forget() -> None:
+    global _instance
+    _instance = None  # a forked child must not share its parent's
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def facts_of_lines(paths: Iterable[Path]) -> str:
+    """Time, id, status, latency, rows and error of lines; payloads are not read."""
+    return f"SELECT {FACTS} FROM {_read_json(paths)} WHERE time IS NOT NULL"
+
+
+def facts_of_parquet(paths: Iterable[Path]) -> str:
+    """The same of Parquet files."""
+    return f"SELECT {FACTS} FROM {read_parquet(paths)}"
+
+
+def typed_lines(cursor: duckdb.DuckDBPyConnection, folder: Path, paths: Iterable[Path]) -> str:
+    """Whole rows of lines, with their columns typed by the signature beside them, else by what they hold.
+
+    This is what a Parquet file gets, and what a reader sees before there is one.
+    """
+    lines = f"(SELECT * FROM {_read_json(paths, payload=True)} WHERE time IS NOT NULL)"
+    known = column_types(folder)
+    columns = [_Column(side, name, seen) for side in PREFIX for name, seen in _seen(cursor, lines, side, known[side]).items()]
+    first: dict[tuple[str, str], _Column] = {}
+    for column in columns:
+        first.setdefault((column.side, column.name.lower()), column)
+    struct_of = {side: {c.name: c.type for c in first.values() if c.side == side} for side in PREFIX}
+    structs = [f"json_transform({_scored(side)}, {literal(_json(struct_of[side]))}) AS {side}_typed" for side in PREFIX if struct_of[side]]
+    inner = f"(SELECT {', '.join(['*', *structs])} FROM {lines})"
+    raw = [f"CASE WHEN {_scored(side)} IS NULL THEN {side}::VARCHAR END AS raw_{side}" for side in PREFIX]
+    typed = [f"{_value(c, c in first.values())} AS {quoted(name)}" for c, name in zip(columns, _column_names(columns), strict=True)]
+    return f"SELECT {', '.join([FACTS, *raw, *typed])} FROM {inner}"
+
+
+class _Column(msgspec.Struct, frozen=True):
+    side: str
+    name: str
+    type: Any
+    """As `json_transform` wants it: `["DOUBLE"]`."""
+
+
+def _seen(cursor: duckdb.DuckDBPyConnection, lines: str, side: str, known: dict[str, str]) -> dict[str, Any]:
+    found = cursor.execute(f"SELECT json_group_structure({_scored(side)}) FROM {lines}").fetchone()
+    structure = msgspec.json.decode(found[0]) if found and found[0] else {}
+    return {name: _typed(shape, known.get(name)) for name, shape in structure.items()} if isinstance(structure, dict) else {}
+
+
+def _typed(shape: Any, type: str | None) -> Any:
+    """The shape the values have, with the type the signature gives them; of other values the type seen."""
+    if isinstance(shape, list):
+        return [_typed(shape[0], type)]
+    sql = _SQL_TYPES.get(type or "")
+    return sql or (_SEEN_TYPES.get(shape, "JSON") if isinstance(shape, str) else "JSON")
+
+
+def _scored(side: str) -> str:
+    return f"CASE WHEN {SCORED} AND json_type({side}) = 'OBJECT' THEN {side} END"
+
+
+def _value(column: _Column, in_struct: bool) -> str:
+    if in_struct:
+        return f"{column.side}_typed.{quoted(column.name)}"
+    pointer = "/" + column.name.replace("~", "~0").replace("/", "~1")  # a struct cannot hold both "Age" and "age"
+    return f"json_transform(json_extract({_scored(column.side)}, {literal(pointer)}), {literal(_json(column.type))})"
+
+
+def _column_names(columns: list[_Column]) -> list[str]:
+    """`in.age`; of two names that differ in case only, the second is `in.Age^1`."""
+    names: list[str] = []
+    taken: dict[str, int] = {}
+    for column in columns:
+        plain = PREFIX[column.side] + column.name.replace("^", "^^")
+        count = taken[plain.lower()] = taken.get(plain.lower(), -1) + 1
+        names.append(f"{plain}^{count}" if count else plain)
+    return names
+
+
+def name_of(column: str) -> str:
+    """`Age` of `in.Age` or `in.Age^1`."""
+    name = column.partition(".")[2]
+    return re.sub(r"(?<!\^)((?:\^\^)*)\^\d+$", r"\1", name).replace("^^", "^")
+
+
+def whole(cursor: duckdb.DuckDBPyConnection, standing: Standing, parquet: Iterable[Path], lines: Iterable[Path]) -> str | None:
+    """Whole typed rows of a deployment's *parquet* files and *lines*; None when it has neither."""
+    parts = [f"SELECT * FROM {read_parquet(parquet)}"] if parquet else []
+    parts += [typed_lines(cursor, standing.folder, lines)] if lines else []
+    return " UNION ALL BY NAME ".join(f"({part})" for part in parts) or None
+
+
+def read_parquet(paths: Iterable[Path]) -> str:
+    """A table of Parquet files whose columns may differ."""
+    return f"read_parquet({_listed(paths)}, union_by_name = true, hive_partitioning = false)"
+
+
+def _read_json(paths: Iterable[Path], *, payload: bool = False) -> str:
+    """A table of lines.  One that was half written reads as a row of nothing, which every query passes over."""
+    paths = list(paths)
+    columns = _LINE + (", inputs: 'JSON', outputs: 'JSON'" if payload else "")
+    longest = max(1 << 20, *(path.stat().st_size for path in paths)) + 1
+    return f"read_json({_listed(paths)}, format = 'newline_delimited', ignore_errors = true, maximum_object_size = {longest}, columns = {{{columns}}})"
+
+
+def _listed(paths: Iterable[Path]) -> str:
+    return "[" + ", ".join(literal(str(path)) for path in paths) + "]"
+
+
+def literal(text: str) -> str:
+    """*text* as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quoted(name: str) -> str:
+    """*name* as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
