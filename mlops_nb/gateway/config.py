@@ -1,0 +1,326 @@
+"""What Envoy is told, as plain data: a bootstrap that never changes, and three resources that it rereads when their files are replaced.
+
+Names and fields are those of Envoy's v3 API.  The model: one listener; per endpoint a few routes that want its key; per backend
+one cluster with one host.  A cluster is called `endpoint/deployment@port`, so that a deployment which comes back on another port
+is a new cluster: it is known to Envoy before the first request is sent there, and the old one finishes what it has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import listed
+from ..safety import checked_name
+
+LISTENER = "gateway"
+MAX_BODY_BYTES = 64 * 1024 * 1024
+CALLED_AS = ("127.0.0.1", "localhost")
+"""Names a caller may use for the gateway; any other means that a web page made a browser believe we are its own host."""
+
+_TYPES = "type.googleapis.com/envoy."
+_KEY_CHECK = "envoy.filters.http.api_key_auth"
+_KEY_CHECK_TYPES = _TYPES + "extensions.filters.http.api_key_auth.v3."
+_PICKED = "azureml-model-deployment"
+_TOKEN = "x-mlops-token"
+
+
+class Backend(msgspec.Struct, frozen=True):
+    """One deployment that can be reached on 127.0.0.1; *weight* is its share of the endpoint's requests, 0 to 100 percent."""
+
+    name: str
+    port: int
+    token: str
+    weight: int
+
+    def __repr__(self) -> str:
+        return f"Backend({self.name!r}, port={self.port}, weight={self.weight})"
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One endpoint: the key its callers show and the deployments behind it."""
+
+    endpoint: str
+    key: str
+    backends: Sequence[Backend]
+
+    def __repr__(self) -> str:
+        return f"Route({self.endpoint!r}, {list(self.backends)!r})"
+
+
+def cluster_name(endpoint: str, backend: Backend) -> str:
+    """What Envoy calls this backend."""
+    return f"{checked_name(endpoint, what='endpoint')}/{checked_name(backend.name, what='deployment')}@{backend.port}"
+
+
+def stat_name(endpoint: str, deployment: str) -> str:
+    """What Envoy's statistics call a deployment, whichever port it has; a dot would end the name there."""
+    return f"{endpoint}/{deployment}".replace(".", "%2E")
+
+
+def named_by(stat: str) -> tuple[str, str]:
+    """The endpoint and deployment that `stat_name` was made from."""
+    endpoint, _, deployment = stat.replace("%2E", ".").partition("/")
+    return endpoint, deployment
+
+
+def carrying(routes: Iterable[Route]) -> set[str]:
+    """The clusters that take a share of their endpoint's requests."""
+    return {cluster_name(route.endpoint, backend) for route in routes for backend in route.backends if backend.weight > 0}
+
+
+# ── the process ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def bootstrap(folder: Path, admin_socket: Path) -> dict[str, Any]:
+    """What Envoy starts with: where its own door is and which files to watch."""
+    return {
+        "node": {"id": "gateway", "cluster": "mlops_nb"},
+        "admin": {"address": {"pipe": {"path": str(admin_socket), "mode": 0o600}}},
+        "dynamic_resources": {"lds_config": watched(folder / "listeners.json"), "cds_config": watched(folder / "clusters.json")},
+    }
+
+
+def watched(path: Path) -> dict[str, Any]:
+    """A source of configuration that is a file, reread whenever another is renamed onto it."""
+    return {"path_config_source": {"path": str(path)}, "resource_api_version": "V3", "initial_fetch_timeout": "5s"}
+
+
+def discovered(resources: list[dict[str, Any]]) -> dict[str, Any]:
+    """Resources as a file of Envoy's; its version is the content's hash, by which we see that Envoy took it."""
+    digest = hashlib.sha256(msgspec.json.encode(resources)).hexdigest()
+    return {"version_info": digest[:32], "resources": resources}
+
+
+# ── the listener ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def listeners(port: int, routing_file: Path) -> dict[str, Any]:
+    """The one listener, on 127.0.0.1 alone."""
+    return discovered([
+        {
+            "@type": _TYPES + "config.listener.v3.Listener",
+            "name": LISTENER,
+            "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+            "enable_reuse_port": False,  # with it, a second workspace could silently share the port
+            "connection_balance_config": {"exact_balance": {}},
+            "filter_chains": [{"filters": [{"name": "http", "typed_config": _http(routing_file)}]}],
+        }
+    ])  # fmt: skip
+
+
+def _http(routing_file: Path) -> dict[str, Any]:
+    return {
+        "@type": _TYPES + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": LISTENER,
+        "rds": {"route_config_name": LISTENER, "config_source": watched(routing_file)},
+        "http_filters": [_key_check(), _body_limit(), _router()],
+        "local_reply_config": {"mappers": _own_answers()},
+        "use_remote_address": True,
+        "internal_address_config": {"unix_sockets": False, "cidr_ranges": [{"address_prefix": "0.0.0.0", "prefix_len": 32}]},
+        "normalize_path": True,
+        "merge_slashes": True,
+        "preserve_external_request_id": True,
+        "always_set_request_id_in_response": True,
+        "request_headers_timeout": "10s",
+        "stream_idle_timeout": "0s",
+    }
+
+
+def _key_check() -> dict[str, Any]:
+    """Every route brings its own key; one that brings none is closed."""
+    return {"name": _KEY_CHECK, "typed_config": {"@type": _KEY_CHECK_TYPES + "ApiKeyAuth", "key_sources": [{"header": "authorization"}]}}
+
+
+def _body_limit() -> dict[str, Any]:
+    return {
+        "name": "envoy.filters.http.buffer",
+        "typed_config": {"@type": _TYPES + "extensions.filters.http.buffer.v3.Buffer", "max_request_bytes": MAX_BODY_BYTES},
+    }
+
+
+def _router() -> dict[str, Any]:
+    return {"name": "envoy.filters.http.router", "typed_config": {"@type": _TYPES + "extensions.filters.http.router.v3.Router", "suppress_envoy_headers": True}}
+
+
+# ── what Envoy itself answers ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def failure(error: str, *, code: str, hint: str) -> dict[str, Any]:
+    """The shape of every refusal, the same as a command's under `--json`."""
+    return {"ok": False, "error": error, "code": code, "hint": hint}
+
+
+def _own_answers() -> list[dict[str, Any]]:
+    """Envoy's own plain-text answers, put into our shape.  %…% stands for what Envoy knows of the request."""
+    endpoint, deployment = "%METADATA(ROUTE:mlops:endpoint)%", "%METADATA(CLUSTER:mlops:deployment)%"
+    unreached = {"code": "DeploymentUnreachable", "hint": f"%%mlops logs {deployment}"}
+    key_wanted = failure(f"{endpoint} wants its key in the header 'Authorization: Bearer KEY'.", code="KeyRequired", hint=f"%%mlops endpoints key {endpoint}")
+    too_large = failure(f"The request is larger than {MAX_BODY_BYTES // 1024**2} MB.", code="RequestTooLarge", hint="send fewer rows at once")
+    too_late = failure(f"{deployment} did not answer in time.", code="DeploymentTimedOut", hint=f"%%mlops logs {deployment}")
+    return [
+        _answer(_status(401), key_wanted, headers={"www-authenticate": "Bearer"}),
+        _answer(_status(413), too_large),
+        _answer(_flags("UT"), too_late),
+        _answer(_flags("UH"), failure(f"{deployment} does not pass its health check.", **unreached)),
+        _answer(_flags("UC", "UR", "LR"), failure(f"{deployment} ended the connection before it answered.", **unreached)),
+        _answer(_flags("UF", "URX", "UO", "NC"), failure(f"{deployment} cannot be reached.", **unreached)),
+    ]
+
+
+def _answer(when: dict[str, Any], body: dict[str, Any], *, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    return {"filter": when, "body_format_override": {"json_format": body}, "headers_to_add": _set(headers or {})}
+
+
+def _status(code: int) -> dict[str, Any]:
+    return {"status_code_filter": {"comparison": {"op": "EQ", "value": {"default_value": code, "runtime_key": f"mlops.status_{code}"}}}}
+
+
+def _flags(*flags: str) -> dict[str, Any]:
+    return {"response_flag_filter": {"flags": list(flags)}}
+
+
+def _set(headers: dict[str, str]) -> list[dict[str, Any]]:
+    """Headers set to these values, whatever they were; `%` is Envoy's own sign."""
+    return [{"header": {"key": name, "value": value.replace("%", "%%")}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"} for name, value in headers.items()]
+
+
+# ── the routes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def routing(routes: Iterable[Route], *, timeout_seconds: float) -> dict[str, Any]:
+    """Which request goes where: by endpoint, then by the deployment the caller picks, then by weight."""
+    known = [rule for route in routes for rule in _rules(route, timeout_seconds)]
+    unknown = _refusal({"prefix": "/"}, 404, failure("No endpoint has this address.", code="EndpointNotFound", hint="%mlops endpoints"), key=None)
+    foreign = failure("The gateway answers as 127.0.0.1 or localhost only.", code="HostNotAllowed", hint="call it by http://127.0.0.1")
+    return discovered([
+        {
+            "@type": _TYPES + "config.route.v3.RouteConfiguration",
+            "name": LISTENER,
+            "ignore_port_in_host_matching": True,
+            "virtual_hosts": [
+                {"name": "endpoints", "domains": list(CALLED_AS), "routes": [*known, unknown]},
+                {"name": "foreign", "domains": ["*"], "routes": [_refusal({"prefix": "/"}, 403, foreign, key=None)]},
+            ],
+        }
+    ])  # fmt: skip
+
+
+def _rules(route: Route, timeout_seconds: float) -> list[dict[str, Any]]:
+    picked = [_picked(route, backend, timeout_seconds) for backend in route.backends]
+    return [*picked, _nobody_picked(route), _shared(route, timeout_seconds)]
+
+
+def _picked(route: Route, backend: Backend, timeout_seconds: float) -> dict[str, Any]:
+    """The caller named this deployment, so its weight does not count."""
+    match = _match(route) | {"headers": [{"name": _PICKED, "string_match": {"exact": backend.name}}]}
+    action = _action(timeout_seconds) | {"cluster": cluster_name(route.endpoint, backend)}
+    return _rule(route, match) | {"route": action, "request_headers_to_add": _set({_TOKEN: backend.token})}
+
+
+def _nobody_picked(route: Route) -> dict[str, Any]:
+    names = [backend.name for backend in route.backends]
+    body = failure(
+        f"{route.endpoint} has no deployment of the name in {_PICKED}. It has: {listed(names)}.",
+        code="DeploymentNotFound",
+        hint=f"%mlops endpoints {route.endpoint}",
+    )
+    return _refusal(_match(route) | {"headers": [{"name": _PICKED, "present_match": True}]}, 404, body, key=route)
+
+
+def _shared(route: Route, timeout_seconds: float) -> dict[str, Any]:
+    able = [backend for backend in route.backends if backend.weight > 0]
+    if not able:
+        return _refusal(_match(route), 503, _no_traffic(route), key=route)
+    shares = [
+        {"name": cluster_name(route.endpoint, backend), "weight": backend.weight, "request_headers_to_add": _set({_TOKEN: backend.token})} for backend in able
+    ]
+    return _rule(route, _match(route)) | {"route": _action(timeout_seconds) | {"weighted_clusters": {"clusters": shares}}}
+
+
+def _no_traffic(route: Route) -> dict[str, Any]:
+    name = route.endpoint
+    hint = f"%mlops traffic {name} {route.backends[0].name}=100" if route.backends else f"%mlops deploy MODEL:VERSION --endpoint {name}"
+    return failure(f"No deployment of {name} takes traffic.", code="NoTraffic", hint=hint)
+
+
+def _match(route: Route) -> dict[str, Any]:
+    return {"path_separated_prefix": "/" + checked_name(route.endpoint, what="endpoint")}
+
+
+def _rule(route: Route, match: dict[str, Any]) -> dict[str, Any]:
+    check = {
+        "@type": _KEY_CHECK_TYPES + "ApiKeyAuthPerRoute",
+        "credentials": [{"key": route.key, "client": route.endpoint}],
+        "key_sources": [{"header": "authorization"}],
+    }
+    return {
+        "match": match,
+        "metadata": {"filter_metadata": {"mlops": {"endpoint": route.endpoint}}},
+        "typed_per_filter_config": {_KEY_CHECK: check},
+        "request_headers_to_remove": ["authorization"],
+    }
+
+
+def _refusal(match: dict[str, Any], status: int, body: dict[str, Any], *, key: Route | None) -> dict[str, Any]:
+    """Answer without asking anybody; with *key*, only those who show that endpoint's key learn it."""
+    open_to_all = {"match": match, "typed_per_filter_config": {_KEY_CHECK: {"@type": _TYPES + "config.route.v3.FilterConfig", "disabled": True}}}
+    return (_rule(key, match) if key else open_to_all) | {
+        "direct_response": {"status": status, "body": {"inline_string": msgspec.json.encode(body).decode()}},
+        "response_headers_to_add": _set({"content-type": "application/json"}),
+    }
+
+
+def _action(timeout_seconds: float) -> dict[str, Any]:
+    """How to ask a server: without the endpoint in the path, again only where it cannot have seen the request."""
+    return {
+        "regex_rewrite": {"pattern": {"regex": "^/[^/]+/?"}, "substitution": "/"},
+        "timeout": f"{timeout_seconds}s",
+        "retry_policy": {
+            "retry_on": "connect-failure,refused-stream,reset-before-request",
+            "num_retries": 3,
+            "retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"},  # a server that restarts is back within this
+        },
+    }
+
+
+# ── the backends ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def clusters(routes: Iterable[Route]) -> dict[str, Any]:
+    """Every backend, whether or not it takes a share."""
+    return discovered([_cluster(route.endpoint, backend) for route in routes for backend in route.backends])
+
+
+def _cluster(endpoint: str, backend: Backend) -> dict[str, Any]:
+    name = cluster_name(endpoint, backend)
+    host = {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": backend.port}}}}
+    return {
+        "@type": _TYPES + "config.cluster.v3.Cluster",
+        "name": name,
+        "alt_stat_name": stat_name(endpoint, backend.name),
+        "metadata": {"filter_metadata": {"mlops": {"deployment": f"{endpoint}/{backend.name}"}}},
+        "type": "STATIC",
+        "connect_timeout": "2s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [host]}]},
+        "health_checks": [_health_check()],
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "circuit_breakers": {"thresholds": [{"max_connections": 1024, "max_pending_requests": 4096, "max_requests": 4096, "max_retries": 1024}]},
+    }
+
+
+def _health_check() -> dict[str, Any]:
+    """Slow to give a server up, since a busy one answers late; quick to have it back."""
+    return {
+        "http_health_check": {"path": "/v2/health/ready"},
+        "timeout": "3s",
+        "interval": "1s",
+        "no_traffic_interval": "1s",
+        "unhealthy_interval": "0.2s",
+        "unhealthy_threshold": 3,
+        "healthy_threshold": 1,
+    }

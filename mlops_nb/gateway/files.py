@@ -1,0 +1,75 @@
+"""Where the gateway's files stand; all of them are the owner's alone, since they hold keys."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import BadOption
+from ..settings import Workspace
+
+_LONGEST_SOCKET_PATH = 107  # bytes of sockaddr_un.sun_path, less its final NUL
+
+
+def folder() -> Path:
+    """`<workspace>/run/gateway`, made when it is not there."""
+    place = Workspace.current().run.absolute() / "gateway"
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return place
+
+
+def admin_socket() -> Path:
+    """Envoy's own door; in a short folder of the user's when the workspace lies too deep for a socket.  Raises BadOption."""
+    place = folder() / "admin.sock"
+    if len(os.fsencode(place)) <= _LONGEST_SOCKET_PATH:
+        return place
+    return _private(_runtime_folder() / f"mlops-{os.getuid()}") / (hashlib.sha256(os.fsencode(place)).hexdigest()[:16] + ".sock")
+
+
+def write(name: str, content: dict[str, Any]) -> bool:
+    """Make the file hold *content* and say whether it did not before.  Renamed into place, which is also what Envoy watches for."""
+    place, data = folder() / name, msgspec.json.encode(content)
+    if _content(place) == data:
+        return False
+    handle, scratch = tempfile.mkstemp(dir=place.parent, prefix=".")
+    with os.fdopen(handle, "wb") as out:
+        out.write(data)
+    os.replace(scratch, place)
+    return True
+
+
+def read(name: str) -> dict[str, Any]:
+    """What the file holds; nothing when it is not there or not whole."""
+    try:
+        return msgspec.json.decode(_content(folder() / name), type=dict)
+    except msgspec.DecodeError:
+        return {}
+
+
+def _content(place: Path) -> bytes:
+    try:
+        return place.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _runtime_folder() -> Path:
+    named = os.environ.get("XDG_RUNTIME_DIR", "")
+    return Path(named) if named and len(named) < 60 and Path(named).is_dir() else Path(tempfile.gettempdir())
+
+
+def _private(place: Path) -> Path:
+    """*place*, made or found to be a folder that only we can enter: in a shared /tmp somebody else may have been there first."""
+    place.mkdir(mode=0o700, exist_ok=True)
+    found = place.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise BadOption(
+            f"{place} is not a private folder of yours, and the workspace's own path is too long for a socket.", hint="MLOPS_HOME with a shorter path"
+        )
+    return place
