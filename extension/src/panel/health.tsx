@@ -1,0 +1,44 @@
+import { TranslationBundle } from '@jupyterlab/translation';
+import * as React from 'react';
+
+import { Status } from '../tokens';
+
+/** A shape of its own for each state, so that colour is never the only sign. */
+const SHAPES: Record<Status | 'drift', string> = {
+  healthy: 'M8 1a7 7 0 1 1 0 14A7 7 0 0 1 8 1Zm3.4 4.2L7 9.6 4.9 7.5 3.8 8.6 7 11.8l5.5-5.5Z',
+  pending: 'M8 1a7 7 0 1 1 0 14A7 7 0 0 1 8 1Zm0 1.6a5.4 5.4 0 1 0 0 10.8A5.4 5.4 0 0 0 8 2.6Z',
+  starting: 'M8 1a7 7 0 1 1 0 14A7 7 0 0 1 8 1Zm0 1.6a5.4 5.4 0 1 0 0 10.8Z',
+  restarting: 'M8 2a6 6 0 1 0 6 6h-2a4 4 0 1 1-4-4v2.5L12 3 8-.5Z',
+  unhealthy: 'M8 1 15.5 14.5H.5Zm-.8 4.8v4.2h1.6V5.8Zm0 5.4v1.6h1.6v-1.6Z',
+  failed: 'M5.1 1h5.8L15 5.1v5.8L10.9 15H5.1L1 10.9V5.1Zm.6 3.5L4.5 5.7 6.8 8l-2.3 2.3 1.2 1.2L8 9.2l2.3 2.3 1.2-1.2L9.2 8l2.3-2.3-1.2-1.2L8 6.8Z',
+  stopped: 'M2.5 2.5h11v11h-11Z',
+  drift: 'M1 11c2.3 0 2.3-6 4.7-6S8 11 10.3 11 12.7 5 15 5v2c-1.3 0-2.3 6-4.7 6S8 7 5.7 7 3.3 13 1 13Z'
+};
+
+/** A state as shape, text and colour. */
+export function Health(props: { status: Status | 'drift'; trans: TranslationBundle }): JSX.Element {
+  const { status, trans } = props;
+  const known = status in SHAPES ? status : 'pending';
+  return (
+    <span className={`mlops-Health mlops-mod-${known}`}>
+      <svg className="mlops-Health-shape" viewBox="0 0 16 16" aria-hidden="true" focusable="false">
+        <path fillRule="evenodd" d={SHAPES[known]} />
+      </svg>
+      <span className="mlops-Health-text">{inWords(status, trans)}</span>
+    </span>
+  );
+}
+
+function inWords(status: Status | 'drift', trans: TranslationBundle): string {
+  const words: Record<Status | 'drift', string> = {
+    healthy: trans.__('healthy'),
+    pending: trans.__('pending'),
+    starting: trans.__('starting'),
+    restarting: trans.__('restarting'),
+    unhealthy: trans.__('unhealthy'),
+    failed: trans.__('failed'),
+    stopped: trans.__('stopped'),
+    drift: trans.__('drift')
+  };
+  return words[status] ?? status;
+}
