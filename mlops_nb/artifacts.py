@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -87,6 +88,13 @@ def copy_out(files: Iterable[StoredFile], folder: Path) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(address(file.sha256), place)
     return folder
+
+
+def settled(*, older_than_seconds: float = 3600) -> set[str]:
+    """Addresses of the files that have lain here for a while; a younger one may belong to a registration still going on."""
+    latest = time.time() - older_than_seconds
+    found = Workspace.current().artifacts.glob("[0-9a-f][0-9a-f]/*")
+    return {place.parent.name + place.name for place in found if place.stat().st_mtime < latest}
 
 
 def forget(sha256s: Iterable[str]) -> int:

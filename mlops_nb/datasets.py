@@ -78,6 +78,21 @@ def frame(ref: ModelRef | str, *, columns: list[str] | None = None, most: int | 
         return connection.execute(f"SELECT {chosen} FROM read_parquet(?){limit}", [str(path(ref))]).df()
 
 
+def read(file: Path) -> dict[str, list[Any]]:
+    """The columns of a CSV, Parquet or JSON file.  Raises FileMissing, BadOption."""
+    import duckdb
+
+    source = _reader(file)
+    with duckdb.connect(":memory:", config={"autoinstall_known_extensions": False}) as connection:
+        try:
+            found = connection.execute(f"SELECT * FROM {source}")
+        except duckdb.Error as error:
+            raise BadOption(f"{file.name} cannot be read as a table: {str(error).splitlines()[0]}", hint="a CSV, Parquet or JSON file with one row per record") from error
+        names = [column[0] for column in found.description]
+        rows = found.fetchall()
+    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
+
+
 def _parsed(ref: ModelRef | str) -> ModelRef:
     return ref if isinstance(ref, ModelRef) else ModelRef.parse(ref, what="dataset")
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, Protocol, cast
 
 import click
 from click.shell_completion import CompletionItem, ShellComplete
 
 from . import settings
-from .errors import BadOption, MlopsError, UnknownCommand, UnknownOption, UsageError
+from .errors import BadOption, MlopsError, UnknownCommand, UnknownOption, UsageError, closest
 from .progress import Reporter
 from .reference import DeploymentRef, ModelRef
 from .safety import checked_name
@@ -48,6 +48,9 @@ class Face(Protocol):
     def input(self) -> str:
         """What was piped in."""
 
+    def form(self, given: dict[str, Any]) -> object:
+        """A form for the command being carried out, filled with what was given."""
+
 
 def face() -> Face:
     """Where the command being carried out was said."""
@@ -74,7 +77,7 @@ def run(group: click.Group, words: Sequence[str], where: Face) -> Any:
     try:
         with group.make_context(where.prompt, list(words), obj=where) as context:
             return group.invoke(context)
-    except _HelpWanted as wanted:
+    except HelpWanted as wanted:
         return wanted.text
     except click.Abort:
         raise KeyboardInterrupt from None
@@ -138,7 +141,9 @@ def _first_example(context: click.Context | None, path: str) -> str:
     return f"{prompt} {fitting[0]}" if fitting else f"{path} --help"
 
 
-class _HelpWanted(Exception):
+class HelpWanted(Exception):
+    """A help page was asked for; `run` returns it."""
+
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.text = Text(text)
@@ -146,7 +151,7 @@ class _HelpWanted(Exception):
 
 def _help(context: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:
-        raise _HelpWanted(context.get_help())
+        raise HelpWanted(context.get_help())
 
 
 def _choose_workspace(context: click.Context, _param: click.Parameter, folder: str | None) -> None:
@@ -175,10 +180,11 @@ class Command(click.Command):
     An example starts with `%` when it only makes sense in a notebook, with `$` when only in a terminal.
     """
 
-    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(self, *args: Any, examples: Sequence[str] = (), heading: str = "", **kwargs: Any) -> None:
         params = [*(kwargs.pop("params", None) or []), *_everywhere()]
         super().__init__(*args, params=params, add_help_option=False, **kwargs)
         self.examples = tuple(examples)
+        self.heading = heading
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words; `--tag a=1 b=2` means `--tag a=1 --tag b=2`."""
@@ -195,11 +201,11 @@ class Group(click.Group):
     command_class = Command
     group_class = type
 
-    def __init__(self, *args: Any, default: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, default: str | None = None, heading: str = "", **kwargs: Any) -> None:
         params = [*(kwargs.pop("params", None) or []), *_everywhere()]
         super().__init__(*args, params=params, add_help_option=False, no_args_is_help=False, invoke_without_command=True, **kwargs)
         self.default = default
-        self.callback = self.callback or _show_help
+        self.heading = heading
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words before a command's name."""
@@ -207,12 +213,16 @@ class Group(click.Group):
             args = [self.default, *args]
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Carry out the command below; the help page when none was named."""
+        if not ctx._protected_args and not ctx.args:
+            raise HelpWanted(ctx.get_help())
+        return super().invoke(ctx)
+
     def _meant_for_default(self, args: list[str]) -> bool:
         return not any(word in self.commands for word in args[:1]) and not (len(args) > 1 and self._misspelt(args[0]))
 
     def _misspelt(self, word: str) -> bool:
-        from .errors import closest
-
         return bool(closest(word, self._public()))
 
     def _public(self) -> list[str]:
@@ -231,16 +241,27 @@ class Group(click.Group):
         argument = next((p for p in default.params if isinstance(p, click.Argument)), None) if default else None
         return items + (argument.shell_complete(ctx, incomplete) if argument and not incomplete.startswith("-") else [])
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands under their headings, in the order they were written."""
+        for heading in dict.fromkeys(_heading(command) for command in self.commands.values()):
+            rows = [
+                (name, (command.help or "").split("\n", 1)[0]) for name, command in self.commands.items() if _heading(command) == heading and not command.hidden
+            ]
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order they were written."""
+        return list(self.commands)
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples of what stands below."""
-        commands = [self.commands[name] for name in sorted(self.commands) if self.default or len(self.commands) < 8]
+        commands = [command for command in self.commands.values() if self.heading]
         _write_examples(ctx, formatter, [line for command in commands if isinstance(command, Command) for line in command.examples])
 
 
-def _show_help() -> None:
-    context = click.get_current_context()
-    if context.invoked_subcommand is None:
-        raise _HelpWanted(context.get_help())
+def _heading(command: click.Command) -> str:
+    return getattr(command, "heading", "") or "Commands"
 
 
 def fitting_examples(examples: Sequence[str], prompt: str) -> list[str]:
@@ -444,8 +465,3 @@ PERCENT = click.IntRange(0, 100)
 A_MODEL_OBJECT = Live("MODEL")
 DATA = Live("DATA")
 A_DATASET_OR_FRAME = Live("DATASET", dataset_names)
-
-
-def refuse(message: str, *, hint: str) -> NoReturn:
-    """Say that the words do not go together."""
-    raise UsageError(message, hint=hint)
