@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from .errors import BadName, UnsafePath, UnsafeText, UnsafeUrl
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _DEVICES = frozenset({"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(10)})
 
 
@@ -60,7 +60,7 @@ def text_for(kind: Literal["html", "yaml", "shell"], text: object) -> str:
     if _CONTROL.search(text):
         raise UnsafeText(text, where=f"a {kind} file")
     if kind == "yaml":
-        return json.dumps(text)
+        return json.dumps(text, ensure_ascii=False)
     return shlex.quote(text)
 
 

@@ -13,7 +13,7 @@ import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -84,9 +84,9 @@ def writing() -> Iterator[Transaction]:
     _make_folder(workspace.root)
     with _only_visit(), _locked(workspace.store, exclusive=True), _attached(workspace.store, read_only=False) as connection:
         for number, step in migrations.pending(connection, workspace.store):
-            with _all_or_nothing(connection, workspace.store):
+            with _all_or_nothing(connection):
                 migrations.apply(connection, number, step)
-        with _all_or_nothing(connection, workspace.store):
+        with _all_or_nothing(connection):
             yield Transaction(connection)
 
 
@@ -163,14 +163,30 @@ def _flock(descriptor: int, how: int, path: Path) -> None:
 
 @contextmanager
 def _attached(store: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    import duckdb
+
     connection = _memory()
     _attach(connection, store, read_only=read_only)
     try:
         connection.execute("USE store")
         yield connection
+    except duckdb.Error as error:
+        _raise_translated(error, store)
     finally:
+        _detach(connection)
+
+
+def _detach(connection: duckdb.DuckDBPyConnection) -> None:
+    """Let the file go; an instance that a damaged file has spoilt is thrown away whole."""
+    global _instance
+    import duckdb
+
+    try:
         connection.execute("USE memory")
         connection.execute("DETACH store")
+    except duckdb.Error:
+        connection.close()
+        _instance = None
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, store: Path, *, read_only: bool) -> None:
@@ -185,35 +201,38 @@ def _attach(connection: duckdb.DuckDBPyConnection, store: Path, *, read_only: bo
             return
         except duckdb.Error as error:
             if "Conflicting lock" not in str(error) and "set lock on file" not in str(error):
-                raise _translated(error, store) from error
+                _raise_translated(error, store)
             if time.monotonic() > deadline:
                 raise StoreBusy(store, waited_seconds=LOCK_TIMEOUT_SECONDS) from error
             time.sleep(0.02)
 
 
 @contextmanager
-def _all_or_nothing(connection: duckdb.DuckDBPyConnection, store: Path) -> Iterator[None]:
+def _all_or_nothing(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     import duckdb
 
     connection.execute("BEGIN")
     try:
         yield
         connection.execute("COMMIT")
-    except BaseException as error:
+    except BaseException:
         try:
             connection.execute("ROLLBACK")
         except duckdb.Error:
             pass  # a failed COMMIT has already rolled back
-        if isinstance(error, duckdb.IOException | duckdb.FatalException):
-            raise _translated(error, store) from error
         raise
 
 
-def _translated(error: Exception, store: Path) -> Exception:
+def _raise_translated(error: Exception, store: Path) -> NoReturn:
+    """Raise a fault of the disk or the file in our words; any other error, a bug of ours, as it is."""
+    import duckdb
+
     text = str(error)
     if os.strerror(errno.ENOSPC) in text or "No space left" in text or "File too large" in text:
-        return StoreFull(store)
-    return StoreCorrupt(store, text.removeprefix("IO Error: ").splitlines()[0])
+        raise StoreFull(store) from error
+    if isinstance(error, duckdb.IOException | duckdb.FatalException | duckdb.InternalException | duckdb.SerializationException):
+        raise StoreCorrupt(store, text.removeprefix("IO Error: ").splitlines()[0]) from error
+    raise error
 
 
 def _memory() -> duckdb.DuckDBPyConnection:
