@@ -14,9 +14,9 @@ from .config import Route
 _TAKEN_SECONDS = 5.0
 _HEALTHY_SECONDS = 2.0
 _VERSIONS = {
-    "listeners.json": "listener_manager.lds",
-    "clusters.json": "cluster_manager.cds",
-    "routing.json": f"http.{config.LISTENER}.rds.{config.LISTENER}",
+    "listeners.json": "listener_manager.lds.version_text",
+    "clusters.json": "cluster_manager.cds.version_text",
+    "routing.json": f"http.{config.LISTENER}.rds.{config.LISTENER}.version_text",
 }
 
 
@@ -61,8 +61,8 @@ def _publish(name: str, content: dict[str, Any]) -> None:
 
 def _took(name: str, version: str) -> bool:
     stat = _VERSIONS[name]
-    found = admin.values(rf"^({stat}\.version_text|cluster_manager\.warming_clusters)$".replace(".", r"\."))
-    return found.get(f"{stat}.version_text") == version and not found.get("cluster_manager.warming_clusters")
+    found = admin.values([stat, "cluster_manager.warming_clusters"])
+    return found.get(stat) == version and not found.get("cluster_manager.warming_clusters")
 
 
 def _carried(routing: dict[str, Any]) -> set[str]:
