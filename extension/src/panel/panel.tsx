@@ -17,7 +17,7 @@ export class MlopsPanel extends SidePanel {
     commands: CommandRegistry,
     trans: TranslationBundle
   ) {
-    super({ translator: undefined });
+    super();
     this.id = 'mlops-nb:panel';
     this.addClass('mlops-Panel');
     this.title.icon = mlopsIcon;
@@ -25,9 +25,8 @@ export class MlopsPanel extends SidePanel {
     this.node.setAttribute('role', 'region');
     this.node.setAttribute('aria-label', trans.__('MLOps'));
 
-    for (const id of [CommandIDs.deploy, CommandIDs.openDashboard]) {
-      this.toolbar.addItem(id, new CommandToolbarButton({ commands, id }));
-    }
+    this.toolbar.addItem(CommandIDs.deploy, new CommandToolbarButton({ commands, id: CommandIDs.deploy, label: trans.__('Deploy…') }));
+    this.toolbar.addItem(CommandIDs.openDashboard, new CommandToolbarButton({ commands, id: CommandIDs.openDashboard, label: trans.__('Dashboard') }));
     this.toolbar.addItem('spacer', Toolbar.createSpacerItem());
     this.toolbar.addItem(CommandIDs.refresh, new CommandToolbarButton({ commands, id: CommandIDs.refresh, label: '' }));
     this.toolbar.node.setAttribute('aria-label', trans.__('MLOps actions'));
@@ -70,7 +69,7 @@ function state(overview: Overview, trans: TranslationBundle): ReactWidget {
         <>
           {overview.summary && (
             <p className="mlops-State-where" title={overview.summary.workspace}>
-              {overview.summary.workspace}
+              {overview.summary.workspace.split(/[\\/]/).slice(-2).join('/')}
             </p>
           )}
           <p role="status" className="mlops-State-counts">

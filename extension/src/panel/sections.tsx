@@ -73,19 +73,21 @@ function Version(props: { version: IVersion; trans: TranslationBundle; deploy: (
             @{alias}
           </span>
         ))}
-        <span className="mlops-Aside mlops-mod-end">
-          {version.flavor} · <When time={version.created_at} />
-        </span>
         <button
-          className="jp-mod-styled mlops-Button"
+          className="jp-mod-styled mlops-Button mlops-mod-end"
           aria-label={trans.__('Deploy %1…', version.ref)}
           onClick={() => deploy(version.ref)}
         >
           {trans.__('Deploy…')}
         </button>
       </div>
+      <p className="mlops-Aside">
+        {version.flavor} · <When time={version.created_at} />
+        {tags.map(tag => (
+          <span key={tag}> · {tag}</span>
+        ))}
+      </p>
       {version.description && <p className="mlops-Description">{version.description}</p>}
-      {tags.length > 0 && <p className="mlops-Aside mlops-Tags">{tags.join(' · ')}</p>}
     </li>
   );
 }
@@ -128,9 +130,6 @@ function Deployment(props: { deployment: IDeployment; trans: TranslationBundle }
       <div className="mlops-Line">
         <Health status={deployment.status} trans={trans} />
         <span className="mlops-Ref">{deployment.ref}</span>
-        <span className="mlops-Aside">
-          {deployment.model} · {deployment.target}
-        </span>
         <span className="mlops-Share mlops-mod-end" title={trans.__("Its share of the endpoint's requests")}>
           {trans.__('%1%', share)}
         </span>
@@ -139,6 +138,9 @@ function Deployment(props: { deployment: IDeployment; trans: TranslationBundle }
         <rect className="mlops-ShareBar-all" width="100" height="1" />
         <rect className="mlops-ShareBar-part" width={Math.min(100, Math.max(0, share))} height="1" />
       </svg>
+      <p className="mlops-Aside">
+        {deployment.model} · {deployment.target} · <When time={deployment.changed_at} />
+      </p>
       {deployment.reason && <p className="mlops-Reason">{deployment.reason}</p>}
     </li>
   );

@@ -1,0 +1,248 @@
+"""The MLOps panel of JupyterLab, as a person sees it in a browser."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from mlops_nb import store
+from mlops_nb.settings import using
+from mlops_nb.store import checks, deployments, models
+from mlops_nb.store.checks import DriftCheck
+from mlops_nb.store.deployments import Deployment, DeploymentSpec, Reason
+from mlops_nb.store.models import ModelVersion
+
+MARKUP = "<img src=x onerror=\"window.pwned='yes'\">"
+
+
+NO_LIGHTGBM = Reason(kind="missing package", message="ModuleNotFoundError: No module named 'lightgbm'", where="cell [12], line 3")
+
+
+@pytest.fixture
+def open_lab(lab, browser_page: Page):
+    """`open_lab()` opens JupyterLab with the MLOps panel shown, and returns the page."""
+
+    def open_(path: str = "") -> Page:
+        browser_page.goto(f"{lab.url}lab{path}?token={lab.token}&reset")
+        tab = browser_page.get_by_role("tab", name="MLOps")
+        tab.wait_for(state="attached")
+        tab.click()
+        panel(browser_page).wait_for()
+        return browser_page
+
+    return open_
+
+
+def test_panel_lists_models_with_versions_and_aliases(lab, open_lab):
+    register("delays", 1, aliases=["champion"], tags={"team": "ops"})
+    register("delays", 2)
+    register("iris", 1)
+
+    page = open_lab()
+
+    versions = panel(page).get_by_role("list", name="Versions of delays").get_by_role("listitem")
+    expect(versions).to_have_count(2)
+    expect(versions.nth(0)).to_contain_text("delays:2")
+    expect(versions.nth(1)).to_contain_text("delays:1")
+    expect(versions.nth(1)).to_contain_text("@champion")
+    expect(versions.nth(1)).to_contain_text("team=ops")
+    expect(panel(page).get_by_role("list", name="Versions of iris").get_by_role("listitem")).to_have_count(1)
+
+
+def test_panel_shows_deployments_with_health_and_share(lab, open_lab, screenshot):
+    register("delays", 1, aliases=["champion"])
+    register("delays", 2, description="Trained on the first quarter")
+    deploy("delays", 1, status="healthy")
+    deploy(
+        "delays",
+        2,
+        status="failed",
+        reason=Reason(kind="missing package", message="ModuleNotFoundError: No module named 'lightgbm'", where="cell [12], line 3"),
+    )
+    split("delays", {"1": 90, "2": 10})
+
+    page = open_lab()
+
+    rows = panel(page).get_by_role("list", name="Deployments of delays").get_by_role("listitem")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text("healthy")
+    expect(rows.nth(0)).to_contain_text("delays/1")
+    expect(rows.nth(0)).to_contain_text("90%")
+    expect(rows.nth(1)).to_contain_text("failed")
+    expect(rows.nth(1)).to_contain_text("10%")
+    expect(rows.nth(1)).to_contain_text("ModuleNotFoundError: No module named 'lightgbm' (cell [12], line 3)")
+    screenshot(page, "lab-panel")
+
+
+def test_each_health_has_a_shape_of_its_own(lab, open_lab):
+    register("delays", 1)
+    statuses = ["pending", "starting", "healthy", "unhealthy", "restarting", "failed", "stopped"]
+    for number, status in enumerate(statuses, start=1):
+        deploy("delays", 1, name=str(number), status=status)
+
+    page = open_lab()
+
+    shapes = panel(page).get_by_role("list", name="Deployments of delays").locator(".mlops-Health path")
+    expect(shapes).to_have_count(len(statuses))
+    assert len(set(shapes.evaluate_all("paths => paths.map(path => path.getAttribute('d'))"))) == len(statuses)
+
+
+def test_panel_and_status_bar_follow_the_store(lab, open_lab):
+    register("delays", 1)
+    deploy("delays", 1, status="starting")
+    page = open_lab()
+    row = panel(page).get_by_role("list", name="Deployments of delays").get_by_role("listitem")
+    expect(row).to_contain_text("starting")
+    expect(status_bar(page)).to_have_text("0 live · 0 alerts")
+
+    observe("delays", "1", status="healthy")
+    split("delays", {"1": 100})
+    expect(row).to_contain_text("healthy")
+    expect(row).to_contain_text("100%")
+    expect(status_bar(page)).to_have_text("1 live · 0 alerts")
+
+    observe("delays", "1", status="failed", reason=Reason(kind="exited", message="killed by signal 9"))
+    expect(row).to_contain_text("killed by signal 9")
+    expect(status_bar(page)).to_have_text("0 live · 1 alert")
+
+
+def test_drift_is_an_alert_that_names_the_features(lab, open_lab):
+    register("delays", 1)
+    deploy("delays", 1, status="healthy")
+    find_drift("delays", ["distance", "dep_delay"])
+
+    alerts = panel(open_lab()).get_by_role("list", name="Alerts", exact=True)
+
+    expect(alerts).to_contain_text("drift")
+    expect(alerts).to_contain_text("distance, dep_delay")
+
+
+def test_empty_workspace_shows_the_line_to_paste_and_stays_empty(lab, open_lab):
+    page = open_lab()
+
+    expect(panel(page)).to_contain_text("%mlops register")
+    expect(status_bar(page)).to_have_text("0 live · 0 alerts")
+    assert not (lab.root / ".mlops").exists()
+
+
+def test_markup_in_any_text_stays_text(lab, open_lab):
+    register("delays", 1, aliases=[MARKUP], tags={MARKUP: MARKUP}, description=MARKUP)
+    deploy("delays", 1, name=MARKUP, status="failed", reason=Reason(kind="exited", message=MARKUP, where=MARKUP))
+    find_drift("delays", [MARKUP])
+
+    page = open_lab()
+
+    expect(panel(page).get_by_role("list", name="Versions of delays")).to_contain_text("@" + MARKUP)
+    expect(panel(page).get_by_role("list", name="Alerts", exact=True).get_by_role("listitem")).to_have_count(2)
+    assert panel(page).locator("img").count() == 0
+    assert page.evaluate("window.pwned") is None
+
+
+def test_palette_offers_the_commands_under_mlops(lab, open_lab):
+    page = open_lab()
+
+    palette = open_palette(page)
+    palette.get_by_role("textbox").or_(palette.get_by_role("searchbox")).or_(palette.get_by_role("combobox")).first.fill("mlops")
+
+    offered = palette.locator(".lm-CommandPalette-itemLabel")
+    expect(palette.locator(".lm-CommandPalette-header").first).to_contain_text("MLOps", ignore_case=True)
+    for label in ["Deploy a model…", "Open dashboard", "Refresh models and deployments", "Show models and deployments"]:
+        expect(offered.get_by_text(label, exact=True)).to_be_visible()
+
+
+def test_deploy_dialog_shows_the_same_line_for_a_notebook(lab, open_lab, screenshot):
+    register("delays", 1)
+    register("delays", 2)
+    deploy("delays", 1, status="healthy")
+    page = open_lab()
+
+    panel(page).get_by_role("button", name="Deploy delays:2…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label("Model version")).to_have_value("delays:2")
+    dialog.get_by_label("Traffic (percent)").fill("10")
+
+    expect(dialog.get_by_role("status")).to_have_text("%mlops deploy delays:2 --endpoint delays --traffic 10")
+    screenshot(page, "lab-deploy-dialog")
+
+
+def test_panel_is_that_of_the_workspace_near_the_open_document(lab, open_lab):
+    register("delays", 1)
+    elsewhere = lab.root / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "notes.txt").write_text("here")
+    with using(elsewhere / ".mlops"):
+        register("iris", 1)
+
+    page = open_lab("/tree/elsewhere/notes.txt")
+
+    expect(panel(page).get_by_role("list", name="Models", exact=True)).to_contain_text("iris:1")
+    expect(panel(page)).not_to_contain_text("delays")
+
+
+def test_hidden_panel_asks_no_more(lab, open_lab):
+    page = open_lab()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "mlops_nb/summary" in request.url else None)
+    page.get_by_role("tab", name="MLOps").click()
+    expect(panel(page)).to_be_hidden()
+    page.wait_for_timeout(1000)
+    asked.clear()
+
+    page.wait_for_timeout(2500)
+
+    assert asked == []
+
+
+def panel(page: Page) -> Locator:
+    return page.get_by_role("region", name="MLOps", exact=True)
+
+
+def open_palette(page: Page) -> Locator:
+    """The palette, opened again until it stays: whatever takes the focus while the page loads closes it."""
+    palette = page.locator(".jp-ModalCommandPalette")
+    for _ in range(20):
+        page.keyboard.press("Control+Shift+C")
+        page.wait_for_timeout(500)
+        if palette.is_visible():
+            return palette
+    raise AssertionError("the palette did not open")
+
+
+def status_bar(page: Page) -> Locator:
+    return page.locator(".mlops-Status")
+
+
+def register(model: str, version: int, *, aliases: list[str] | None = None, **fields: object) -> None:
+    made = ModelVersion(
+        model=model, version=version, flavor="sklearn", engine="onnxruntime", hash=f"{model}{version}", files=[], created_at=store.now(), **fields
+    )
+    with store.writing() as tx:
+        models.add(tx, made)
+        for alias in aliases or []:
+            models.set_alias(tx, made, alias, author="ada")
+
+
+def deploy(endpoint: str, version: int, *, name: str | None = None, status: str, reason: Reason | None = None) -> None:
+    deployment = Deployment(
+        endpoint=endpoint, name=name or str(version), model=endpoint, version=version, target="local", spec=DeploymentSpec(), wanted="running",
+        generation=1, status=status, reason=reason, created_at=store.now(), changed_at=store.now(),
+    )  # fmt: skip
+    with store.writing() as tx:
+        deployments.ensure_endpoint(tx, endpoint, author="ada")
+        deployments.put(tx, deployment)
+
+
+def observe(endpoint: str, name: str, *, status: str, reason: Reason | None = None) -> None:
+    with store.writing() as tx:
+        deployments.observe(tx, deployments.get(tx, endpoint, name), status=status, reason=reason)
+
+
+def split(endpoint: str, weights: dict[str, int]) -> None:
+    with store.writing() as tx:
+        deployments.set_traffic(tx, endpoint, weights, author="ada", why="")
+
+
+def find_drift(endpoint: str, features: list[str]) -> None:
+    report = {"features": [{"name": name, "is_drift": True} for name in features]}
+    with store.writing() as tx:
+        checks.add_drift_check(tx, DriftCheck(id="d", endpoint=endpoint, dataset="flights:1", engine="scipy", is_drift=True, report=report, time=store.now()))
