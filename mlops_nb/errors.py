@@ -3,7 +3,8 @@
     MlopsError                     exit 1   HTTP 500   something was asked for and could not be done
     ├── UsageError                 exit 2   HTTP 400   the request itself cannot be right
     │   ├── BadName  BadReference  BadOption  UnsafePath  UnsafeText  UnsafeUrl
-    │   ├── WeightsDoNotSum        SignatureMismatch  NotAModel  TrustNeeded
+    │   ├── WeightsDoNotSum        SignatureMismatch  NotAModel  NotAnEntryScript  TrustNeeded
+    │   ├── NotPicklable           SampleNeeded
     │   └── UnknownVariable        UnknownCommand  UnknownOption  BadExpression
     ├── NotFound                   exit 3   HTTP 404   no such thing in this workspace
     │   └── ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
@@ -12,8 +13,9 @@
     │   └── StoreBusy  VersionInUse  PortInUse  NameTaken
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
     └── Failed                     exit 1   HTTP 500
-        └── StoreTooNew  StoreCorrupt  StoreFull  MissingExtra  EnvironmentIncomplete  EnvironmentMismatch
-            DeploymentFailed  DashboardFailed  GatewayUnreachable  NothingToCompare  …
+        └── StoreTooNew  StoreCorrupt  StoreFull  MissingExtra  MissingPackage  EnvironmentIncomplete
+            EnvironmentMismatch  NotExportable
+            DeploymentFailed  DashboardFailed  GatewayUnreachable  NothingToCompare  HardwareMissing  …
 
 A leaf takes data and words itself.  The base knows the exit code, the HTTP status, the JSON shape and the two lines that a
 notebook shows.
@@ -47,12 +49,17 @@ class MlopsError(Exception):
         shape = {"ok": False, "error": str(self), "code": self.code, "hint": self.hint}
         return shape | ({"detail": self.detail} if self.detail else {})
 
+    @property
+    def advice(self) -> str:
+        """The hint as a sentence of its own, or an empty string."""
+        return self.hint[:1].upper() + self.hint[1:] if self.hint.startswith("did you mean") else f"Try: {self.hint}" if self.hint else ""
+
     def _render_traceback_(self) -> list[str]:
         lines = [f"{self.code}: {self}"]
         if self.detail:
             lines.append(self.detail)
         if self.hint:
-            lines.append(f"Try: {self.hint}")
+            lines.append(self.advice)
         return lines
 
 
@@ -156,6 +163,31 @@ class NotAModel(UsageError):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} has no predict method and came without an entry script.", hint="%mlops register OBJECT --name NAME --entry score.py")
+
+
+class NotAnEntryScript(UsageError):
+    """A score.py without the function that answers."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"{path} has no function run(raw_data).", hint="def run(raw_data): ... return a list or dict; init() is optional")
+
+
+class NotPicklable(UsageError):
+    """An object that holds something which exists only in its own process; names the attribute."""
+
+    def __init__(self, kind: str, part: str, error: BaseException) -> None:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        super().__init__(
+            f"A {kind} cannot be stored{f' because of {part}' if part else ''}: {said[:200]}.",
+            hint="drop that attribute in __getstate__, or register files with --entry score.py",
+        )
+
+
+class SampleNeeded(UsageError):
+    """A model that can only be exported by running it once."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"A {kind} is exported to ONNX by running it once, and no sample came with it.", hint="--sample X[:10], an array or tensor such as it was trained on")
 
 
 class TrustNeeded(UsageError):
@@ -344,6 +376,32 @@ class DashboardFailed(Failed):
         super().__init__(f"The dashboard {what}.", hint="%mlops dashboard --port 8501, or look into run/dashboard.log of the workspace", detail=log)
 
 
+class MissingPackage(Failed):
+    """A package that reads or writes one kind of model is not installed."""
+
+    def __init__(self, package: str, *, doing: str) -> None:
+        super().__init__(f"{doing} needs {package}, which is not installed.", hint=f"pip install {package}")
+
+
+class EnvironmentIncomplete(Failed):
+    """Something the model imports could not be recorded so that it can be had again."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        problems = list(problems)
+        super().__init__(
+            f"The environment is incomplete: {listed(problems, most=20)}.",
+            hint="install it from an index or a git commit, or let its source travel with --code PATH",
+        )
+        self.problems = problems
+
+
+class NotExportable(Failed):
+    """The model could not be written as ONNX so that it answers the same."""
+
+    def __init__(self, kind: str, why: str) -> None:
+        super().__init__(f"A {kind} could not be exported to ONNX: {why}.", hint="register files with --entry score.py, whose run() calls the model itself")
+
+
 class EnvironmentMismatch(Failed):
     """The packages here differ from those the model was made with."""
 
@@ -378,6 +436,13 @@ class GatewayRefused(Failed):
 
     def __init__(self, file: str, log: object) -> None:
         super().__init__(f"The gateway did not take its new {file}; it serves what it served before.", hint=f"the cause is at the end of {log}")
+
+
+class HardwareMissing(Failed):
+    """The hardware a deployment asked for is not here, or ONNX Runtime was installed without it."""
+
+    def __init__(self, hardware: str, *, providers: Iterable[str]) -> None:
+        super().__init__(f"Hardware {hardware!r} was asked for; ONNX Runtime here runs on {listed(providers)}.", hint="--hardware cpu, or the onnxruntime package for it")
 
 
 class MissingExtra(Failed):

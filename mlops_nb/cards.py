@@ -1,0 +1,537 @@
+"""How things look to people: each noun becomes one `Card`, and a card is written as text or as HTML, light and dark.
+
+Nothing but `as_html` writes HTML, and it escapes every word it is given, so markup in a name or a tag is inert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from .safety import text_for
+
+Tone = Literal["good", "bad", "warn", "idle"]
+_SHAPES: dict[Tone, str] = {"good": "✓", "bad": "✗", "warn": "!", "idle": "○"}
+_TONES: dict[str, Tone] = {"healthy": "good", "failed": "bad", "unhealthy": "bad", "restarting": "warn", "starting": "warn", "pending": "warn"}
+_MOST_ROWS = 50
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """A word with a tone: told by colour and by shape."""
+
+    tone: Tone
+    text: str
+
+    def __str__(self) -> str:
+        return f"{_SHAPES[self.tone]} {self.text}"
+
+
+class Share(msgspec.Struct, frozen=True):
+    """A percentage, drawn as a bar where there is room."""
+
+    percent: float
+
+    def __str__(self) -> str:
+        return f"{self.percent:g} %"
+
+
+Cell = str | Mark | Share
+
+
+class Table(msgspec.Struct, frozen=True):
+    """Columns and rows; numbers are set right where the heading says so with a leading `#`."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person needs to see of one thing."""
+
+    title: str
+    kind: str = ""
+    mark: Mark | None = None
+    facts: list[tuple[str, Any]] = []
+    tables: list[Table] = []
+    log: str = ""
+    note: str = ""
+    line: str = ""
+    """A line to say next, without its prompt."""
+
+
+def card_of(thing: Any) -> Card:
+    """The card of anything a command gives back."""
+    for kind in type(thing).__mro__:
+        if draw := _CARDS.get(f"{kind.__module__}.{kind.__qualname__}"):
+            return draw(thing)
+    return _plain(thing)
+
+
+def knows(thing: Any) -> bool:
+    """Whether *thing* has a card of its own."""
+    return f"{type(thing).__module__}.{type(thing).__qualname__}" in _CARDS
+
+
+def as_text(thing: Any, *, prompt: str = "%mlops") -> str:
+    """The card as plain text, aligned, with no markup and no colour."""
+    card = thing if isinstance(thing, Card) else card_of(thing)
+    head = "  ".join(part for part in (card.title, f"({card.kind})" if card.kind else "", str(card.mark or "")) if part)
+    width = max((len(label) for label, _ in card.facts), default=0)
+    facts = "\n".join(f"  {label:<{width}}  {_oneline(value)}" for label, value in card.facts)
+    tables = [_table_as_text(table) for table in card.tables if table.rows]
+    line = f"Try: {prompt} {card.line}" if card.line else ""
+    return "\n".join(part for part in (head, facts, *tables, card.log, card.note, line) if part)
+
+
+def as_html(thing: Any, *, prompt: str = "%mlops") -> str:
+    """The card as HTML that needs nothing else: it follows JupyterLab's or VS Code's theme, else the system's."""
+    card = thing if isinstance(thing, Card) else card_of(thing)
+    kind = f'<span class="kind">{_safe(card.kind)}</span>' if card.kind else ""
+    parts = [f'<div class="head"><strong>{_safe(card.title)}</strong>{kind}{_cell(card.mark) if card.mark else ""}</div>']
+    if card.facts:
+        parts.append("<dl>" + "".join(f"<dt>{_safe(label)}</dt><dd>{_cell(value)}</dd>" for label, value in card.facts) + "</dl>")
+    parts += [_table_as_html(table) for table in card.tables if table.rows]
+    if card.log:
+        parts.append("<pre>" + "\n".join(_safe(line) for line in card.log.splitlines()) + "</pre>")
+    if card.note:
+        parts.append(f"<p>{_safe(card.note)}</p>")
+    if card.line:
+        parts.append(f"<p>Try: <code>{_safe(f'{prompt} {card.line}')}</code></p>")
+    return f'{_STYLE}<div class="mlops-card">{"".join(parts)}</div>'
+
+
+def ago(moment: datetime, *, now: datetime | None = None) -> str:
+    """`2 minutes ago`, for people."""
+    seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
+    if seconds < 5:
+        return "just now"
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def size(count: float) -> str:
+    """`1.2 MB`, for people."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count /= 1000
+    raise AssertionError  # pragma: no cover
+
+
+# ── written ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _oneline(value: Any) -> str:
+    return " ".join(str(value).split("\n"))
+
+
+def _table_as_text(table: Table) -> str:
+    rows = [[name.lstrip("#") for name in table.columns], *([_oneline(cell) for cell in row] for row in table.rows[:_MOST_ROWS])]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(table.columns))]
+    right = [name.startswith("#") for name in table.columns]
+    lines = [
+        "  " + "  ".join(cell.rjust(width) if to_right else cell.ljust(width) for cell, width, to_right in zip(row, widths, right, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join([*lines, *_rest(table)])
+
+
+def _rest(table: Table) -> list[str]:
+    hidden = len(table.rows) - _MOST_ROWS
+    return [f"  … and {hidden} more"] if hidden > 0 else []
+
+
+def _table_as_html(table: Table) -> str:
+    head = "".join(f'<th scope="col"{_aligned(name)}>{_safe(name.lstrip("#"))}</th>' for name in table.columns)
+    rows = (
+        "<tr>" + "".join(f"<td{_aligned(name)}>{_cell(cell)}</td>" for name, cell in zip(table.columns, row, strict=True)) + "</tr>"
+        for row in table.rows[:_MOST_ROWS]
+    )
+    rest = "".join(f"<p>{_safe(line)}</p>" for line in _rest(table))
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>{rest}'
+
+
+def _aligned(name: str) -> str:
+    return ' class="number"' if name.startswith("#") else ""
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mark):
+        return f'<span class="mark {value.tone}"><span aria-hidden="true">{_SHAPES[value.tone]}</span> {_safe(value.text)}</span>'
+    if isinstance(value, Share):
+        return f'<span class="share"><span style="width:{max(0.0, min(100.0, value.percent)):.0f}%"></span></span> {_safe(value)}'
+    return _safe(value)
+
+
+def _safe(text: object) -> str:
+    return text_for("html", text)
+
+
+_STYLE = """<style>
+.mlops-card{--fg:var(--jp-ui-font-color1,var(--vscode-editor-foreground,#1f2328));--soft:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#57606a));
+--line:var(--jp-border-color2,var(--vscode-panel-border,#d0d7de));--tint:var(--jp-layout-color2,var(--vscode-textCodeBlock-background,#f6f8fa));
+--good:#1a7f37;--bad:#c8102e;--warn:#8a5700;color:var(--fg);border:1px solid var(--line);border-radius:6px;padding:10px 14px;margin:4px 0;max-width:60em;
+font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif)}
+@media (prefers-color-scheme:dark){.mlops-card{--fg:var(--jp-ui-font-color1,var(--vscode-editor-foreground,#e6edf3));
+--soft:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#9198a1));--line:var(--jp-border-color2,var(--vscode-panel-border,#3d444d));
+--tint:var(--jp-layout-color2,var(--vscode-textCodeBlock-background,#151b23));--good:#3fb950;--bad:#ff7b72;--warn:#e3b341}}
+body[data-jp-theme-light="true"] .mlops-card{--good:#1a7f37;--bad:#c8102e;--warn:#8a5700}
+body[data-jp-theme-light="false"] .mlops-card,body.vscode-dark .mlops-card{--good:#3fb950;--bad:#ff7b72;--warn:#e3b341}
+.mlops-card .head{display:flex;gap:10px;align-items:baseline;flex-wrap:wrap}.mlops-card .head strong{font-size:15px}.mlops-card .kind{color:var(--soft)}
+.mlops-card dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;margin:6px 0 0}.mlops-card dt{color:var(--soft)}
+.mlops-card dd{margin:0;overflow-wrap:anywhere}.mlops-card .wide{overflow-x:auto}.mlops-card table{border-collapse:collapse;margin-top:8px;color:inherit}
+.mlops-card th,.mlops-card td{text-align:left;padding:3px 14px 3px 0;border-bottom:1px solid var(--line);background:none}
+.mlops-card th{color:var(--soft);font-weight:500}
+.mlops-card .number{text-align:right;font-variant-numeric:tabular-nums}.mlops-card .mark{white-space:nowrap}.mlops-card .good{color:var(--good)}
+.mlops-card .bad{color:var(--bad)}.mlops-card .warn{color:var(--warn)}.mlops-card .idle{color:var(--soft)}
+.mlops-card .share{display:inline-block;width:60px;height:8px;border:1px solid var(--line);border-radius:4px;overflow:hidden}
+.mlops-card .share span{display:block;height:100%;background:var(--soft)}
+.mlops-card pre{background:var(--tint);color:inherit;padding:8px;overflow-x:auto;margin:8px 0 0;font-size:12px}.mlops-card p{color:var(--soft);margin:6px 0 0}
+.mlops-card code{background:var(--tint);color:inherit;padding:1px 4px;user-select:all}
+</style>"""
+
+
+# ── each noun's card ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _plain(thing: Any) -> Card:
+    fields = msgspec.structs.asdict(thing) if isinstance(thing, msgspec.Struct) else thing if isinstance(thing, Mapping) else {"": thing}
+    return Card(title=type(thing).__name__, facts=[(_words(name), _brief(value)) for name, value in fields.items()])
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, datetime):
+        return ago(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return _pairs(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(_brief(item) for item in value[:8]) + (" …" if len(value) > 8 else "")
+    return "" if value is None else str(value)
+
+
+def _pairs(pairs: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in pairs.items())
+
+
+def _given(*facts: tuple[str, Any]) -> list[tuple[str, Any]]:
+    """Those facts that say something."""
+    return [(label, value) for label, value in facts if value not in (None, "", [], {})]
+
+
+def _status(word: str) -> Mark:
+    return Mark(_TONES.get(word, "idle"), word)
+
+
+def _facts(facts: Mapping[str, Any]) -> Card:
+    (label, value), *rest = facts.items()
+    return Card(title=f"{_words(label)}: {_brief(value)}", facts=[(_words(name), _brief(said)) for name, said in rest])
+
+
+def _key(key: Any) -> Card:
+    return Card(title=key.endpoint, kind="endpoint key", note="Its .key is left out here, because a notebook is saved with what it shows.")
+
+
+def _model_version(version: Any) -> Card:
+    return Card(
+        title=version.ref,
+        kind="model version",
+        facts=_given(
+            ("flavor", f"{version.flavor}, served by {_ENGINES.get(version.engine, version.engine)}"),
+            ("description", version.description),
+            ("aliases", ", ".join(version.aliases)),
+            ("tags", _pairs(version.tags)),
+            ("metrics", _pairs(version.metrics)),
+            ("data", version.dataset),
+            ("environment", version.environment),
+            ("conversion", _conversion(version.conversion)),
+            ("inputs", _columns(version.signature, "inputs")),
+            ("outputs", _columns(version.signature, "outputs")),
+            ("files", f"{len(version.files)}, {size(version.bytes)}"),
+            ("registered", f"{ago(version.created_at)} by {version.author}" if version.author else ago(version.created_at)),
+        ),
+        line=f"deploy {version.ref}",
+    )
+
+
+_ENGINES = {"onnxruntime": "ONNX Runtime", "python": "Python, as the object itself", "script": "its entry script"}
+
+
+def _conversion(report: Mapping[str, Any]) -> str:
+    if not report:
+        return ""
+    if report.get("reason"):
+        return f"stays as it is: {report['reason']}"
+    same = "the same answers" if report.get("equal") else "other answers"
+    return f"to {report.get('to', 'onnx').upper()}: {same} on {report.get('rows', 0):,} rows, largest difference {report.get('max_difference', 0):.2g}"
+
+
+def _columns(signature: Mapping[str, Any] | None, which: str) -> str:
+    columns = (signature or {}).get(which) or []
+    told = [f"{column['name']} {column['type']}{'?' if column.get('nullable') else ''}" for column in columns]
+    return ", ".join(told[:10]) + (f" and {len(told) - 10} more" if len(told) > 10 else "")
+
+
+def _registered(registered: Any) -> Card:
+    card = _model_version(registered.version)
+    same = f"The very same bytes are registered as {registered.same_as}." if registered.same_as else ""
+    return msgspec.structs.replace(card, mark=Mark("good", "registered"), note=same)
+
+
+def _dataset_version(version: Any) -> Card:
+    rows = [[c["column_name"], c["column_type"], *_spread_of(c)] for c in version.profile]
+    return Card(
+        title=version.ref,
+        kind="data set",
+        facts=_given(
+            ("description", version.description),
+            ("rows", f"{version.rows:,}"),
+            ("size", size(version.bytes)),
+            ("tags", _pairs(version.tags)),
+            ("hash", version.hash[:12]),
+            ("registered", f"{ago(version.created_at)} by {version.author}" if version.author else ago(version.created_at)),
+        ),
+        tables=[Table(["column", "type", "#missing", "#distinct", "#lowest", "#highest", "#mean"], rows)],
+        line=f"register MODEL --name NAME --data {version.ref}",
+    )
+
+
+def _spread_of(column: Mapping[str, Any]) -> list[str]:
+    missing = float(column.get("null_percentage") or 0)
+    return [f"{missing:g} %", f"{column.get('approx_unique') or 0:,}", *(_short(column.get(which)) for which in ("min", "max", "avg"))]
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return ""
+    try:
+        return f"{float(value):.5g}"
+    except ValueError:
+        return str(value)[:24]
+
+
+def _deployed(deployed: Any) -> Card:
+    return Card(
+        title=deployed.deployment,
+        kind="deployment",
+        mark=_status(deployed.status),
+        facts=[("model", deployed.model), ("target", deployed.target), ("traffic", Share(deployed.traffic)), ("url", deployed.url)],
+        line=f"invoke {deployed.endpoint} --data DATA",
+    )
+
+
+def _endpoint(view: Any) -> Card:
+    rows = [[d.name, d.model, _status(d.status), Share(d.traffic), d.target, ago(d.since)] for d in view.deployments]
+    troubled = next((d for d in view.deployments if d.reason and d.status != "healthy"), None)
+    return Card(
+        title=view.name,
+        kind="endpoint",
+        facts=[("url", view.url)],
+        tables=[Table(["deployment", "model", "status", "traffic", "target", "since"], rows)],
+        log=_reason(troubled) if troubled else "",
+        note="" if rows else "It has no deployment.",
+        line=f"logs {view.name}/{troubled.name}" if troubled else "" if rows else f"deploy MODEL --endpoint {view.name}",
+    )
+
+
+def _reason(deployment: Any) -> str:
+    reason = deployment.reason
+    return f"{deployment.name}: {reason.message}{f' ({reason.where})' if reason.where else ''}"
+
+
+def _answer(answer: Any) -> Card:
+    return Card(
+        title=answer.endpoint,
+        kind="answer",
+        facts=_given(("answered by", answer.deployment), ("took", f"{answer.latency_ms:.1f} ms"), ("request", answer.request_id)),
+        tables=_outputs(answer.outputs),
+        note="" if isinstance(answer.outputs, Mapping) else _brief(answer.outputs),
+    )
+
+
+def _outputs(outputs: Any) -> list[Table]:
+    """One row per scored row, where the answer is columns."""
+    columns = outputs.get("outputs", outputs) if isinstance(outputs, Mapping) else None
+    if not isinstance(columns, Mapping) or not columns or not all(isinstance(values, list) for values in columns.values()):
+        return [Table(["output", "value"], [[name, _brief(value)] for name, value in columns.items()])] if isinstance(columns, Mapping) else []
+    rows = [[_brief(value) for value in row] for row in zip(*columns.values(), strict=False)]
+    return [Table([f"#{name}" for name in columns], rows)]
+
+
+def _drift(check: Any) -> Card:
+    report = check.report
+    reference, window = report.get("reference", {}), report.get("window", {})
+    features = sorted(report.get("features", []), key=lambda f: (not f.get("is_drift"), f.get("p_adjusted") if f.get("p_adjusted") is not None else 1))
+    drifted = [str(f.get("name")) for f in features if f.get("is_drift")]
+    rows = [
+        [f.get("name"), Mark("warn", "drift") if f.get("is_drift") else Mark("good", "same"), f.get("test", ""), _p(f.get("p_adjusted")), _effect(f)]
+        for f in features
+    ]
+    return Card(
+        title=check.endpoint,
+        kind="drift check",
+        mark=Mark("warn", f"drift in {len(drifted)} of {len(features)} features") if check.is_drift else Mark("good", "no drift"),
+        facts=_given(
+            ("requests", f"{window.get('rows', 0):,} rows {f'of {check.deployment}' if check.deployment else ''}".strip()),
+            ("compared with", f"{check.dataset}, {reference.get('rows', 0):,} rows"),
+            ("by", f"{check.engine}, alpha {report.get('alpha', '')}, {report.get('correction', '')}"),
+            ("checked", ago(check.time)),
+        ),
+        tables=[Table(["feature", "verdict", "test", "#p adjusted", "#effect"], rows)],
+        note=" ".join(str(note) for note in report.get("notes", [])),
+    )
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "<0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def _effect(feature: Mapping[str, Any]) -> str:
+    effect = feature.get("effect")
+    return "" if effect is None else f"{effect:.3f} {feature.get('effect_name', '')}".strip()
+
+
+def _profile(profile: Any) -> Card:
+    names = ["batch", "p50_ms", "p95_ms", "p99_ms", "rows_per_second", "cpu_percent", "memory_mb"]
+    rows = [[_figure(point.get(name)) for name in names] for point in profile.points]
+    return Card(
+        title=f"{profile.endpoint}/{profile.deployment}",
+        kind="profile",
+        facts=[("model", f"{profile.model}:{profile.version}"), ("hardware", profile.hardware), ("measured", ago(profile.time))],
+        tables=[Table(["#batch", "#p50 ms", "#p95 ms", "#p99 ms", "#rows/s", "#CPU %", "#memory MB"], rows)],
+    )
+
+
+def _figure(value: Any) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _lineage(lineage: Any) -> Card:
+    labels = {node.id: (node.kind, node.label) for node in lineage.nodes}
+    rows = [[*_node(labels, edge.source), edge.label, *_node(labels, edge.target)] for edge in lineage.edges]
+    return Card(
+        title=f"{len(lineage.nodes)} things, {len(lineage.edges)} links",
+        kind="lineage",
+        tables=[Table(["", "from", "", "", "to"], rows)] if rows else [Table(["", "thing"], [[n.kind, n.label] for n in lineage.nodes])],
+        line="" if lineage.nodes else "register MODEL --name NAME",
+    )
+
+
+def _node(labels: Mapping[str, tuple[str, str]], id: str) -> tuple[str, str]:
+    kind, label = labels.get(id, ("", id))
+    return kind, label[:12] if kind == "run" else label
+
+
+def _event(event: Any) -> Card:
+    return Card(
+        title=event.type.removeprefix("mlops."), kind="event", facts=[("subject", event.subject), ("time", ago(event.time)), ("data", _brief(event.data))]
+    )
+
+
+def _environment(environment: Any) -> Card:
+    direct = [f"{p.name} {p.version}" for p in environment.packages if p.direct]
+    return Card(
+        title=environment.ref,
+        kind="environment",
+        facts=_given(
+            ("python", environment.python),
+            ("platform", environment.platform),
+            ("imported", ", ".join(direct)),
+            ("packages", f"{len(environment.packages)} in all"),
+            ("hash", environment.hash[:12]),
+            ("captured", ago(environment.created_at)),
+        ),
+        line=f"environments {environment.ref} --pip",
+    )
+
+
+def _workspace(status: Any) -> Card:
+    rows = [[f"{e.name}/{d.name}", d.model, _status(d.status), Share(d.traffic), e.url] for e in status.endpoints for d in e.deployments]
+    return Card(
+        title=status.workspace,
+        kind="workspace",
+        facts=_given(
+            ("agent", Mark("good", "running") if status.agent else Mark("idle", "not running")),
+            ("gateway", Mark("bad", status.gateway_trouble) if status.gateway_trouble else status.gateway),
+            ("dashboard", status.dashboard or Mark("idle", "not running")),
+            ("models", str(status.models)),
+            ("deployments", str(len(rows))),
+        ),
+        tables=[Table(["deployment", "model", "status", "traffic", "url"], rows)],
+        line="" if rows else "deploy MODEL:VERSION" if status.models else "register MODEL --name NAME",
+    )
+
+
+# ── lists ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _listing(listing: Any) -> Card:
+    count = len(listing)
+    if not count:
+        return Card(title=f"No {listing.what} yet", line=listing.line)
+    name = f"{type(listing[0]).__module__}.{type(listing[0]).__qualname__}"
+    columns, row = _ROWS.get(name, (None, None))
+    if name == "mlops_nb.rollout.EndpointView":
+        return _endpoints(listing)
+    if columns is None or row is None:
+        fields = list(listing[0].__struct_fields__)
+        columns, row = [_words(field) for field in fields], lambda item: [_brief(getattr(item, field)) for field in fields]
+    return Card(title=f"{count} {listing.what}{'s' if count > 1 else ''}", tables=[Table(columns, [row(item) for item in listing])])
+
+
+def _endpoints(listing: Sequence[Any]) -> Card:
+    if len(listing) == 1:
+        return _endpoint(listing[0])
+    rows = [[e.name, d.name, d.model, _status(d.status), Share(d.traffic), d.target] for e in listing for d in e.deployments]
+    urls = [(e.name, e.url) for e in listing]
+    return Card(title=f"{len(listing)} endpoints", facts=urls, tables=[Table(["endpoint", "deployment", "model", "status", "traffic", "target"], rows)])
+
+
+_ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
+    "mlops_nb.store.models.ModelVersion": (
+        ["model", "aliases", "flavor", "metrics", "tags", "data", "registered"],
+        lambda v: [v.ref, ", ".join(v.aliases), v.flavor, _pairs(v.metrics), _pairs(v.tags), v.dataset or "", ago(v.created_at)],
+    ),
+    "mlops_nb.store.datasets.DatasetVersion": (
+        ["data set", "#rows", "#columns", "#size", "description", "registered"],
+        lambda d: [d.ref, f"{d.rows:,}", str(len(d.schema)), size(d.bytes), d.description, ago(d.created_at)],
+    ),
+    "mlops_nb.store.environments.Environment": (
+        ["environment", "python", "#packages", "imported", "captured"],
+        lambda e: [e.ref, e.python, str(len(e.packages)), ", ".join(p.name for p in e.packages if p.direct), ago(e.created_at)],
+    ),
+    "mlops_nb.store.events.Event": (
+        ["time", "event", "subject", "data"],
+        lambda e: [ago(e.time), e.type.removeprefix("mlops."), e.subject, _brief(e.data)[:80]],
+    ),
+}
+
+_CARDS: dict[str, Callable[[Any], Card]] = {
+    "mlops_nb.shapes.Listing": _listing,
+    "mlops_nb.shapes.Facts": _facts,
+    "mlops_nb.shapes.Key": _key,
+    "mlops_nb.store.models.ModelVersion": _model_version,
+    "mlops_nb.registry.Registered": _registered,
+    "mlops_nb.store.datasets.DatasetVersion": _dataset_version,
+    "mlops_nb.rollout.Deployed": _deployed,
+    "mlops_nb.rollout.EndpointView": _endpoint,
+    "mlops_nb.rollout.WorkspaceStatus": _workspace,
+    "mlops_nb.client.Answer": _answer,
+    "mlops_nb.store.checks.DriftCheck": _drift,
+    "mlops_nb.store.checks.Profile": _profile,
+    "mlops_nb.lineage.Lineage": _lineage,
+    "mlops_nb.store.events.Event": _event,
+    "mlops_nb.store.environments.Environment": _environment,
+}
+"""By full name, so that a card costs no import of what it shows."""
