@@ -22,7 +22,6 @@ _COUNTED = {
     "upstream_rq_4xx": "status_4xx",
     "upstream_rq_5xx": "status_5xx",
     "upstream_rq_active": "active",
-    "membership_healthy": "healthy",
 }
 _TIMED = "upstream_rq_time"
 _QUANTILES = {50: "p50_ms", 95: "p95_ms", 99: "p99_ms"}
@@ -91,7 +90,18 @@ def counters() -> list[dict[str, Any]]:
             _row(rows, found["name"])[_COUNTED[found["what"]]] = stat["value"]
         for name, quantiles in _percentiles(stat).items():
             _row(rows, name).update(quantiles)
-    return [row | {"healthy": row["healthy"] > 0} for _, row in sorted(rows.items())]
+    able = {name.rpartition("@")[0] for name in healthy_clusters()}
+    return [row | {"healthy": f"{row['endpoint']}/{row['deployment']}" in able} for _, row in sorted(rows.items())]
+
+
+def healthy_clusters() -> set[str]:
+    """The clusters whose server passes its health check.  Raises GatewayUnreachable."""
+    clusters = msgspec.json.decode(ask("/clusters?format=json")).get("cluster_statuses", [])
+    return {cluster["name"] for cluster in clusters if any(_passes(host["health_status"]) for host in cluster.get("host_statuses", []))}
+
+
+def _passes(health: dict[str, Any]) -> bool:
+    return not health.get("failed_active_health_check") and health.get("eds_health_status") == "HEALTHY"
 
 
 def _row(rows: dict[str, dict[str, Any]], stat: str) -> dict[str, Any]:

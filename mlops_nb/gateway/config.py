@@ -136,6 +136,7 @@ def _http(routing_file: Path) -> dict[str, Any]:
         "preserve_external_request_id": True,
         "always_set_request_id_in_response": True,
         "request_headers_timeout": "10s",
+        "request_timeout": "300s",  # to receive it whole
         "stream_idle_timeout": "0s",
     }
 
@@ -315,8 +316,18 @@ def _cluster(endpoint: str, backend: Backend) -> dict[str, Any]:
         "connect_timeout": "2s",
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [host]}]},
         "health_checks": [_health_check()],
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _http_upstream()},
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "circuit_breakers": {"thresholds": [{"max_connections": 1024, "max_pending_requests": 4096, "max_requests": 4096, "max_retries": 1024}]},
+    }
+
+
+def _http_upstream() -> dict[str, Any]:
+    """HTTP/1.1; an idle connection is dropped well before the server would, so that no request meets a closing one."""
+    return {
+        "@type": _TYPES + "extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http_protocol_options": {}},
+        "common_http_protocol_options": {"idle_timeout": "10s"},
     }
 
 

@@ -32,6 +32,22 @@ def admin_socket() -> Path:
     return _private(_runtime_folder() / f"mlops-{os.getuid()}") / (hashlib.sha256(os.fsencode(place)).hexdigest()[:16] + ".sock")
 
 
+def log() -> Path:
+    """What Envoy says."""
+    return folder() / "envoy.log"
+
+
+def log_tail() -> str:
+    """The log's last lines, from the cause on."""
+    lines = _content(log()).decode(errors="replace").splitlines()
+    return " ".join(line.rpartition("] ")[2] for line in lines[-3:])[-600:]
+
+
+def bind_failed() -> bool:
+    """Whether Envoy's last words are that it could not have its port."""
+    return "cannot bind" in log_tail()
+
+
 def write(name: str, content: dict[str, Any]) -> bool:
     """Make the file hold *content* and say whether it did not before.  Renamed into place, which is also what Envoy watches for."""
     place, data = folder() / name, msgspec.json.encode(content)

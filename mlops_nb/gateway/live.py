@@ -6,24 +6,24 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..errors import GatewayRefused, GatewayUnreachable
+from ..errors import GatewayRefused, GatewayUnreachable, MlopsError, PortInUse
 from ..settings import Workspace
 from . import admin, config, files
 from .config import Route
 
 _TAKEN_SECONDS = 5.0
 _HEALTHY_SECONDS = 2.0
-_VERSIONS = {
-    "listeners.json": "listener_manager.lds.version_text",
-    "clusters.json": "cluster_manager.cds.version_text",
-    "routing.json": f"http.{config.LISTENER}.rds.{config.LISTENER}.version_text",
+_WATCHED = {
+    "listeners.json": "listener_manager.lds",
+    "clusters.json": "cluster_manager.cds",
+    "routing.json": f"http.{config.LISTENER}.rds.{config.LISTENER}",
 }
 
 
 def apply(routes: Iterable[Route], *, port: int) -> None:
     """Have the gateway serve exactly these endpoints on *port*; returns once it does.  Writes nothing when nothing changed.
 
-    Without a running gateway the files are what it will start with.  Raises BadName, GatewayRefused when Envoy does not take them.
+    Without a running gateway the files are what it will start with.  Raises BadName, PortInUse, GatewayRefused.
     """
     routes = list(routes)
     wanted = {
@@ -33,16 +33,21 @@ def apply(routes: Iterable[Route], *, port: int) -> None:
     }
     before = {name: files.read(name) for name in wanted}
     if before == wanted:
-        return
-    if not _running():
-        for name, content in wanted.items():
-            files.write(name, content)
-        return
+        return  # the usual case: the agent asks several times a second
     _publish("clusters.json", _together(before["clusters.json"], wanted["clusters.json"]))
-    _until(lambda: _healthy(config.carrying(routes) - _carried(before["routing.json"])), seconds=_HEALTHY_SECONDS)
+    fresh = config.carrying(routes) - _carried(before["routing.json"])
+    _until(lambda: fresh <= admin.healthy_clusters(), seconds=_HEALTHY_SECONDS)  # Envoy's health check may lag behind the agent's
     _publish("routing.json", wanted["routing.json"])
     _publish("clusters.json", wanted["clusters.json"])
     _publish("listeners.json", wanted["listeners.json"])
+
+
+def listen_on(port: int) -> None:
+    """Have the gateway listen on *port*, without endpoints when it has none yet.  Raises PortInUse, GatewayRefused."""
+    if files.read("routing.json"):
+        _publish("listeners.json", config.listeners(port, files.folder() / "routing.json"))
+    else:
+        apply((), port=port)
 
 
 def _together(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -52,17 +57,34 @@ def _together(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _publish(name: str, content: dict[str, Any]) -> None:
-    """Write one file and wait until Envoy works by it.  Raises GatewayRefused."""
+    """Replace one file and wait until Envoy works by it; what it refuses is put back.  Raises PortInUse, GatewayRefused."""
+    before, refused = files.read(name), _refusals(name)
     if not files.write(name, content):
         return
-    if not _until(lambda: _took(name, content["version_info"]), seconds=_TAKEN_SECONDS) and _running():
-        raise GatewayRefused(name, files.folder() / "envoy.log")
+    _until(lambda: _took(name, content) or _refusals(name) > refused, seconds=_TAKEN_SECONDS)
+    if _refusals(name) > refused:
+        files.write(name, before)
+        raise _refusal(name, content)
 
 
-def _took(name: str, version: str) -> bool:
-    stat = _VERSIONS[name]
-    found = admin.values([stat, "cluster_manager.warming_clusters"])
-    return found.get(stat) == version and not found.get("cluster_manager.warming_clusters")
+def _refusal(name: str, content: dict[str, Any]) -> MlopsError:
+    if name == "listeners.json" and files.bind_failed():
+        return PortInUse(content["resources"][0]["address"]["socket_address"]["port_value"])
+    return GatewayRefused(name, files.log())
+
+
+def _took(name: str, content: dict[str, Any]) -> bool:
+    version, warming = f"{_WATCHED[name]}.version_text", "cluster_manager.warming_clusters"
+    found = admin.values([version, warming])
+    return found.get(version) == content["version_info"] and not found.get(warming)
+
+
+def _refusals(name: str) -> int:
+    """How many contents of this file Envoy has refused so far."""
+    try:
+        return sum(admin.values([f"{_WATCHED[name]}.update_rejected"]).values())
+    except GatewayUnreachable:
+        return 0
 
 
 def _carried(routing: dict[str, Any]) -> set[str]:
@@ -72,23 +94,8 @@ def _carried(routing: dict[str, Any]) -> set[str]:
     return {cluster["name"] for clusters in shares for cluster in clusters}
 
 
-def _healthy(clusters: set[str]) -> bool:
-    """Whether Envoy's own health check has passed on all of these; one that fails it is not waited for long."""
-    if not clusters:
-        return True
-    names = {name.rpartition("@")[0] for name in clusters}
-    return names <= {f"{row['endpoint']}/{row['deployment']}" for row in admin.counters() if row["healthy"]}
-
-
-def _running() -> bool:
-    try:
-        return admin.ask("/ready", timeout_seconds=1.0).startswith(b"LIVE")
-    except GatewayUnreachable:
-        return False
-
-
 def _until(true: Callable[[], bool], *, seconds: float) -> bool:
-    """Wait for *true*, and say whether it came; a gateway that ended meanwhile is waited for no longer."""
+    """Wait for *true*, and say whether it came; a gateway that does not answer is not waited for, it reads its files when it starts."""
     deadline = time.monotonic() + seconds
     try:
         while not true():

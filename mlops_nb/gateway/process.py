@@ -13,13 +13,13 @@ from typing import Any
 
 import psutil
 
-from ..errors import GatewayUnavailable, GatewayUnreachable, PortInUse
-from . import admin, config, files
-from .live import apply
+from ..errors import GatewayUnavailable, GatewayUnreachable, MlopsError, PortInUse
+from . import admin, config, files, live
 
 _START_SECONDS = 15.0
 _DRAIN_SECONDS = 2.0
 _STOP_SECONDS = 5.0
+_CLOCK_SECONDS = 2.0  # start times are counted from the boot, which moves when the clock is set
 _WORKERS = "2"
 _children: dict[int, subprocess.Popen[bytes]] = {}  # only to reap them; found again by pid and start time
 
@@ -34,13 +34,21 @@ def start(port: int) -> dict[str, Any]:
 
     Raises GatewayUnavailable without an Envoy for this machine, PortInUse, GatewayUnreachable with the cause from its log.
     """
-    changed = files.write("bootstrap.json", config.bootstrap(files.folder(), files.admin_socket()))
-    _listen_on(port)
     running = _running()
-    if running and changed:
-        stop(_handle(running, port))
+    if files.write("bootstrap.json", config.bootstrap(files.folder(), files.admin_socket())) and running:
+        _end(running)
         running = None
-    return _once_serving(running or _spawned(), port)
+    live.listen_on(port)
+    return _once_serving(_handle(running, port)) if running else _started(port)
+
+
+def _started(port: int) -> dict[str, Any]:
+    process = _spawned()
+    try:
+        return _once_serving(_handle(process, port))
+    except MlopsError:
+        _end(process)
+        raise
 
 
 def observe(handle: dict[str, Any]) -> bool:
@@ -49,19 +57,10 @@ def observe(handle: dict[str, Any]) -> bool:
 
 
 def stop(handle: dict[str, Any]) -> None:
-    """Take no new connection, let requests finish for a moment, then end the process; nothing happens when it is gone."""
-    process = _process(handle)
-    if process is None:
-        return
-    _drain()
-    with suppress(psutil.NoSuchProcess):
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait(_STOP_SECONDS)
-    _children.pop(process.pid, None)
+    """Take no new connection, let requests finish for a moment, then end this workspace's gateway; nothing happens when it is gone."""
+    if process := _process(handle) or _running():
+        _drain()
+        _end(process)
 
 
 def binary() -> Path:
@@ -75,19 +74,12 @@ def binary() -> Path:
     raise GatewayUnavailable
 
 
-def _listen_on(port: int) -> None:
-    """Have the files say *port*; a workspace that has none yet starts without endpoints."""
-    if not files.read("routing.json"):
-        apply((), port=port)
-    files.write("listeners.json", config.listeners(port, files.folder() / "routing.json"))
-
-
 def _spawned() -> psutil.Process:
     folder = files.folder()
     executable = binary()
     files.admin_socket().unlink(missing_ok=True)
     command = [str(executable), *_options(folder)]
-    with _log(folder / "envoy.log") as log:
+    with _log(files.log()) as log:
         child = subprocess.Popen(command, cwd=folder, env={}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     _children[child.pid] = child
     return psutil.Process(child.pid)
@@ -105,17 +97,13 @@ def _log(path: Path) -> Any:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "wb")
 
 
-def _once_serving(process: psutil.Process, port: int) -> dict[str, Any]:
-    handle = _handle(process, port)
-    deadline = time.monotonic() + _START_SECONDS
+def _once_serving(handle: dict[str, Any]) -> dict[str, Any]:
+    port, deadline = handle["port"], time.monotonic() + _START_SECONDS
     while not admin.serving(port):
-        why = _tail()
-        if "Address already in use" in why or "cannot bind" in why:
-            stop(handle)
+        if files.bind_failed():
             raise PortInUse(port, who=_listener(port))
         if _process(handle) is None or time.monotonic() > deadline:
-            stop(handle)
-            raise GatewayUnreachable(address(port), why)
+            raise GatewayUnreachable(address(port), files.log_tail())
         time.sleep(0.01)
     return handle
 
@@ -124,17 +112,16 @@ def _handle(process: psutil.Process, port: int) -> dict[str, Any]:
     try:
         return {"pid": process.pid, "started": process.create_time(), "port": port}
     except psutil.NoSuchProcess:
-        raise GatewayUnreachable(address(port), _tail()) from None
+        raise GatewayUnreachable(address(port), files.log_tail()) from None
 
 
 def _process(handle: dict[str, Any]) -> psutil.Process | None:
     """The process of *handle* while it lives; another that got its pid is not it."""
-    child = _children.get(handle["pid"])
-    if child:
+    if child := _children.get(handle["pid"]):
         child.poll()
     try:
         process = psutil.Process(handle["pid"])
-        same = abs(process.create_time() - handle["started"]) < 0.01
+        same = abs(process.create_time() - handle["started"]) < _CLOCK_SECONDS
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
@@ -142,11 +129,9 @@ def _process(handle: dict[str, Any]) -> psutil.Process | None:
 
 def _running() -> psutil.Process | None:
     """The Envoy that was started with this workspace's bootstrap, even if nobody wrote its pid down."""
-    ours = str(files.folder() / "bootstrap.json")
-    for process in psutil.process_iter(["cmdline", "status"]):
-        if ours in (process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            return process
-    return None
+    ours = _options(files.folder())[:2]
+    alike = (process for process in psutil.process_iter(["cmdline", "status"]) if (process.info["cmdline"] or [])[1:3] == ours)
+    return next((process for process in alike if process.info["status"] != psutil.STATUS_ZOMBIE), None)
 
 
 def _listener(port: int) -> str:
@@ -166,10 +151,12 @@ def _drain() -> None:
             time.sleep(0.02)
 
 
-def _tail() -> str:
-    """The log's last lines at the cause."""
-    try:
-        lines = (files.folder() / "envoy.log").read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return ""
-    return " ".join(line.partition("] [")[2] or line for line in lines[-3:])[-600:]
+def _end(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(_STOP_SECONDS)
+    _children.pop(process.pid, None)
