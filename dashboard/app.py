@@ -1,0 +1,40 @@
+"""The dashboard: `%mlops dashboard`, or `streamlit run dashboard/app.py` with MLOPS_HOME set."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+HERE = str(Path(__file__).parent)
+if HERE not in sys.path:
+    sys.path.insert(0, HERE)
+
+import parts  # noqa: E402 - a sibling, importable from here on as it is under `streamlit run`
+
+from mlops_nb.errors import MlopsError  # noqa: E402
+
+st.set_page_config(page_title="mlops_nb", page_icon=":material/deployed_code:", layout="wide")
+
+GROUPS = {
+    "": [st.Page("pages/overview.py", title="Overview", icon=":material/dashboard:", default=True)],
+    "Made": [
+        st.Page("pages/models.py", title="Models", icon=":material/deployed_code:"),
+        st.Page("pages/lineage.py", title="Lineage", icon=":material/account_tree:"),
+        st.Page("pages/profiling.py", title="Profiling", icon=":material/speed:"),
+    ],
+    "Running": [
+        st.Page("pages/deployments.py", title="Deployments", icon=":material/rocket_launch:"),
+        st.Page("pages/rollout.py", title="Rollout traffic", icon=":material/alt_route:"),
+        st.Page("pages/drift.py", title="Drift", icon=":material/ssid_chart:"),
+        st.Page("pages/events.py", title="Events", icon=":material/list_alt:"),
+    ],
+}
+
+page = st.navigation([page for pages in GROUPS.values() for page in pages], position="hidden")
+parts.sidebar(GROUPS)
+try:
+    page.run()
+except MlopsError as error:
+    parts.mistake(error)

@@ -1,0 +1,278 @@
+"""Figures.  Names of deployments go with a colour and a shape, the same in every figure of a page; names are escaped for Plotly's own markup."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import parts
+
+from mlops_nb.lineage import KINDS, Lineage, Node
+from mlops_nb.safety import text_for
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from mlops_nb.store.checks import DriftCheck, Profile
+    from mlops_nb.store.deployments import TrafficChange
+
+COLOURS = ("#2f7ed8", "#d9622b", "#1a936f", "#b4569c", "#8d6e00", "#5b6ee1")
+SHAPES = ("circle", "square", "diamond", "triangle-up", "x", "star")
+_QUIET = "#8a8f98"
+_GRID = "rgba(138, 143, 152, 0.25)"
+
+
+# ── traffic ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def traffic(rows: Sequence[Mapping[str, Any]], changes: Sequence[TrafficChange]) -> go.Figure:
+    """Share, rate, latency and errors over time, a colour and shape per deployment; dotted where the split was changed."""
+    from plotly.subplots import make_subplots
+
+    titles = ("Share of requests, %", "Requests per second", "Latency in ms: p50 solid, p95 dashed, p99 dotted", "Errors per second")
+    figure = make_subplots(rows=2, cols=2, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.14, horizontal_spacing=0.06)
+    for number, (name, seen) in enumerate(_by_deployment(rows).items()):
+        _add_deployment(figure, name, seen, colour=COLOURS[number % len(COLOURS)], shape=SHAPES[number % len(SHAPES)])
+    begin = min((row["time"] for row in rows), default=None)
+    for change in changes:
+        if begin and change.time >= begin:
+            figure.add_vline(x=change.time, line={"color": _QUIET, "dash": "dot", "width": 1})
+    figure.update_yaxes(rangemode="tozero", gridcolor=_GRID)
+    figure.update_yaxes(range=[0, 100], row=1, col=1)
+    figure.update_xaxes(showgrid=False)
+    figure.update_annotations(font_size=13, x=0, xanchor="left", selector={"x": 0.235})
+    return _finished(figure, height=520, uirevision="traffic")
+
+
+def _by_deployment(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    grouped = defaultdict(list)
+    for row in rows:
+        grouped[row["deployment"]].append(row)
+    return dict(sorted(grouped.items()))
+
+
+def _add_deployment(figure: go.Figure, name: str, rows: Sequence[Mapping[str, Any]], *, colour: str, shape: str) -> None:
+    import plotly.graph_objects as go
+
+    label, times = text_for("html", name), [row["time"] for row in rows]
+    few = len(rows) <= 40
+    drawn = {
+        "x": times,
+        "name": label,
+        "legendgroup": label,
+        "mode": "lines+markers" if few else "lines",
+        "marker": {"symbol": shape, "size": 6, "color": colour},
+    }
+
+    def add(column: str, row: int, col: int, **line: Any) -> None:
+        values = [point[column] for point in rows]
+        trace = go.Scatter(
+            **drawn, y=values, showlegend=False, line={"color": colour, "width": 2, **line}, hovertemplate=f"%{{y:.3~g}}<extra>{label} {column}</extra>"
+        )
+        figure.add_trace(trace, row=row, col=col)
+
+    area = {"stackgroup": "share", "groupnorm": "percent", "line": {"color": colour, "width": 1}, "hovertemplate": f"%{{y:.1f}} %<extra>{label}</extra>"}
+    figure.add_trace(go.Scatter(**drawn | {"mode": "lines"}, y=[row["requests"] for row in rows], showlegend=False, **area), row=1, col=1)
+    add("requests_per_second", 1, 2)
+    for percentile, dash in (("p50_ms", "solid"), ("p95_ms", "dash"), ("p99_ms", "dot")):
+        add(percentile, 2, 1, dash=dash, width=2 if percentile == "p50_ms" else 1.4)
+    add("errors_per_second", 2, 2)
+    figure.add_trace(go.Scatter(x=[None], y=[None], name=label, mode="lines+markers", marker=drawn["marker"], line={"color": colour}), row=1, col=2)
+
+
+# ── profiling ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def frontier(profiles: Sequence[Profile]) -> go.Figure:
+    """Latency against throughput, a line per profile and a point per batch size: low and to the right is better."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for number, profile in enumerate(profiles):
+        label = text_for("html", f"{profile.endpoint}/{profile.deployment} · {profile.hardware}")
+        points = sorted(profile.points, key=lambda point: point["batch"])
+        figure.add_scatter(
+            x=[point["rows_per_second"] for point in points], y=[point["p95_ms"] for point in points], text=[f"{point['batch']:,}" for point in points],
+            name=label, mode="lines+markers+text", textposition="top center", line={"color": COLOURS[number % len(COLOURS)]},
+            marker={"symbol": SHAPES[number % len(SHAPES)], "size": 10},
+            hovertemplate=f"batch %{{text}}: %{{y:.3~g}} ms, %{{x:,.0f}} rows/s<extra>{label}</extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title="rows per second", type="log", gridcolor=_GRID)
+    figure.update_yaxes(title="p95 latency, ms", type="log", gridcolor=_GRID)
+    return _finished(figure, height=420)
+
+
+def memory(profiles: Sequence[Profile]) -> go.Figure:
+    """Resident memory by batch size, a group of bars per profile."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for number, profile in enumerate(profiles):
+        label = text_for("html", f"{profile.endpoint}/{profile.deployment} · {profile.hardware}")
+        points = sorted(profile.points, key=lambda point: point["batch"])
+        figure.add_bar(
+            x=[f"batch {point['batch']:,}" for point in points], y=[point["memory_mb"] for point in points], name=label,
+            marker={"color": COLOURS[number % len(COLOURS)], "pattern": {"shape": ("", "/", "x", ".", "-", "+")[number % 6]}},
+        )  # fmt: skip
+    figure.update_yaxes(title="MB", gridcolor=_GRID)
+    return _finished(figure, height=420)
+
+
+# ── drift ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def drift_over_time(checks: Sequence[DriftCheck]) -> go.Figure:
+    """How many features differed at each check; a diamond where the verdict was drift, a circle where not."""
+    import plotly.graph_objects as go
+
+    ordered = sorted(checks, key=lambda check: check.time)
+    counts = [sum(bool(feature.get("is_drift")) for feature in check.report.get("features", [])) for check in ordered]
+    verdicts = ["drift" if check.is_drift else "no drift" for check in ordered]
+    marks = {
+        "size": 12,
+        "color": [COLOURS[1] if check.is_drift else COLOURS[2] for check in ordered],
+        "symbol": ["diamond" if check.is_drift else "circle" for check in ordered],
+    }
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[check.time for check in ordered], y=counts, mode="lines+markers", line={"color": _QUIET, "width": 1}, showlegend=False,
+        marker=marks, text=verdicts, hovertemplate="%{text}: %{y} features differ<extra></extra>",
+    )  # fmt: skip
+    figure.update_yaxes(title="features that differ", rangemode="tozero", gridcolor=_GRID, dtick=max(1, max(counts, default=0) // 5))
+    figure.update_xaxes(showgrid=False)
+    return _finished(figure, height=260)
+
+
+# ── lineage ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+KIND_LOOKS = {
+    "dataset": ("▤", "#1f6f54"),
+    "run": ("▷", "#5b4b8a"),
+    "environment": ("▣", "#6b5d00"),
+    "model": ("◆", "#0b57d0"),
+    "deployment": ("●", "#a84300"),
+    "endpoint": ("⬢", "#8a1c4a"),
+}
+"""A sign and a background on which white text keeps its contrast, by kind of node."""
+
+
+def lineage(drawn: Lineage, root: str | None = None) -> go.Figure:
+    """Boxes from left (what was used) to right (what came of it), arrows between; *root* has a thick border."""
+    import plotly.graph_objects as go
+
+    places = placed(drawn)
+    figure = go.Figure()
+    for edge in drawn.edges:
+        (x, y), (to_x, to_y) = places[edge.source], places[edge.target]
+        figure.add_annotation(
+            x=to_x - 0.36, y=to_y, ax=x + 0.36, ay=y, xref="x", yref="y", axref="x", ayref="y", showarrow=True, arrowhead=2, arrowsize=1.2, arrowwidth=1.2,
+            arrowcolor=_QUIET, text="",
+        )  # fmt: skip
+    for node in drawn.nodes:
+        _add_box(figure, node, *places[node.id], thick=node.id == root)
+    across, down = max(x for x, _ in places.values()), max((abs(y) for _, y in places.values()), default=0)
+    figure.update_xaxes(visible=False, range=[-0.5, across + 0.5], fixedrange=True)
+    figure.update_yaxes(visible=False, range=[-down - 0.6, down + 0.6], fixedrange=True)
+    return _finished(figure, height=int(120 + 2 * down * 84), margin={"l": 0, "r": 0, "t": 0, "b": 0}, hovermode="closest")
+
+
+def _add_box(figure: go.Figure, node: Node, x: float, y: float, *, thick: bool) -> None:
+    sign, colour = KIND_LOOKS[node.kind]
+    text = f"<span style='font-size:11px'>{sign} {node.kind}</span><br><b>{text_for('html', _cut(name_of(node)))}</b>"
+    if note := note_of(node):
+        text += f"<br><span style='font-size:11px'>{text_for('html', _cut(note, 26))}</span>"
+    figure.add_annotation(
+        x=x,
+        y=y,
+        xref="x",
+        yref="y",
+        text=text,
+        showarrow=False,
+        font={"color": "#ffffff", "size": 13},
+        bgcolor=colour,
+        bordercolor="#f5b301" if thick else colour,
+        borderwidth=4 if thick else 1,
+        borderpad=7,
+        width=150,
+        align="center",
+        hovertext=_hover(node),
+        hoverlabel={"bgcolor": colour, "font": {"color": "#ffffff"}},
+    )
+
+
+def name_of(node: Node) -> str:
+    """What people call it: a run by its notebook."""
+    return str(node.details.get("notebook") or node.details.get("kind") or node.label).rpartition("/")[2] if node.kind == "run" else node.label
+
+
+def note_of(node: Node) -> str:
+    """The one thing to know about it beside its name."""
+    d = node.details
+    if d.get("missing"):
+        return "its record is gone"
+    if node.kind == "dataset":
+        return f"{d['rows']:,} rows"
+    if node.kind == "run":
+        return " · ".join(filter(None, [f"{d.get('cells') or 0} cells", commit_of(node)]))
+    if node.kind == "environment":
+        return f"Python {d['python']} · {d['packages']} packages"
+    if node.kind == "model":
+        return f"{d['flavor']} · {d['engine']}"
+    if node.kind == "deployment":
+        return f"{parts.marked(d['status'])} · {d['target']} {d.get('hardware', '')}"
+    return ""
+
+
+def commit_of(node: Node) -> str:
+    """The short commit of a run, starred when there were uncommitted changes."""
+    commit = node.details.get("commit")
+    return f"git {commit[:7]}{'*' * bool(node.details.get('dirty'))}" if commit else ""
+
+
+def placed(drawn: Lineage) -> dict[str, tuple[float, float]]:
+    """Node → column and row: as far right as its longest path from a source, near the middle of what it hangs on."""
+    before = defaultdict(list)
+    for edge in drawn.edges:
+        before[edge.target].append(edge.source)
+    column: dict[str, int] = {}
+    for node in drawn.nodes:
+        _depth(node.id, before, column)
+    for edge in drawn.edges:  # a source stands just before what uses it, not at the far left
+        if not before[edge.source]:
+            column[edge.source] = min(column[e.target] for e in drawn.edges if e.source == edge.source) - 1
+    rows: dict[str, float] = {}
+    for x in sorted(set(column.values())):
+        standing = [node for node in drawn.nodes if column[node.id] == x]
+        standing.sort(key=lambda node: (_middle([rows[b] for b in before[node.id] if b in rows]), KINDS.index(node.kind)))
+        rows |= {node.id: (len(standing) - 1) / 2 - place for place, node in enumerate(standing)}
+    return {id: (float(x), rows[id]) for id, x in column.items()}
+
+
+def _depth(id: str, before: Mapping[str, list[str]], known: dict[str, int]) -> int:
+    if id not in known:
+        known[id] = 1 + max((_depth(source, before, known) for source in before.get(id, ())), default=-1)
+    return known[id]
+
+
+def _middle(rows: Sequence[float]) -> float:
+    return -sum(rows) / len(rows) if rows else 0.0
+
+
+def _cut(text: str, most: int = 20) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _hover(node: Node) -> str:
+    lines = [f"<b>{text_for('html', node.label)}</b>", *(f"{name}: {text_for('html', parts.said(value))}" for name, value in node.details.items())]
+    return "<br>".join(lines)
+
+
+# ── all ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _finished(figure: go.Figure, **layout: Any) -> go.Figure:
+    common = {"margin": {"l": 8, "r": 8, "t": 36, "b": 8}, "hovermode": "x unified", "legend": {"orientation": "h", "y": -0.12, "x": 0}}
+    figure.update_layout(**common | layout)
+    return figure

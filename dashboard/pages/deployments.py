@@ -1,0 +1,108 @@
+"""One deployment: whether it is well, why not, and its log."""
+
+from __future__ import annotations
+
+import parts
+import queries
+import streamlit as st
+
+from mlops_nb.store.deployments import Deployment
+
+parts.header("Deployments", "Which version runs where, whether it is well, and if not, why.")
+found = queries.running(parts.asked("deployment"))
+if not found.chosen:
+    parts.nothing_yet("Nothing is deployed.", "%mlops deploy delays:1 --endpoint delays")
+    st.stop()
+
+
+def show_reason(d: Deployment) -> None:
+    """The user's own exception, where it was raised, and the log around it."""
+    reason = d.reason
+    if not reason or d.status == "healthy":
+        return
+    st.error(f"**{parts.plain(reason.kind)}**: {parts.plain(reason.message)}", icon=":material/error:")
+    if reason.where:
+        st.text(f"Raised at {reason.where}")
+    if reason.hint:
+        st.text(f"Try: {reason.hint}")
+    if reason.traceback:
+        st.caption("Traceback")
+        st.code(reason.traceback, language="python")
+    if reason.log:
+        st.caption("The log's last lines when it happened")
+        st.code(reason.log, language=None)
+
+
+def show_facts(d: Deployment) -> None:
+    """How it was asked to run."""
+    parts.facts(
+        {
+            "model": d.model_ref,
+            "target": d.target,
+            "hardware": d.spec.hardware,
+            "cores": d.spec.cpus or "all",
+            "memory": f"{d.spec.memory_mb} MB" if d.spec.memory_mb else "no limit",
+            "share wanted": f"{found.shares.get(d.endpoint, {}).get(d.name, 0)} %",
+            "restarts": d.restarts,
+            "wanted": d.wanted,
+            "deployed": d.created_at,
+            "last change": d.changed_at,
+            "by": d.author,
+        }
+    )
+
+
+def choose_row() -> None:
+    """A row was clicked: its deployment goes into the URL."""
+    rows = st.session_state["deployments"]["selection"]["rows"]
+    if rows:
+        st.query_params["deployment"] = shown[rows[0]].ref
+
+
+with st.container(horizontal=True):
+    parts.choose_place(found.deployments)
+shown = parts.filtered(found.deployments)[: parts.ROWS]
+parts.table(
+    [
+        {
+            "deployment": d.ref,
+            "model": d.model_ref,
+            "status": parts.marked(d.status),
+            "target": d.target,
+            "hardware": d.spec.hardware,
+            "wanted share": found.shares.get(d.endpoint, {}).get(d.name, 0),
+            "restarts": d.restarts,
+            "since": parts.ago(d.changed_at),
+            "why": "" if d.status == "healthy" else parts.one_line(d.reason),
+        }
+        for d in shown
+    ],
+    alt="Deployments with their health, target, hardware and share of traffic",
+    key="deployments",
+    on_select=choose_row,
+    selection_mode="single-row",
+    column_config={"wanted share": st.column_config.NumberColumn(format="%d %%")},
+)
+
+chosen = found.chosen
+parts.choose("Deployment", [d.ref for d in found.deployments], param="deployment", value=chosen.ref, width=320)
+st.markdown(f"#### {parts.coloured(chosen.status)} &nbsp; {parts.plain(chosen.ref)}")
+show_reason(chosen)
+facts, log, history = st.tabs(["About", "Log", "History"])
+with facts:
+    show_facts(chosen)
+with log:
+    lines = queries.log_lines(chosen)
+    if lines:
+        st.code("\n".join(lines), language=None, height=420 if len(lines) > 16 else "content")
+    else:
+        parts.nothing_yet("No log here.", f"%mlops logs {chosen.ref}")
+with history:
+    parts.table(
+        [
+            {"time": parts.said(row["time"]), "status": parts.marked(row["status"]), "model": f"{row['model']}:{row['version']}", "target": row["target"],
+             "why": (row["reason"] or {}).get("message", "")}
+            for row in found.history[: parts.ROWS]
+        ],
+        alt=f"Changes of status of {chosen.ref}",
+    )  # fmt: skip

@@ -1,0 +1,90 @@
+"""What runs, what wants a look, what happened last."""
+
+from __future__ import annotations
+
+import parts
+import queries
+import streamlit as st
+
+found = queries.overview()
+
+parts.header("Overview", "What runs here, what wants a look, what happened last.")
+if not found.versions and not found.deployments:
+    parts.nothing_yet(
+        "This workspace is empty. Four lines make it live:",
+        "%load_ext mlops_nb",
+        '%mlops dataset register flights df --description "what the rows are"',
+        "%mlops register clf --name delays --data flights --metric auc=0.71",
+        "%mlops deploy delays:1 --endpoint delays",
+    )
+    st.stop()
+
+alerts = queries.alerts(found)
+healthy = sum(d.status == "healthy" for d in found.live)
+models, data, live, wanted = st.columns(4)
+models.metric(
+    "Models",
+    found.models,
+    border=True,
+    help="Names; every registration of a name is a version of it.",
+    delta=f"{found.versions} versions",
+    delta_color="off",
+    delta_arrow="off",
+)
+data.metric("Datasets", found.datasets, border=True)
+live.metric("Healthy deployments", f"{healthy} of {len(found.live)}", border=True)
+wanted.metric("Alerts", len(alerts), border=True, help="Deployments that are not well, and endpoints whose last check found drift.")
+
+if alerts:
+    st.subheader("Wants a look", anchor=False)
+    for alert in alerts[: parts.ROWS]:
+        with st.container(border=True, horizontal=True, vertical_alignment="center"):
+            st.markdown(f"{parts.coloured(alert.status)} **{parts.plain(alert.subject)}**", width="content")
+            st.text(alert.line)
+            st.page_link(alert.page, label="Why", icon=":material/arrow_forward:", query_params=alert.params)
+
+st.subheader("Live endpoints", anchor=False)
+if found.live:
+    period = parts.period()
+    parts.switch("Period", list(parts.PERIODS), param="period", value=period, label_visibility="collapsed")
+    totals = {name: queries.totals(name, period) for name in {d.endpoint for d in found.live}}
+    pulses = {name: queries.pulse(name, period) for name in totals}
+    rows = []
+    for d in found.live:
+        seen = totals[d.endpoint].get(d.name, {})
+        rows.append(
+            {
+                "endpoint": d.endpoint,
+                "deployment": d.name,
+                "model": d.model_ref,
+                "status": parts.marked(d.status),
+                "target": d.target,
+                "hardware": d.spec.hardware,
+                "wanted share": found.shares.get(d.endpoint, {}).get(d.name, 0),
+                "live share": seen.get("share"),
+                "requests/s": seen.get("requests_per_second"),
+                "p95 ms": seen.get("p95_ms"),
+                "errors": seen.get("errors"),
+                "endpoint's traffic": pulses[d.endpoint],
+            }
+        )
+    parts.table(
+        rows,
+        alt="Every deployment that should run: its model, health, target, hardware, share of traffic, rate, latency and errors",
+        column_config={
+            "wanted share": st.column_config.NumberColumn(format="%d %%"),
+            "live share": st.column_config.NumberColumn(format="%.0f %%"),
+            "requests/s": st.column_config.NumberColumn(format="%.2f"),
+            "p95 ms": st.column_config.NumberColumn(format="%.1f"),
+            "endpoint's traffic": st.column_config.AreaChartColumn(width="medium", y_min=0, color="#0b57d0"),
+        },
+    )
+else:
+    parts.nothing_yet("No endpoint yet.", "%mlops deploy delays:1 --endpoint delays")
+
+st.subheader("Latest events", anchor=False)
+parts.table(
+    [{"when": parts.ago(event.time), "what": event.type.removeprefix("mlops."), "about": event.subject} for event in found.events],
+    alt="The latest events, newest first",
+)
+st.page_link("pages/events.py", label="All events", icon=":material/arrow_forward:")

@@ -1,0 +1,105 @@
+"""How an endpoint's requests are split, and how each deployment answers them, as it happens."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import figures
+import parts
+import queries
+import streamlit as st
+
+from mlops_nb import store
+
+REFRESH_SECONDS = 5
+
+parts.header("Rollout traffic", "Which share each deployment should have, which it has, and how it answers.")
+found = queries.split(parts.asked("endpoint"))
+if not found.endpoint:
+    parts.nothing_yet("No endpoint yet.", "%mlops deploy delays:1 --endpoint delays", "%mlops deploy delays:2 --endpoint delays --traffic 10")
+    st.stop()
+
+period = parts.period("15 min")
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    parts.choose("Endpoint", found.endpoints, param="endpoint", value=found.endpoint, width=220)
+    parts.choose_place(found.deployments)
+    parts.switch("Period", list(parts.PERIODS), param="period", value=period)
+    paused = st.toggle("Pause", key="paused", help=f"While it runs, the figures are read again every {REFRESH_SECONDS} s.")
+
+
+@st.fragment(run_every=1)
+def age() -> None:
+    """How old the figures are."""
+    updated: datetime | None = st.session_state.get("updated")
+    if updated:
+        state = "paused" if paused else "live"
+        st.caption(f"{':material/pause:' if paused else ':green[●]'} {state}, updated {parts.ago(updated)}")
+
+
+@st.fragment(run_every=None if paused else REFRESH_SECONDS)
+def live() -> None:
+    """Figures that follow the traffic."""
+    split = queries.split(found.endpoint)
+    totals, rows = queries.totals(split.endpoint, period), queries.traffic(split.endpoint, period)
+    st.session_state["updated"] = store.now()
+    show_shares(split, totals)
+    names = {d.name for d in parts.filtered(split.deployments)} if "target" in st.query_params or "hardware" in st.query_params else None
+    drawn = [row for row in rows if names is None or row["deployment"] in names]
+    if not drawn:
+        parts.nothing_yet("No request in this period.", f"%mlops invoke {split.endpoint} --data X.head()")
+        return
+    words = f"Share, rate, latency and errors of {split.endpoint}'s deployments over the last {period}; the table above has the totals"
+    parts.chart(figures.traffic(drawn, split.changes), key="traffic", alt=words)
+    st.caption("Dotted lines mark changes of the split.")
+
+
+def show_shares(split: queries.Split, totals: dict) -> None:
+    """Wanted beside live, a row per deployment."""
+    standing = {d.name: d for d in parts.filtered(split.deployments)}
+    gone = [name for name in totals if name not in {d.name for d in split.deployments}] if standing else []
+    rows = [share_row(name, standing.get(name), split.wanted.get(name, 0), totals.get(name, {})) for name in [*standing, *gone]]
+    percent = {name: st.column_config.ProgressColumn(format="%.0f %%", min_value=0, max_value=100, color="#2f7ed8") for name in ("wanted share", "live share")}
+    numbers = {name: st.column_config.NumberColumn(format="%.1f") for name in ("p50 ms", "p95 ms", "p99 ms")}
+    numbers |= {"requests/s": st.column_config.NumberColumn(format="%.2f"), "error rate": st.column_config.NumberColumn(format="%.2f %%")}
+    parts.table(rows, alt="Wanted and live share, rate, latency and errors per deployment", column_config=percent | numbers)
+
+
+def share_row(name: str, deployment: queries.Deployment | None, wanted: int, seen: dict) -> dict:
+    """One deployment: where it runs, what it should get and what it got."""
+    return {
+        "deployment": name,
+        "model": deployment.model_ref if deployment else "",
+        "status": parts.marked(deployment.status) if deployment else "· withdrawn",
+        "target": deployment.target if deployment else "",
+        "hardware": deployment.spec.hardware if deployment else "",
+        "wanted share": wanted,
+        "live share": seen.get("share", 0.0) * 100,
+        "requests": seen.get("requests", 0),
+        "requests/s": seen.get("requests_per_second", 0.0),
+        "p50 ms": seen.get("p50_ms"),
+        "p95 ms": seen.get("p95_ms"),
+        "p99 ms": seen.get("p99_ms"),
+        "errors": seen.get("errors", 0),
+        "error rate": seen.get("error_rate", 0.0) * 100,
+    }
+
+
+age()
+live()
+
+st.subheader("Changes of the split", anchor=False)
+if found.changes:
+    parts.table(
+        [
+            {
+                "time": parts.said(change.time),
+                "split": ", ".join(f"{name}: {weight} %" for name, weight in change.weights.items()),
+                "by": change.author,
+                "why": change.why,
+            }
+            for change in found.changes[: parts.ROWS]
+        ],
+        alt=f"Every split {found.endpoint} had, newest first",
+    )
+else:
+    parts.nothing_yet("The split was never set.", f"%mlops traffic {found.endpoint} 1=100")
