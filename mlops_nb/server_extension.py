@@ -126,10 +126,10 @@ class DashboardHandler(WorkspaceHandler):
 
 
 def _deploy(request: DeployRequest) -> Any:
-    from . import rollout  # with its processes and sockets, only once somebody deploys
-
     ref = ModelRef.parse(request.model)
     endpoint = checked_name(request.endpoint, what="endpoint") if request.endpoint else None
+    from . import rollout  # with its processes and sockets, only once somebody deploys
+
     return rollout.deploy(ref, endpoint=endpoint, traffic=request.traffic, wait=False)
 
 
