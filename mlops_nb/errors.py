@@ -187,7 +187,7 @@ class SampleNeeded(UsageError):
     """A model that can only be exported by running it once."""
 
     def __init__(self, kind: str) -> None:
-        super().__init__(f"A {kind} is exported to ONNX by running it once, and no sample came with it.", hint="--sample X[:10], an array or tensor such as it was trained on")
+        super().__init__(f"A {kind} is exported to ONNX by running it once, and no sample came with it.", hint="--sample X[:10], data such as it was trained on")
 
 
 class TrustNeeded(UsageError):

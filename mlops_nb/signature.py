@@ -58,6 +58,8 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     outputs: list[Column] = []
     sample: list[dict[str, Any]] | dict[str, Any] = []
     """The first rows as JSON, five at most: records of a table, or one nested list per tensor."""
+    series: bool = False
+    """The model was made with one pandas Series or list (of texts, say), not with a frame of one column."""
 
     @classmethod
     def from_json(cls, shape: Mapping[str, Any]) -> Self:
@@ -78,6 +80,13 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         arrays = {column.name: one(column, columns[column.name]) for column in self.inputs}
         _check_lengths(arrays)
         return arrays
+
+    def sample_columns(self) -> list[dict[str, np.ndarray]]:
+        """Each row of the sample as checked columns of one row."""
+        if isinstance(self.sample, dict):
+            rows = min((len(values) for values in self.sample.values()), default=0)
+            return [self.check({name: values[n : n + 1] for name, values in self.sample.items()}) for n in range(rows)]
+        return [self.check({name: [value] for name, value in row.items()}) for row in self.sample]
 
     def _check_names(self, columns: Mapping[str, Any]) -> None:
         wanted = [column.name for column in self.inputs]
@@ -117,11 +126,13 @@ def infer(data: Any, *, outputs: Any = None) -> Signature:
         inputs = [_known_to_pandas(column, data, place) for place, column in enumerate(described)] if _is_frame(data) else described
     else:
         inputs = [_described_tensor(name, array) for name, array in columns.items()]
-    signature = Signature(kind="table" if table else "tensors", inputs=inputs, outputs=_outputs(outputs))
+    series = table and not isinstance(data, Mapping) and (data.ndim == 1 if _is_frame(data) else not _are_records(data))
+    signature = Signature(kind="table" if table else "tensors", inputs=inputs, outputs=outputs_of(outputs), series=series)
     return msgspec.structs.replace(signature, sample=_sample(signature.kind, columns))
 
 
-def _outputs(outputs: Any) -> list[Column]:
+def outputs_of(outputs: Any) -> list[Column]:
+    """Predictions (an array, or arrays by name) as columns; columns as they are."""
     if outputs is None:
         return []
     if isinstance(outputs, list) and all(isinstance(column, Column) for column in outputs):
@@ -226,7 +237,7 @@ def to_columns(data: Any) -> dict[str, np.ndarray]:
     if isinstance(data, Mapping):
         one_record = data and all(_is_scalar(value) for value in data.values())
         return to_columns([data]) if one_record else {str(name): _array(values) for name, values in data.items()}
-    if isinstance(data, list | tuple) and data and all(isinstance(row, Mapping) for row in data):
+    if _are_records(data):
         names = list(dict.fromkeys(name for row in data for name in row))
         return {str(name): _array([row.get(name) for row in data]) for name in names}
     array = _array(data)
@@ -246,6 +257,10 @@ def _is_frame(data: Any) -> bool:
 
 def _is_array(data: Any) -> bool:
     return hasattr(data, "__array__") and not _is_frame(data)
+
+
+def _are_records(data: Any) -> bool:
+    return isinstance(data, list | tuple) and bool(data) and all(isinstance(row, Mapping) for row in data)
 
 
 def _is_rows(data: Any) -> bool:

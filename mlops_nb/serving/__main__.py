@@ -1,0 +1,159 @@
+"""`python -m mlops_nb.serving SPEC.json`: load the model, try it on its own sample, answer until told to stop.
+
+Exits 0 after SIGTERM or SIGINT, 1 after writing failure.json when it cannot come up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..errors import PortInUse
+from ..store.deployments import Reason
+from . import failures
+from .spec import ServerSpec
+
+if TYPE_CHECKING:
+    from .capture import Capture
+    from .engines import Engine
+    from .server import Server
+
+STOP_SECONDS = 5.0
+QUICK_SECONDS = 0.005
+
+
+def main() -> None:
+    """Run the deployment that the file in argv describes."""
+    faulthandler.enable()
+    spec = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ServerSpec)
+    prepare(spec)
+    try:
+        server, capture = come_up(spec)
+    except (Exception, SystemExit) as error:  # whatever the user's code raises while loading is what they must be told
+        tell(failures.why(error, spec, doing="exception while loading"), spec)
+    asyncio.run(serve(server, capture, spec))
+
+
+def prepare(spec: ServerSpec) -> None:
+    """The process as the deployment wants it; before numpy and its threads are imported."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, str(max(1, int(spec.cpus or os.cpu_count() or 1))))
+    os.environ.update(spec.variables)
+    failures.show_cells(spec.cells)
+
+
+def come_up(spec: ServerSpec) -> tuple[Server, Capture]:
+    """The model loaded, warm and ready to answer.  Raises PortInUse and whatever the model raises."""
+    check_port(spec.port)
+    from granian.server import embed  # noqa: F401 - before the memory limit, as everything the server itself needs
+
+    from .capture import Capture
+    from .engines import load
+    from .server import Server
+
+    limit_memory(spec)
+    engine = load(spec)
+    outputs, quick = warm_up(engine, spec)
+    capture = Capture(Path(spec.capture_folder), payload_percent=spec.capture_payload_percent)
+    server = Server(spec, engine, capture, outputs=outputs, quick=quick)
+    capture.start(signature=engine.signature.as_json() if engine.signature else None)
+    return server, capture
+
+
+def check_port(port: int) -> None:
+    """Raises PortInUse.  Granian shares ports among processes (SO_REUSEPORT), so it would not notice."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise PortInUse(port) from None
+
+
+def limit_memory(spec: ServerSpec) -> None:
+    """Let the process take *memory_mb* in all: what is left of it becomes the room for private memory (RLIMIT_DATA)."""
+    if not spec.memory_mb or sys.platform != "linux":
+        return
+    import resource
+
+    sizes = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    data, resident = (int(sizes[name].split()[0]) * 1024 for name in ("VmData", "VmRSS"))
+    room = spec.memory_mb * 1_000_000 - resident
+    if room <= 0:
+        raise MemoryError(f"the server alone takes {resident // 1_000_000} MB of the {spec.memory_mb} MB it may take")
+    resource.setrlimit(resource.RLIMIT_DATA, (data + room, resource.RLIM_INFINITY))
+
+
+def warm_up(engine: Engine, spec: ServerSpec) -> tuple[list, bool]:
+    """Answer the signature's own sample once.  Returns the outputs as columns, and whether that was quick.
+
+    A model that fails on every row it was registered with cannot answer: the reason is written and the process ends.
+    """
+    from ..signature import outputs_of
+
+    signature = engine.signature
+    known = list(signature.outputs) if signature else []
+    if engine.name == "script" or not signature or not (rows := signature.sample_columns()):
+        return known, True
+    for number, columns in enumerate(rows):
+        try:
+            arrays = engine.predict(columns)
+            started = time.perf_counter()
+            engine.predict(columns)
+            return known or outputs_of(arrays), time.perf_counter() - started < QUICK_SECONDS
+        except (Exception, SystemExit) as error:
+            if number == len(rows) - 1:
+                reason = failures.why(error, spec, doing="exception in a request")
+                tell(msgspec.structs.replace(reason, message=f"{reason.message} (on the sample it was registered with)"), spec)
+    raise AssertionError("unreachable")
+
+
+def tell(reason: Reason, spec: ServerSpec) -> None:
+    """Write failure.json, say it in the log, and end with exit code 1."""
+    failures.write(reason, Path(spec.run_folder) / "failure.json")
+    sys.stderr.write(f"deployment.failed kind={reason.kind!r} where={reason.where!r} {reason.message}\n{reason.traceback}")
+    sys.stderr.flush()
+    os._exit(1)  # threads that the user's code started do not hold it up
+
+
+async def serve(server: Server, capture: Capture, spec: ServerSpec) -> None:
+    """Answer until SIGTERM or SIGINT; then finish what is in flight and write what waits."""
+    from granian.constants import HTTPModes, Interfaces
+    from granian.server.embed import Server as Granian
+
+    granian = Granian(
+        server, address="127.0.0.1", port=spec.port, interface=Interfaces.RSGI, http=HTTPModes.auto, websockets=False, log_enabled=False, backlog=1024
+    )
+    loop = asyncio.get_running_loop()
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(stop, granian.stop)
+    gc.collect()
+    gc.freeze()
+    sys.stderr.write(f"deployment.started {spec.endpoint}/{spec.deployment} model={spec.model}:{spec.version} port={spec.port}\n")
+    await granian.serve()
+    await finish(server)
+    capture.end()
+    sys.stderr.write(f"deployment.stopped {spec.endpoint}/{spec.deployment}\n")
+    sys.stderr.flush()
+    os._exit(0)
+
+
+async def finish(server: Server) -> None:
+    """Wait for the requests in flight, five seconds at most, and a moment more for their last bytes to leave."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while server.in_flight and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+
+
+main()

@@ -1,0 +1,208 @@
+"""What was asked and answered, appended by a thread of its own: the caller never waits, and kill -9 loses 100 ms at most.
+
+Lines go to `live-<pid>.jsonl`, which is renamed to `closed-<time_ns>.jsonl` at 16 MB, after 60 s and at the end; a reader
+takes closed files away.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+FLUSH_SECONDS = 0.1
+MOST_QUEUED = 20_000
+MOST_QUEUED_VALUES = 4_000_000
+"""Values (cells of inputs) that may wait in memory; records beyond are dropped and counted."""
+ROTATE_BYTES = 16_000_000
+ROTATE_SECONDS = 60.0
+
+
+class Record(msgspec.Struct, gc=False):
+    """One request, as little as the hot path has to put down; the writer does the rest."""
+
+    time: float
+    id: str
+    status: int
+    latency_ms: float
+    rows: int
+    payload: Callable[[], tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]] | None
+    """Gives inputs and outputs as lists by name; called in the writer's thread."""
+    values: int
+    error: str | None
+
+
+class Line(msgspec.Struct):
+    """One line of the file."""
+
+    time: str
+    id: str
+    status: int
+    latency_ms: float
+    rows: int
+    inputs: Mapping[str, Any] | None
+    outputs: Mapping[str, Any] | None
+    error: str | None
+
+
+class Capture:
+    """A bounded queue and the thread that empties it into the live file."""
+
+    def __init__(self, folder: Path, *, payload_percent: float) -> None:
+        self.dropped = 0
+        self.write_errors = 0
+        self._folder = folder
+        self._share = payload_percent / 100
+        self._queue: deque[Record] = deque()
+        self._values_in = 0  # counted by the caller's thread alone
+        self._values_out = 0  # counted by the writer's thread alone
+        self._torn = False
+        self._file: int | None = None
+        self._size = 0
+        self._opened = 0.0
+        self._ending = threading.Event()
+        self._encode = msgspec.json.Encoder(enc_hook=_as_text).encode_into
+        self._thread = threading.Thread(target=self._write_until_ended, name="capture", daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        """Records not yet written."""
+        return len(self._queue)
+
+    def start(self, *, signature: Mapping[str, Any] | None) -> None:
+        """Close what an earlier process left, put the signature beside, and begin to write."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._close_leftovers()
+            (self._folder / "signature.json").write_bytes(msgspec.json.encode(signature))
+        except OSError as error:
+            self._disk_said(error)
+        self._thread.start()
+
+    def sampled(self) -> bool:
+        """Whether this request's inputs and outputs are kept."""
+        return self._share >= 1 or (self._share > 0 and random.random() < self._share)
+
+    def put(self, record: Record) -> None:
+        """Queue one record; drops (and counts) it when the queue is full.  Never waits."""
+        if len(self._queue) >= MOST_QUEUED or self._values_in - self._values_out > MOST_QUEUED_VALUES:
+            self.dropped += 1
+            return
+        self._values_in += record.values
+        self._queue.append(record)
+
+    def end(self) -> None:
+        """Write what waits and close the file."""
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def _write_until_ended(self) -> None:
+        while not self._ending.wait(FLUSH_SECONDS):
+            self._flush()
+            self._rotate_when_due()
+        self._flush()
+        self._close()
+
+    def _flush(self) -> None:
+        """Write all that waits, a few megabytes at a time so that a full queue does not double in memory."""
+        buffer, line = bytearray(), bytearray()
+        for _ in range(len(self._queue)):
+            record = self._queue.popleft()
+            self._values_out += record.values
+            self._put_line(record, line)
+            buffer += line
+            buffer += b"\n"
+            if len(buffer) > 4_000_000:
+                self._append(buffer)
+                buffer.clear()
+        if buffer:
+            self._append(buffer)
+
+    def _put_line(self, record: Record, line: bytearray) -> None:
+        try:
+            self._encode(_line(record), line)
+        except (TypeError, ValueError, OverflowError) as error:  # a value that JSON has no word for, such as a 70-bit number
+            record.payload, record.error = None, record.error or f"not kept: {error}"
+            self._encode(_line(record), line)
+
+    def _append(self, buffer: bytearray) -> None:
+        try:
+            if self._file is None:
+                self._open()
+            view = memoryview(b"\n" + buffer if self._torn else buffer)
+            self._torn = True  # until all of it is written: a disk may take half a line
+            while view:
+                view = view[os.write(self._file, view) :]  # type: ignore[arg-type]
+            self._torn = False
+            self._size += len(buffer)
+        except OSError as error:
+            self.dropped += buffer.count(b"\n")
+            self._disk_said(error)
+
+    def _disk_said(self, error: OSError) -> None:
+        """Counted, and told once: a full disk must not stop the answers."""
+        if not self.write_errors:
+            code = errno.errorcode.get(error.errno or 0, "?")
+            sys.stderr.write(f"capture.failed {self._folder} cannot be written ({code}: {error.strerror}); requests are still answered\n")
+        self.write_errors += 1
+
+    @property
+    def _live(self) -> Path:
+        return self._folder / f"live-{os.getpid()}.jsonl"
+
+    def _open(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file = os.open(self._live, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._size, self._opened = 0, time.monotonic()
+
+    def _rotate_when_due(self) -> None:
+        if self._file is not None and (self._size >= ROTATE_BYTES or time.monotonic() - self._opened >= ROTATE_SECONDS):
+            self._close()
+
+    def _close(self) -> None:
+        if self._file is None:
+            return
+        try:
+            os.close(self._file)
+            self._live.rename(self._folder / f"closed-{time.time_ns()}.jsonl")
+        except OSError as error:
+            self._disk_said(error)
+        self._file = None
+
+    def _close_leftovers(self) -> None:
+        """Live files of processes that are gone (killed) become closed ones."""
+        for left in self._folder.glob("live-*.jsonl"):
+            pid = left.stem.removeprefix("live-")
+            if pid.isdigit() and (int(pid) == os.getpid() or not _lives(int(pid))):
+                left.rename(self._folder / f"closed-{time.time_ns()}.jsonl")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _line(record: Record) -> Line:
+    inputs, outputs = record.payload() if record.payload else (None, None)
+    moment = datetime.fromtimestamp(record.time, UTC).isoformat(timespec="microseconds")
+    return Line(moment, record.id, record.status, round(record.latency_ms, 3), record.rows, inputs, outputs, record.error)
+
+
+def _as_text(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)

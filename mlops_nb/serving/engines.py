@@ -1,0 +1,279 @@
+"""What computes the answer: ONNX Runtime, a Python object, or the user's entry script.
+
+This module is only ever run in a scoring server; still it imports each runtime only when a model needs it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import HardwareMissing, NotAModel, NotAnEntryScript, SignatureMismatch
+from ..signature import Column, Signature, as_frame
+from .spec import ServerSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnxruntime
+
+Arrays = dict[str, "np.ndarray"]
+
+
+class Engine(Protocol):
+    """Computes outputs from columns that passed the signature."""
+
+    name: str
+    providers: list[str]
+    """What executes it: ONNX Runtime's execution providers in use, or the Python it runs in."""
+    signature: Signature | None
+    inline: bool
+    """Quick and thread-safe enough to run between two events of the server's loop."""
+
+    def predict(self, columns: Arrays) -> Arrays:
+        """Outputs by name, rows first.  Raises whatever the model raises."""
+        ...
+
+
+def load(spec: ServerSpec) -> Engine:
+    """The model of *spec*, loaded.  Raises whatever loading raises: that is what the user has to see."""
+    os.environ["AZUREML_MODEL_DIR"] = spec.folder
+    signature = Signature.from_json(spec.signature) if spec.signature else None
+    loaders: dict[str, Callable[[ServerSpec, Signature | None], Engine]] = {"onnxruntime": OnnxModel, "python": PythonModel, "script": EntryScript}
+    return loaders[spec.engine](spec, signature)
+
+
+# ── ONNX Runtime ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_ONNX_TYPES = {
+    "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(bool)": "bool", "tensor(string)": "string",
+    "tensor(int8)": "int8", "tensor(int16)": "int16", "tensor(int32)": "int32", "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(uint32)": "uint32", "tensor(uint64)": "uint64",
+}  # fmt: skip
+_PLAIN_NAMES = {"output_label": "label", "output_probability": "probabilities", "variable": "prediction"}
+_PROVIDERS = {
+    "gpu": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "ROCMExecutionProvider", "CoreMLExecutionProvider", "DmlExecutionProvider"],
+    "npu": ["QNNExecutionProvider", "VitisAIExecutionProvider"],
+}
+
+
+class OnnxModel:
+    """A model in ONNX, run by ONNX Runtime.  A table's columns are inputs of shape [n, 1]; tensors go in as they are."""
+
+    name = "onnxruntime"
+    inline = True
+
+    def __init__(self, spec: ServerSpec, signature: Signature | None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = max(1, int(spec.cpus)) if spec.cpus else min(2, os.cpu_count() or 1)
+        # Threads that spin between requests would take the cores of the models beside.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(str(Path(spec.folder) / "model.onnx"), options, providers=_providers(spec.hardware, onnxruntime))
+        self.providers: list[str] = session.get_providers()
+        self._run = session.run
+        self._outputs = [output.name for output in session.get_outputs()]
+        self._names = self._outputs if spec.flavor == "onnx" else [_PLAIN_NAMES.get(name, name) for name in self._outputs]
+        self.signature = signature or _signature_of(session)
+        self._feed = _feed(self.signature, session.get_inputs())
+
+    def predict(self, columns: Arrays) -> Arrays:
+        """Outputs under the model's names; a regression's single column is flat."""
+        values = self._run(self._outputs, self._feed(columns))
+        return {name: _output(name, value) for name, value in zip(self._names, values, strict=True)}
+
+
+def _providers(hardware: str, onnxruntime: ModuleType) -> list[str]:
+    available = onnxruntime.get_available_providers()
+    if hardware in ("", "cpu"):
+        return ["CPUExecutionProvider"]
+    wanted = [provider for provider in _PROVIDERS.get(hardware, []) if provider in available]
+    if not wanted:
+        raise HardwareMissing(hardware, providers=available)
+    return [*wanted, "CPUExecutionProvider"]
+
+
+def _signature_of(session: onnxruntime.InferenceSession) -> Signature:
+    """What the ONNX file says of itself, for a model registered without data."""
+
+    def column(arg: Any) -> Column:
+        axes = [size if isinstance(size, int) else None for size in arg.shape]
+        return Column(name=arg.name, type=_ONNX_TYPES.get(arg.type, "json"), shape=[None, *axes[1:]] if axes else [])  # type: ignore[arg-type]
+
+    return Signature(kind="tensors", inputs=[column(arg) for arg in session.get_inputs()], outputs=[column(arg) for arg in session.get_outputs()])
+
+
+def _feed(signature: Signature, inputs: list[Any]) -> Callable[[Arrays], Arrays]:
+    """How columns become the session's inputs: by name, by place, or side by side as one matrix."""
+    names = [column.name for column in signature.inputs]
+    types = {arg.name: _ONNX_TYPES.get(arg.type, "json") for arg in inputs}
+    if len(inputs) == 1 and signature.kind == "table" and (len(names) > 1 or inputs[0].shape[1:] not in ([1], [])):
+        return lambda columns: {inputs[0].name: _matrix(columns, types[inputs[0].name])}
+    pairs = [(arg.name, arg.name if arg.name in names else names[place], types[arg.name]) for place, arg in enumerate(inputs)]
+    if signature.kind == "tensors":
+        return lambda columns: {to: _as_type(columns[name], type_, name) for to, name, type_ in pairs}
+    flat = {arg.name for arg in inputs if len(arg.shape) == 1}
+    return lambda columns: {to: _as_type(columns[name], type_, name).reshape((-1,) if to in flat else (-1, 1)) for to, name, type_ in pairs}
+
+
+def _matrix(columns: Arrays, type_: str) -> np.ndarray:
+    import numpy as np
+
+    return np.column_stack([_as_type(array, type_, name) for name, array in columns.items()])
+
+
+def _as_type(array: np.ndarray, type_: str, name: str) -> np.ndarray:
+    import numpy as np
+
+    if type_ == "string":
+        return array if array.dtype.kind == "O" and None not in array else np.array(["" if value is None else str(value) for value in array], dtype=object)
+    if array.dtype == type_:
+        return array
+    try:
+        return array.astype(type_)
+    except (TypeError, ValueError):
+        raise SignatureMismatch(f"the model's {type_} input cannot hold a missing value", column=name) from None
+
+
+def _output(name: str, value: Any) -> np.ndarray:
+    import numpy as np
+
+    if isinstance(value, list):  # a ZipMap: one {class: probability} a row
+        return np.array([list(row.values()) for row in value]) if value and isinstance(value[0], Mapping) else np.array(value, dtype=object)
+    return value[:, 0] if name == "prediction" and value.ndim == 2 and value.shape[1] == 1 else value
+
+
+# ── a Python object ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class PythonModel:
+    """A fitted object with `predict`, given the kind of data it was trained on.
+
+    It runs in one thread beside the server's loop, so that health answers meanwhile and the object need not be thread-safe.
+    """
+
+    name = "python"
+    inline = False
+
+    def __init__(self, spec: ServerSpec, signature: Signature | None) -> None:
+        from .. import packing
+
+        code = Path(spec.folder) / "code"
+        if code.is_dir() and str(code) not in sys.path:
+            sys.path.insert(0, str(code))
+        self._model = packing.load(Path(spec.folder), spec.flavor, cells=spec.cells)
+        if not callable(getattr(self._model, "predict", None)):
+            raise NotAModel(f"A {type(self._model).__name__}")
+        self.providers = [f"Python {sys.version_info.major}.{sys.version_info.minor}"]
+        self.signature = signature
+
+    def predict(self, columns: Arrays) -> Arrays:
+        """`label` and `probabilities` of a classifier, `prediction` of a regressor, else `output` or a returned dict's keys."""
+        return answers(self._model, self._data(columns))
+
+    def _data(self, columns: Arrays) -> Any:
+        if self.signature and self.signature.kind == "table":
+            frame = as_frame(columns, self.signature)
+            data = frame.iloc[:, 0] if self.signature.series else frame
+        else:
+            data = next(iter(columns.values())) if len(columns) == 1 else dict(columns) if self.signature else as_frame(columns)
+        return data
+
+
+def answers(model: Any, data: Any) -> Arrays:
+    """What *model* says of *data*: `label` and `probabilities` of a classifier, `prediction` of a regressor, else `output` or a returned dict's keys."""
+    kind = _kind(model)
+    data = _for_booster(model, data)
+    answer = model.predict(data)
+    if kind == "classifier":
+        probabilities = getattr(model, "predict_proba", None)
+        return {"label": _rows(answer)} | ({"probabilities": _rows(probabilities(data))} if probabilities else {})
+    if isinstance(answer, Mapping):
+        return {str(name): _rows(values) for name, values in answer.items()}
+    if kind != "regressor" and _is_frame(answer):
+        return {str(name): _rows(answer[name]) for name in answer.columns}
+    return {"prediction" if kind == "regressor" else "output": _rows(answer)}
+
+
+def _kind(model: Any) -> str:
+    """`classifier`, `regressor` or neither, as scikit-learn tells of its own and by manners of others."""
+    name = type(model).__name__
+    if name == "Booster":
+        return "regressor"
+    if (sklearn := sys.modules.get("sklearn.base")) and hasattr(model, "get_params"):
+        try:
+            return "classifier" if sklearn.is_classifier(model) else "regressor" if sklearn.is_regressor(model) else ""
+        except (AttributeError, TypeError):
+            pass  # an estimator by manners only: judged below
+    return "classifier" if hasattr(model, "predict_proba") else ""
+
+
+def _for_booster(model: Any, data: Any) -> Any:
+    """XGBoost's bare Booster takes its own matrix."""
+    if type(model).__name__ == "Booster" and type(model).__module__.startswith("xgboost"):
+        return sys.modules["xgboost"].DMatrix(data, enable_categorical=True)
+    return data
+
+
+def _is_frame(answer: Any) -> bool:
+    return type(answer).__name__ == "DataFrame" and hasattr(answer, "columns")
+
+
+def _rows(values: Any) -> np.ndarray:
+    """An answer as an array, rows first."""
+    import numpy as np
+
+    if hasattr(values, "toarray"):
+        values = values.toarray()
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    if isinstance(values, list) and values and isinstance(values[0], np.ndarray) and values[0].ndim == 2 and len({v.shape for v in values}) == 1:
+        return np.stack(values, axis=1)  # several outputs' probabilities: rows, outputs, classes
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        array = np.fromiter(values, dtype=object, count=len(values))
+    return array.reshape(1) if array.ndim == 0 else array
+
+
+# ── the user's entry script ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+class EntryScript:
+    """`entry/score.py` with `init()`, called once, and `run(raw_data)`, called with each request's body as text."""
+
+    name = "script"
+    inline = False
+
+    def __init__(self, spec: ServerSpec, signature: Signature | None) -> None:
+        entry = Path(spec.folder) / "entry" / "score.py"
+        for folder in (Path(spec.folder) / "code", entry.parent):
+            if folder.is_dir() and str(folder) not in sys.path:
+                sys.path.insert(0, str(folder))
+        module = _module(entry)
+        self.providers = [f"Python {sys.version_info.major}.{sys.version_info.minor}"]
+        self.signature = signature
+        if not callable(getattr(module, "run", None)):
+            raise NotAnEntryScript(entry)
+        self.run: Callable[[str], Any] = module.run
+        if callable(init := getattr(module, "init", None)):
+            init()
+
+    def predict(self, columns: Arrays) -> Arrays:
+        """An entry script reads bodies, not columns."""
+        raise SignatureMismatch("This deployment runs an entry script, which reads the body itself.", hint="POST /score")
+
+
+def _module(path: Path) -> ModuleType:
+    location = importlib.util.spec_from_file_location("score", path)
+    assert location and location.loader
+    module = importlib.util.module_from_spec(location)
+    sys.modules["score"] = module
+    location.loader.exec_module(module)
+    return module

@@ -1,0 +1,115 @@
+"""Why it failed, told from the user's side: their exception, their file and line (or cell), and what to do next."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import re
+import sys
+import sysconfig
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from ..errors import MlopsError
+from ..store.deployments import Reason
+from .spec import Cell, ServerSpec
+
+_OURS = str(Path(__file__).resolve().parent.parent)
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_NO_MEMORY = re.compile(r"bad.?alloc|cannot allocate memory|failed to allocate|unable to allocate|failed to map segment", re.IGNORECASE)
+
+
+def why(error: BaseException, spec: ServerSpec, *, doing: str) -> Reason:
+    """*error* as a reason; *doing* is its kind when the exception itself does not tell: `exception while loading`, `exception in a request`."""
+    kind = kind_of(error, doing)
+    return Reason(kind=kind, message=message(error), where=where(error, spec), traceback=text(error), hint=_hint(kind, error, spec))
+
+
+def kind_of(error: BaseException, otherwise: str) -> str:
+    """`out of memory`, `missing package`, `wrong path`, `port taken`, or *otherwise*."""
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return "out of memory"
+    if isinstance(error, ImportError):
+        return "missing package"
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError) or type(error).__name__ == "NoSuchFile":
+        return "wrong path"
+    return "port taken" if type(error).__name__ == "PortInUse" else otherwise
+
+
+def message(error: BaseException) -> str:
+    """One line: the exception's type and text."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def where(error: BaseException, spec: ServerSpec) -> str:
+    """The innermost line of the user's own code: `score.py:12`'s full path, or `cell [12], line 3`; empty when none is in the traceback."""
+    cells = {cell.filename: cell for cell in spec.cells if cell.filename}
+    frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        frames.append((error.filename, error.lineno or 0))
+    for filename, line in reversed(frames):
+        if filename in cells:
+            return f"cell [{cells[filename].number if cells[filename].number is not None else ' '}], line {line}"
+        if _is_users(filename, spec):
+            return f"{filename}:{line}"
+    return ""
+
+
+def _is_users(filename: str, spec: ServerSpec) -> bool:
+    if filename.startswith(spec.folder):
+        return True
+    if filename.startswith("<") or not Path(filename).is_absolute():
+        return False
+    return not filename.startswith((_OURS, *_INSTALLED)) and f"{os.sep}site-packages{os.sep}" not in filename
+
+
+def text(error: BaseException) -> str:
+    """The traceback without this server's own frames at its start."""
+    return "".join(traceback.format_exception(type(error), error, _from_users(error.__traceback__)))
+
+
+def _from_users(trace: TracebackType | None) -> TracebackType | None:
+    first = trace
+    while first is not None and first.tb_frame.f_code.co_filename.startswith((_OURS, sysconfig.get_path("stdlib"), "<frozen")):
+        first = first.tb_next
+    return first or trace
+
+
+def show_cells(cells: Sequence[Cell]) -> None:
+    """Make tracebacks show the source of code that was defined in notebook cells."""
+    for cell in cells:
+        if cell.filename:
+            linecache.cache[cell.filename] = (len(cell.source), None, cell.source.splitlines(keepends=True), cell.filename)
+
+
+def write(reason: Reason, path: Path) -> None:
+    """Put *reason* at *path* in one step.  A disk that refuses is told in the log only: there is nowhere else."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgspec.json.encode(reason))
+        os.replace(scratch, path)
+    except OSError as error:
+        sys.stderr.write(f"{path} cannot be written: {error}\n")
+
+
+def _hint(kind: str, error: BaseException, spec: ServerSpec) -> str:
+    if isinstance(error, MlopsError) and error.hint:
+        return error.hint
+    name = (getattr(error, "name", None) or "").split(".")[0]
+    deploy = f"%mlops deploy {spec.model}:{spec.version} --endpoint {spec.endpoint}"
+    hints = {
+        "missing package": f"pip install {name}, or register again with --code {name}.py if it is your own file" if name else "install what the message names",
+        "wrong path": "read files from the folder in AZUREML_MODEL_DIR, and register them with the model",
+        "out of memory": f"{deploy} --memory {(spec.memory_mb or 1024) * 2}m",
+        "exception while loading": f"mend the code, then %mlops register again and {deploy}",
+        "exception in a request": f"%mlops logs {spec.endpoint}/{spec.deployment}",
+    }
+    return hints.get(kind, "")

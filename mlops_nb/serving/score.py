@@ -1,0 +1,94 @@
+"""`POST /score`, as Azure ML's online endpoints take it: the shapes in which people send rows, and the answer by output name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..errors import SignatureMismatch, closest, listed
+from ..signature import Signature, to_columns
+
+_WRAPPERS = ("input_data", "inputs", "data", "dataframe_split", "dataframe_records", "instances")
+_SHAPES = '[{"column": value}, …], {"data": […]}, {"input_data": {"columns": […], "data": [[…]]}} or {"inputs": {"column": […]}}'
+
+decode = msgspec.json.Decoder().decode
+
+
+def columns(body: Any, signature: Signature | None) -> dict[str, Any]:
+    """A decoded body as columns by name.  Raises SignatureMismatch."""
+    names = [column.name for column in signature.inputs] if signature else []
+    return _opened(body, signature, names)
+
+
+def _opened(body: Any, signature: Signature | None, names: list[str]) -> dict[str, Any]:
+    if isinstance(body, dict):
+        if names and body.keys() >= set(names):
+            return _columns(body)
+        if "columns" in body and "data" in body:
+            return _split(body)
+        for wrapper in _WRAPPERS:
+            if wrapper in body and wrapper not in names:
+                return _opened(body[wrapper], signature, names)
+        return _columns(body)
+    if isinstance(body, list) and body and all(type(row) is dict for row in body):
+        return _records(body, signature, names)
+    if isinstance(body, list) and body and signature:
+        return signature.table_of(body)
+    if isinstance(body, list) and body:
+        return to_columns(body)
+    raise SignatureMismatch("The body has no rows." if body in ([], None) else "The body is not rows of data.", hint=_SHAPES)
+
+
+def _columns(body: dict[str, Any]) -> dict[str, Any]:
+    """Columns by name, or one record."""
+    if any(isinstance(values, list) for values in body.values()) or not body:
+        return body
+    return {name: [value] for name, value in body.items()}
+
+
+def _split(body: dict[str, Any]) -> dict[str, Any]:
+    """pandas' `to_dict("split")`."""
+    names, rows = body["columns"], body["data"]
+    if not isinstance(rows, list) or not isinstance(names, list):
+        raise SignatureMismatch('"columns" and "data" must be lists.', hint=_SHAPES)
+    for number, row in enumerate(rows):
+        if not isinstance(row, list) or len(row) != len(names):
+            raise SignatureMismatch(f'Row {number} does not have {len(names)} values, one for each of "columns".')
+    return {str(name): list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)} if rows else {str(name): [] for name in names}
+
+
+def _records(rows: Sequence[Mapping[str, Any]], signature: Signature | None, names: list[str]) -> dict[str, Any]:
+    if not signature:
+        return to_columns(rows)
+    try:
+        found = {name: [row[name] for row in rows] for name in names}
+    except KeyError:
+        found = _with_gaps(rows, signature)
+    if unknown := next((name for row in rows if len(row) > len(names) or row.keys() - found.keys() for name in row if name not in found), None):
+        raise SignatureMismatch(f"The data does not fit the model: unknown column {unknown!r}.", hint=_near(unknown, names))
+    return found
+
+
+def _with_gaps(rows: Sequence[Mapping[str, Any]], signature: Signature) -> dict[str, Any]:
+    """A key that a row lacks is a missing value where one may be."""
+    given = set().union(*rows)
+    lacking = [column.name for column in signature.inputs if column.name not in given]
+    if lacking:
+        return {name: [row.get(name) for row in rows] for name in given}  # the signature's check names both sides
+    for column in signature.inputs:
+        if not column.nullable and (row := next((n for n, r in enumerate(rows) if column.name not in r), None)) is not None:
+            raise SignatureMismatch(f"expected {column.type}, got nothing", column=column.name, row=row)
+    return {column.name: [row.get(column.name) for row in rows] for column in signature.inputs}
+
+
+def _near(name: str, names: list[str]) -> str:
+    near = closest(name, names)
+    return f"did you mean {near}?" if near else f"columns of this model: {listed(names, most=20)}"
+
+
+def answer(arrays: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
+    """`{output name: [values]}`, NaN as null."""
+    return {name: array.tolist() if array.dtype.kind != "M" else [None if np.isnat(v) else str(v) for v in array] for name, array in arrays.items()}
