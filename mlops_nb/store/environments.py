@@ -19,6 +19,8 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
     direct: bool = False
     """Imported by the model itself, rather than needed by something it imports."""
     conda: bool = False
+    source: str = ""
+    """Where it came from when that was no index: `git+https://…@commit`, a URL with its hash, or `conda:NAME` where conda calls it otherwise."""
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):

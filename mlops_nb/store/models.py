@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -224,6 +224,12 @@ def delete(tx: Transaction, version: ModelVersion) -> None:
     """Forget this version; its number is not given again."""
     tx.execute("DELETE FROM aliases WHERE model = ? AND version = ?", [version.model, version.version])
     tx.execute("DELETE FROM model_versions WHERE model = ? AND version = ?", [version.model, version.version])
+
+
+def is_trusted(tx: Transaction, sha256: str, *, places: Collection[str]) -> bool:
+    """Whether a version that may be opened holds this very content at one of *places*."""
+    rows = tx.rows("SELECT files FROM model_versions WHERE trusted AND contains(files::VARCHAR, ?)", [sha256])
+    return any(file["sha256"] == sha256 and file["path"] in places for row in rows for file in row["files"])
 
 
 def files_in_use(tx: Transaction) -> set[str]:

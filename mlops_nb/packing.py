@@ -1,0 +1,322 @@
+"""From a live object, or files made elsewhere, to the files of a model version — and back, in another process and folder.
+
+What a model needs travels with it: what a cell defined is pickled by value, the user's own modules go along as source below
+`code/`, and the packages it imports are named, so that the environment can be recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import linecache
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from . import flavors, pickles, sources, store
+from .errors import BadOption, FileMissing, NotAModel, SampleNeeded, TrustNeeded, UnsafePath, listed
+from .flavors import ModelFile
+from .safety import path_inside
+from .settings import Workspace
+from .sources import Import, Needs
+from .store import models
+from .store.runs import Cell
+
+Files = dict[str, bytes | Path]
+
+_NOT_PART_OF_A_MODEL = frozenset({"__pycache__", ".git", ".ipynb_checkpoints", ".DS_Store"})
+
+
+class Packed(msgspec.Struct, frozen=True, kw_only=True):
+    """The files of a model version, and what they need to work."""
+
+    flavor: str
+    engine: str
+    """`onnxruntime`, `python` or `script`."""
+    files: Files
+    """Place in the model's folder → content, or the file that holds it."""
+    modules: frozenset[str]
+    """The packages it imports, by the name it imports them under."""
+    local_modules: frozenset[str] = frozenset()
+    """The user's own modules that travel below `code/`."""
+    trusted: bool = False
+    """Whether its pickles may be opened: written here, or vouched for by the user."""
+    subject: Any = None
+    """The model itself, to be asked what it takes and gives; None behind an entry script."""
+
+
+# ── packing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def pack(obj: Any, *, entry: str | Path | None = None, code: Sequence[str | Path] = (), sample: Any = None) -> Packed:
+    """The files of a live object; *entry* is a script that answers for it, *code* more of the user's own files it needs.
+
+    A torch module is exported to ONNX by running it on *sample*.
+    Raises NotAModel, NotPicklable, SampleNeeded, NotExportable, FileMissing, UnsafePath.
+    """
+    if obj is None and entry is not None:
+        return _behind_script(entry, {}, code=code, trusted=True)
+    flavor = flavors.of(obj)
+    if flavor is None and entry is None:
+        raise NotAModel(_said(obj))
+    if flavor in ("torch", "onnx"):
+        packed = _as_onnx(obj, flavor, sample)
+        return packed if entry is None else _behind_script(entry, packed.files, code=code, trusted=True)
+    pickled = pickles.dumps(obj)
+    files: Files = {flavors.PLACES["pickle"]: pickled.data}
+    if entry is not None:
+        return _behind_script(entry, files, code=code, trusted=True, imports=pickled.imports)
+    return _with_code(Packed(flavor=flavor or "python", engine="python", files=files, modules=_frames(obj), trusted=True, subject=obj), pickled.imports, code)
+
+
+def pack_path(path: str | Path, *, trust: bool = False, entry: str | Path | None = None, code: Sequence[str | Path] = ()) -> Packed:
+    """The files at *path*: a folder (one model of several files, MLflow's too), an ONNX file, a booster's own format, or a pickle.
+
+    A pickle is opened only with *trust*, or where this workspace wrote its very bytes.
+    Raises FileMissing, TrustNeeded, NotAModel, UnsafePath, MissingPackage, BadOption, and whatever opening a trusted pickle raises.
+    """
+    path = Path(path).expanduser().absolute()
+    if not path.exists():
+        raise FileMissing(path)
+    files: Files = dict(_files_in(path)) if path.is_dir() else {path.name: path}
+    script = _script_in(path, entry)
+    if script is not None:
+        return _behind_script(script, files, code=code, trusted=trust)
+    file, trusted = _main_file(path, files, trust=trust)
+    flavors.check_installed(file)
+    if not path.is_dir():
+        files = {}
+    with _importable(path / "code"):
+        subject = _opened(file)
+        files[file.place] = file.path
+        if file.format == "onnx":
+            return _of_onnx("onnx", files, subject=subject)
+        imports = pickles.dumps(subject).imports
+        packed = Packed(flavor=flavors.of(subject) or "python", engine="python", files=files, modules=_frames(subject), trusted=trusted, subject=subject)
+        return _with_code(packed, imports, [*code, *([path / "code"] if (path / "code").is_dir() else [])])
+
+
+def _with_code(packed: Packed, imports: frozenset[Import], code: Sequence[str | Path]) -> Packed:
+    """*packed* with the user's own modules that *imports* lead to, and those in *code*."""
+    needed = _needs(imports, code)
+    return msgspec.structs.replace(
+        packed, files=packed.files | _below_code(needed, code), modules=packed.modules | needed.modules, local_modules=needed.local_modules
+    )
+
+
+def _behind_script(entry: str | Path, files: Files, *, code: Sequence[str | Path], trusted: bool, imports: frozenset[Import] = frozenset()) -> Packed:
+    """Files that an entry script with `init()` and `run(raw_data)` answers for."""
+    script = Path(entry).expanduser().absolute()
+    if not script.is_file():
+        raise FileMissing(entry)
+    source = script.read_bytes()
+    needed = _needs(imports | set(sources.imports_in(source, filename=str(script))), [*code], beside=script.parent)
+    return Packed(
+        flavor="script", engine="script", files=files | {"entry/score.py": source} | _below_code(needed, code),
+        modules=needed.modules, local_modules=needed.local_modules, trusted=trusted,
+    )  # fmt: skip
+
+
+def _needs(imports: frozenset[Import], code: Sequence[str | Path], *, beside: Path | None = None) -> Needs:
+    given = [Path(path).expanduser().absolute() for path in code]
+    roots = [path.parent if path.is_file() or (path / "__init__.py").exists() else path for path in given] + ([beside] if beside else [])
+    named = {Import(name) for name in map(_module_name, _given(code)) if name}
+    return sources.needs(imports | named, near=roots, first=[str(root) for root in roots])
+
+
+def _below_code(needed: Needs, code: Sequence[str | Path]) -> Files:
+    return {f"code/{place}": content for place, content in (_given(code) | needed.files).items()}
+
+
+def _given(code: Sequence[str | Path]) -> Files:
+    """Files and folders the user named, as they go below `code/`: a package under its name, another folder's content as it is."""
+    found: Files = {}
+    for path in (Path(path).expanduser().absolute() for path in code):
+        if path.is_dir():
+            prefix = f"{path.name}/" if (path / "__init__.py").exists() else ""
+            found |= {prefix + place: file for place, file in _files_in(path)}
+        elif path.is_file():
+            found[path.name] = path
+        else:
+            raise FileMissing(path)
+    return found
+
+
+def _module_name(place: str) -> str | None:
+    if not place.endswith(".py"):
+        return None
+    parts = place.removesuffix(".py").removesuffix("/__init__").split("/")
+    return ".".join(parts) if all(part.isidentifier() for part in parts) else None
+
+
+def _frames(obj: Any) -> frozenset[str]:
+    """pandas, for a model that was fitted on named columns and asks for them by name."""
+    named = getattr(obj, "feature_names_in_", None) is not None or bool(getattr(obj, "feature_names", None))
+    return frozenset({"pandas"}) if named else frozenset()
+
+
+def _said(obj: Any) -> str:
+    return f"The class {obj.__name__} (not an instance of it)" if isinstance(obj, type) else f"A {type(obj).__name__}"
+
+
+# ── ONNX ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _as_onnx(obj: Any, flavor: str, sample: Any) -> Packed:
+    if flavor == "torch":
+        if sample is None:
+            raise SampleNeeded(type(obj).__name__)
+        from . import conversion
+
+        content = conversion.from_torch(obj, sample)
+    else:
+        content = obj if isinstance(obj, bytes) else obj.SerializeToString()
+    return _of_onnx(flavor, {flavors.PLACES["onnx"]: content}, subject=_session(content))
+
+
+def _of_onnx(flavor: str, files: Files, *, subject: Any) -> Packed:
+    return Packed(flavor=flavor, engine="onnxruntime", files=files, modules=frozenset({"onnxruntime"}), subject=subject)
+
+
+def _session(content: bytes) -> Any:
+    """A session of these bytes.  Raises NotAModel when they are no ONNX model that ONNX Runtime takes."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise BadOption(
+            f"These {len(content)} bytes are no ONNX model that ONNX Runtime takes: {str(error).splitlines()[0]}",
+            hint="an onnx.ModelProto, or the path of a .onnx file",
+        ) from error
+
+
+# ── files made elsewhere ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _files_in(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Every file below *folder*.  Raises UnsafePath for one that leads out of it, is no plain file, or has a name no folder could take."""
+    waiting = [folder]
+    while waiting:
+        for path in sorted(waiting.pop().iterdir()):
+            if path.name in _NOT_PART_OF_A_MODEL:
+                continue
+            place = path.relative_to(folder).as_posix()
+            real = path_inside(folder, place)
+            if real.is_dir() and not path.is_symlink():
+                waiting.append(path)
+            elif real.is_file():
+                yield place, real
+            else:  # a link to a folder, a socket, a pipe
+                raise UnsafePath(place)
+
+
+def _script_in(path: Path, entry: str | Path | None) -> Path | None:
+    """The entry script: in the folder itself, else where the user stands."""
+    if entry is None:
+        kept = path / "entry" / "score.py"
+        return kept if kept.is_file() else None
+    inside = path / entry
+    return inside if path.is_dir() and inside.is_file() else Path(entry)
+
+
+def _main_file(path: Path, files: Files, *, trust: bool) -> tuple[ModelFile, bool]:
+    """The file that holds the model, and whether it may be opened though it is a pickle.  Raises NotAModel, BadOption, TrustNeeded."""
+    found = _candidates(path, files)
+    if not found:
+        raise NotAModel(f"{'The folder' if path.is_dir() else 'The file'} {path.name}")
+    safe = [file for file in found if not file.runs_code]
+    vouched = [file for file in found if file.runs_code and (trust or _written_here(file.path))]
+    chosen = vouched or safe or found
+    if len(chosen) > 1:
+        chosen = [file for file in chosen if file.path.stem == "model"] or chosen
+    if len(chosen) > 1:
+        raise BadOption(
+            f"{path.name} holds several models: {listed(file.path.name for file in chosen)}.", hint="name one of the files, or add --entry score.py"
+        )
+    if chosen[0].runs_code and (unknown := next((file for file in found if file.runs_code and file not in vouched), None)):
+        raise TrustNeeded(unknown.path)
+    return chosen[0], chosen[0].runs_code
+
+
+def _candidates(path: Path, files: Files) -> list[ModelFile]:
+    if path.is_dir() and (said := flavors.mlflow_file(path)):
+        place = path_inside(path, said.path.as_posix())
+        if not place.is_file():
+            raise FileMissing(place)
+        return [ModelFile(place, said.format)]
+    return [file for place, content in files.items() if not place.startswith("code/") and isinstance(content, Path) and (file := flavors.file_of(content))]
+
+
+def _written_here(path: Path) -> bool:
+    """Whether a version that this workspace trusts holds these very bytes."""
+    if not Workspace.current().store.exists():
+        return False
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    with store.reading() as tx:
+        return models.is_trusted(tx, digest, places=flavors.PLACES.values())
+
+
+def _opened(file: ModelFile) -> Any:
+    if file.format == "onnx":
+        return flavors.opened(file)
+    subject = flavors.opened(file)
+    if flavors.of(subject) is None:
+        raise NotAModel(f"{file.path.name} holds a {type(subject).__name__}, which")
+    return subject
+
+
+@contextmanager
+def _importable(code: Path) -> Iterator[None]:
+    """Within the block, the modules in *code* can be imported."""
+    before = list(sys.path)
+    if code.is_dir():
+        _import_from(code)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+# ── loading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def load(folder: str | Path, flavor: str, *, cells: Sequence[Any] = ()) -> Any:
+    """The model laid out in *folder*, opened; the code that came with it is found before any other of the same name, from here on.
+
+    *cells* (each with `number`, `filename`, `source`) let tracebacks show code from the notebook.  This opens pickles: the caller
+    has made sure that the version is trusted.  Raises FileMissing, and whatever opening raises, such as ModuleNotFoundError.
+    """
+    folder = Path(folder)
+    _show(cells)
+    if (folder / "code").is_dir():
+        _import_from(folder / "code")
+    return flavors.opened(_stored(folder, flavor))
+
+
+def _stored(folder: Path, flavor: str) -> ModelFile:
+    formats = ("onnx",) if flavor in ("onnx", "torch") else ("pickle", "joblib", "skops")
+    boosters = {"xgboost": ("model.ubj", "model.json"), "lightgbm": ("model.txt",)}.get(flavor, ())
+    files = [ModelFile(folder / flavors.PLACES[format], format) for format in formats] + [ModelFile(folder / place, flavor) for place in boosters]
+    found = next((file for file in files if file.path.is_file()), None)
+    if found is None:
+        raise FileMissing(files[0].path)
+    return found
+
+
+def _import_from(code: Path) -> None:
+    sys.path.insert(0, str(code))
+    importlib.invalidate_caches()
+
+
+def _show(cells: Sequence[Any]) -> None:
+    for cell in msgspec.convert(cells, list[Cell], from_attributes=True):
+        if cell.filename:
+            linecache.cache[cell.filename] = (len(cell.source), None, cell.source.splitlines(keepends=True), cell.filename)
