@@ -4,18 +4,19 @@
     ├── UsageError                 exit 2   HTTP 400   the request itself cannot be right
     │   ├── BadName  BadReference  BadOption  UnsafePath  UnsafeText  UnsafeUrl
     │   ├── WeightsDoNotSum        SignatureMismatch  NotAModel  NotAnEntryScript  TrustNeeded
-    │   ├── NotPicklable           SampleNeeded
+    │   ├── NotPicklable           SampleNeeded  LicenceNotAccepted
     │   └── UnknownVariable        UnknownCommand  UnknownOption  BadExpression
     ├── NotFound                   exit 3   HTTP 404   no such thing in this workspace
     │   └── ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
-    │       EndpointNotFound  DeploymentNotFound  FileMissing  LineageRootNotFound
+    │       EndpointNotFound  DeploymentNotFound  FileMissing  LineageRootNotFound  FeatureNotFound
     ├── Busy                       exit 4   HTTP 409   somebody or something holds it
     │   └── StoreBusy  VersionInUse  PortInUse  NameTaken
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
     └── Failed                     exit 1   HTTP 500
         └── StoreTooNew  StoreCorrupt  StoreFull  MissingExtra  MissingPackage  EnvironmentIncomplete
             EnvironmentMismatch  NotExportable
-            DeploymentFailed  DashboardFailed  GatewayUnreachable  NothingToCompare  HardwareMissing  …
+            DeploymentFailed  DashboardFailed  GatewayUnreachable  NothingToCompare  HardwareMissing
+            DriftCheckFailed  EngineMissing  EngineInstallFailed  …
 
 A leaf takes data and words itself.  The base knows the exit code, the HTTP status, the JSON shape and the two lines that a
 notebook shows.
@@ -197,6 +198,14 @@ class TrustNeeded(UsageError):
         super().__init__(f"{path} is a pickle that this workspace did not write; opening it can run any code.", hint="add --trust if you know where it comes from")
 
 
+class LicenceNotAccepted(UsageError):
+    """A package under a licence that the user has to agree to."""
+
+    def __init__(self, package: str, *, version: str, licence: str, free: str) -> None:
+        message = f"{package} {version} is under the {licence}. Free of this is {package} {free}."
+        super().__init__(message, hint=f"%mlops engines install {package} --accept-licence, if you agree")
+
+
 class UnknownVariable(UsageError):
     """A {name} or $name in a magic line that the notebook does not define."""
 
@@ -289,6 +298,14 @@ class LineageRootNotFound(NotFound):
     def __init__(self, ref: str, *, known: Iterable[str]) -> None:
         known = list(known)
         super().__init__(f"Nothing named {ref!r} is recorded here.", hint=suggested(ref, known, "%mlops models"))
+
+
+class FeatureNotFound(NotFound):
+    """The drift check did not look at a feature of this name."""
+
+    def __init__(self, name: str, *, known: Iterable[str]) -> None:
+        known = list(known)
+        super().__init__(f"The drift check has no feature {name!r}. It has: {listed(known)}.", hint=closest(name, known) or "one of these")
 
 
 class FileMissing(NotFound):
@@ -443,6 +460,56 @@ class HardwareMissing(Failed):
 
     def __init__(self, hardware: str, *, providers: Iterable[str]) -> None:
         super().__init__(f"Hardware {hardware!r} was asked for; ONNX Runtime here runs on {listed(providers)}.", hint="--hardware cpu, or the onnxruntime package for it")
+
+
+class NothingToCompare(Failed):
+    """A drift check lacks one of its two sides."""
+
+    @classmethod
+    def no_dataset(cls, endpoint: str, model: str) -> NothingToCompare:
+        """The model's training data is not registered."""
+        name = model.partition(":")[0]
+        message = f"{model} was registered without its training data, so the requests of {endpoint} have nothing to be compared with."
+        return cls(message, hint=f"%mlops register MODEL --name {name} --data DATASET")
+
+    @classmethod
+    def no_deployment(cls, endpoint: str) -> NothingToCompare:
+        """The endpoint runs no model."""
+        message = f"No model is deployed to {endpoint}, so its requests have nothing to be compared with."
+        return cls(message, hint=f"%mlops deploy MODEL:1 --endpoint {endpoint}")
+
+    @classmethod
+    def no_requests(cls, who: str, endpoint: str, *, since: object = None) -> NothingToCompare:
+        """Nothing was asked, or payloads were not kept."""
+        when = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
+        return cls(f"No answered request of {who} is kept{when}.", hint=f"%mlops invoke {endpoint} --data X.head()")
+
+    @classmethod
+    def no_column(cls, model: str, dataset: str, skipped: Mapping[str, list[str]]) -> NothingToCompare:
+        """The model's inputs and the data set have nothing in common."""
+        why = "; ".join(f"{listed(names, most=4)}: {reason}" for reason, names in skipped.items())
+        return cls(f"No input of {model} can be compared with {dataset} ({why or 'it has no inputs'}).", hint=f"%mlops datasets {dataset.partition(':')[0]}")
+
+
+class DriftCheckFailed(Failed):
+    """The process that does the statistics ended without an answer."""
+
+    def __init__(self, ended: str, *, detail: str = "") -> None:
+        super().__init__(f"The drift check's process {ended}.", hint="%mlops drift ENDPOINT --engine scipy, or a shorter --since", detail=detail)
+
+
+class EngineMissing(Failed):
+    """A drift engine that is not installed was asked for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The drift engine {name} is not installed on this machine.", hint=f"%mlops engines install {name}, or --engine scipy")
+
+
+class EngineInstallFailed(Failed):
+    """A drift engine could not be installed; nothing half is left."""
+
+    def __init__(self, name: str, *, why: str, detail: str = "") -> None:
+        super().__init__(f"{name} could not be installed: {why}.", hint="--engine scipy does without it", detail=detail)
 
 
 class MissingExtra(Failed):

@@ -19,6 +19,6 @@ may be merged, so lines within a range are late, never leftover.
 """
 
 from .compaction import Compaction, compact
-from .queries import inputs, newest, outputs, requests, totals, traffic
+from .queries import Captured, captured, inputs, outputs, requests, totals, traffic
 
-__all__ = ["requests", "inputs", "outputs", "traffic", "totals", "newest", "compact", "Compaction"]
+__all__ = ["requests", "inputs", "outputs", "traffic", "totals", "captured", "compact", "Compaction", "Captured"]

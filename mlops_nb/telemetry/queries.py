@@ -22,6 +22,14 @@ _PERCENTILES = "quantile_cont(latency_ms, 0.5) AS p50_ms, quantile_cont(latency_
 _ERRORS = "count(*) FILTER (status >= 400) AS errors"
 
 
+class Captured(msgspec.Struct, frozen=True):
+    """How much there is to compare."""
+
+    rows: int = 0
+    first: datetime | None = None
+    last: datetime | None = None
+
+
 def traffic(endpoint: str, *, since: datetime, until: datetime | None = None, bucket_seconds: float = 10) -> list[dict[str, Any]]:
     """Per deployment and stretch of *bucket_seconds*: `deployment, time, requests, errors, rows, p50_ms, p95_ms, p99_ms`, by time.
 
@@ -43,10 +51,11 @@ def totals(endpoint: str, *, since: datetime) -> list[dict[str, Any]]:
     return _over_facts(endpoint, since, None, f"{select} FROM facts GROUP BY 1 ORDER BY 1")
 
 
-def newest(endpoint: str, *, deployment: str | None = None) -> datetime | None:
-    """When the latest request of which the payload was kept was answered, in UTC; None when there is none."""
-    latest = [_newest_of(place) for place in files.folders(endpoint, deployment)]
-    return max((time for time in latest if time), default=None)
+def captured(endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None) -> Captured:
+    """How many scored rows have their payload kept, and when the first and the last request among them came."""
+    found = [part for place in files.folders(endpoint, deployment) if (part := _captured_of(place, since, until)).rows]
+    firsts, lasts = [part.first for part in found if part.first], [part.last for part in found if part.last]
+    return Captured(sum(part.rows for part in found), min(firsts, default=None), max(lasts, default=None))
 
 
 def requests(
@@ -153,15 +162,19 @@ def _aware(value: Any) -> Any:
 # ── payloads ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _newest_of(place: Path) -> datetime | None:
-    def ask(standings: list[Standing]) -> datetime | None:
+def _captured_of(place: Path, since: datetime | None, until: datetime | None) -> Captured:
+    where, bounds = _during(since, until)
+
+    def ask(standings: list[Standing]) -> Captured:
         cursor = rows.connection()
-        table = rows.whole(cursor, standings[0], _parquet(standings[0], None, None), _lines(standings[0]))
+        table = rows.whole(cursor, standings[0], _parquet(standings[0], since, until), _lines(standings[0]))
         kept = _columns(cursor, table, "inputs") if table else []
         if not kept:
-            return None
-        found = cursor.execute(f"SELECT max(time) FROM ({table}) WHERE {_any_of(kept)}").fetchone()
-        return _aware(found[0]) if found else None
+            return Captured()
+        count, first, last = cursor.execute(
+            f"SELECT sum(rows)::BIGINT, min(time), max(time) FROM ({table}) WHERE {where} AND {_any_of(kept)}", bounds
+        ).fetchone() or (0, None, None)
+        return Captured(count or 0, _aware(first), _aware(last))
 
     return _steady([place], ask)
 
@@ -234,9 +247,9 @@ def _array(found: np.ndarray) -> np.ndarray:
         if not found.mask.any():
             found = found.data
         elif found.dtype.kind in "iuf":
-            found = found.astype(np.float64).filled(np.nan)
+            found = np.ma.filled(found.astype(np.float64), np.nan)
         else:
-            found = found.astype(object).filled(None)
+            found = np.ma.filled(found.astype(object), None)
     if found.dtype == object and len(found) and all(isinstance(value, list | np.ndarray) for value in found):
         lengths = {np.shape(value) for value in found}
         return np.array([np.asarray(value) for value in found]) if len(lengths) == 1 else found

@@ -1,0 +1,7 @@
+"""Whether an endpoint is still asked what its model was trained for."""
+
+from .drift import check_drift
+from .figures import distribution_figure, figure
+from .reports import Compared, DriftReport, FeatureDrift
+
+__all__ = ["check_drift", "figure", "distribution_figure", "DriftReport", "FeatureDrift", "Compared"]

@@ -1,0 +1,211 @@
+"""Compare what an endpoint was asked with what its model was trained on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .. import artifacts, store, telemetry
+from ..errors import DriftCheckFailed, NothingToCompare
+from ..progress import SILENT, Reporter
+from ..reference import ModelRef
+from ..settings import Workspace
+from ..store import checks, datasets, deployments, events, models
+from ..store.checks import DriftCheck
+from ..store.datasets import DatasetVersion
+from ..store.deployments import Deployment
+from ..store.models import ModelVersion
+from . import columns, engines
+from .columns import Pair, Wanted
+from .engines import Engine
+from .reports import Compared, DriftReport, FeatureDrift
+
+CORRECTION = "Holm"
+_TIMEOUT_SECONDS = 900.0
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """What is checked: requests of an endpoint (answered by one deployment of it) against a model's training data."""
+
+    endpoint: str
+    deployment: str | None
+    version: ModelVersion
+    dataset: DatasetVersion
+
+
+def check_drift(
+    endpoint: str,
+    *,
+    deployment: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    dataset: str | None = None,
+    engine: str | None = None,
+    report: Reporter = SILENT,
+) -> DriftCheck:
+    """Compare the requests of *endpoint* with its model's training data (or *dataset*), feature by feature; keep and return the verdict.
+
+    Where the deployments run different versions it is those of *deployment*, else of the one with most traffic.  *since* and
+    *until* bound the window; without them it is all that is kept.  The statistics run in a process of their own, by *engine*
+    (`auto`, `alibi-detect` or `scipy`; the settings' unless given).
+    Raises EndpointNotFound, DeploymentNotFound, DatasetNotFound, NothingToCompare, EngineMissing, DriftCheckFailed.
+    """
+    settings = Workspace.current().settings()
+    chosen = engines.choose(engine or settings.drift_engine)
+    subject = _subject(endpoint, deployment, dataset)
+    report.step(f"reading the requests of {_named(subject)}")
+    window, asked = _window(subject, since, until)
+    report.step(f"reading {subject.dataset.ref}")
+    pairs, skipped = _pairs(subject, asked)
+    report.step(f"comparing {len(pairs)} columns with {chosen.name}")
+    found = _compared(pairs, chosen, alpha=settings.drift_alpha) if pairs else {"is_drift": False, "engine": chosen.name, "features": []}
+    return _kept(subject, chosen, _report(subject, found, pairs, window, skipped, settings.drift_alpha, chosen))
+
+
+def _named(subject: Subject) -> str:
+    return f"{subject.endpoint}/{subject.deployment}" if subject.deployment else subject.endpoint
+
+
+# ── what is compared ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _subject(endpoint: str, deployment: str | None, dataset: str | None) -> Subject:
+    with store.reading() as tx:
+        if deployment:
+            chosen, alone = deployments.get(tx, endpoint, deployment), True
+        else:
+            deployments.endpoint(tx, endpoint)
+            chosen, alone = _most_asked(endpoint, deployments.of(tx, endpoint), deployments.traffic(tx, endpoint))
+        version = models.get(tx, ModelRef(chosen.model, version=chosen.version))
+        named = dataset or version.dataset
+        if not named:
+            raise NothingToCompare.no_dataset(endpoint, version.ref)
+        return Subject(endpoint, chosen.name if alone else None, version, datasets.get(tx, ModelRef.parse(named, what="dataset")))
+
+
+def _most_asked(endpoint: str, there: Sequence[Deployment], traffic: dict[str, int]) -> tuple[Deployment, bool]:
+    """The deployment whose model the check is about, and whether the others run something else."""
+    if not there:
+        raise NothingToCompare.no_deployment(endpoint)
+    several = len({deployment.model_ref for deployment in there}) > 1
+    return max(there, key=lambda d: (traffic.get(d.name, 0), d.created_at)), several
+
+
+def _window(subject: Subject, since: datetime | None, until: datetime | None) -> tuple[Compared, dict[str, Any]]:
+    """The requests' columns.  Raises NothingToCompare."""
+    captured = telemetry.captured(subject.endpoint, deployment=subject.deployment, since=since, until=until)
+    if not captured.rows:
+        raise NothingToCompare.no_requests(_named(subject), subject.endpoint, since=since)
+    asked = columns.of_requests(telemetry.inputs(subject.endpoint, deployment=subject.deployment, since=since, until=until, most=columns.MOST_ROWS))
+    compared = max((len(values) for values in asked.values()), default=0)
+    return Compared(rows=captured.rows, compared=compared, since=captured.first, until=captured.last), asked
+
+
+def _pairs(subject: Subject, asked: dict[str, Any]) -> tuple[list[Pair], dict[str, list[str]]]:
+    """Both sides of every column that can be compared, and the other columns by why they cannot.  Raises NothingToCompare, FileMissing."""
+    wanted = columns.wanted(subject.version, subject.dataset)
+    skipped: dict[str, list[str]] = {}
+    comparable: list[Wanted] = []
+    for column in wanted:
+        why = columns.why_not(column, asked)
+        comparable.append(column) if not why else skipped.setdefault(why, []).append(column.name)
+    if not comparable:
+        raise NothingToCompare.no_column(subject.version.ref, subject.dataset.ref, skipped)
+    reference = columns.of_dataset(artifacts.address(subject.dataset.file), comparable, rows=subject.dataset.rows)
+    pairs = [columns.pair(column, reference[column.name], asked[column.name]) for column in comparable]
+    for pair in pairs:
+        if columns.identifies(pair):
+            skipped.setdefault("almost all values differ, as in identifiers or free text", []).append(pair.name)
+    return [pair for pair in pairs if not columns.identifies(pair)], skipped
+
+
+# ── the process of its own ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _compared(pairs: list[Pair], engine: Engine, *, alpha: float) -> dict[str, Any]:
+    """The worker's answer.  Raises DriftCheckFailed when it ends without one."""
+    import numpy as np
+
+    with tempfile.TemporaryDirectory(prefix="mlops-drift-") as scratch:
+        arrays = Path(scratch) / "columns.npz"
+        sides = {f"{side}{n}": values for n, pair in enumerate(pairs) for side, values in (("r", pair.reference), ("w", pair.window))}
+        np.savez(arrays, **sides)
+        shapes = [{"name": pair.name, "type": pair.type, "categories": pair.categories} for pair in pairs]
+        job = {"engine": engine.name, "alpha": alpha, "arrays": str(arrays), "columns": shapes}
+        return _answered(job, engine)
+
+
+def _answered(job: dict[str, Any], engine: Engine) -> dict[str, Any]:
+    worker = str(Path(__file__).with_name("worker.py"))
+    try:
+        done = subprocess.run(
+            [engine.python, worker],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            env=engines.environment_for(engine),
+            timeout=_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise DriftCheckFailed(f"took longer than {_TIMEOUT_SECONDS:.0f} s") from None
+    if done.returncode:
+        ended = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
+        raise DriftCheckFailed(ended, detail="\n".join(done.stderr.strip().splitlines()[-6:]))
+    return json.loads(done.stdout)
+
+
+# ── the verdict ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _report(
+    subject: Subject, found: dict[str, Any], pairs: list[Pair], window: Compared, skipped: dict[str, list[str]], alpha: float, engine: Engine
+) -> DriftReport:
+    seen = max((len(pair.reference) for pair in pairs), default=0)
+    reference = Compared(dataset=subject.dataset.ref, rows=subject.dataset.rows, compared=seen)
+    others = [FeatureDrift(name=name, type="not compared", test="none", summary=why) for why, names in skipped.items() for name in names]
+    features = [*msgspec.convert(found["features"], list[FeatureDrift]), *others]
+    notes = [*_notes(reference, window, skipped), *([engine.note] if engine.note else [])]
+    return DriftReport(
+        is_drift=found["is_drift"],
+        engine=found["engine"],
+        reference=reference,
+        window=window,
+        alpha=alpha,
+        correction=CORRECTION,
+        features=features,
+        notes=notes,
+    )
+
+
+def _notes(reference: Compared, window: Compared, skipped: dict[str, list[str]]) -> list[str]:
+    from .worker import FEWEST_ROWS  # it imports numpy
+
+    notes = []
+    if min(window.rows, reference.rows) < FEWEST_ROWS:
+        notes.append(f"No verdict: {window.rows} rows against {reference.rows} are too few; {FEWEST_ROWS} are needed on both sides.")
+    for what, side in (("training data", reference), ("requests", window)):
+        if side.compared < side.rows:
+            notes.append(f"A fixed sample of {side.compared:,} of the {side.rows:,} rows of the {what} was compared.")
+    return notes + [f"Not compared ({why}): {', '.join(names)}." for why, names in skipped.items()]
+
+
+def _kept(subject: Subject, engine: Engine, report: DriftReport) -> DriftCheck:
+    check = DriftCheck(
+        id=str(uuid.uuid4()), endpoint=subject.endpoint, deployment=subject.deployment, dataset=subject.dataset.ref, engine=engine.name,
+        is_drift=report.is_drift, report=msgspec.to_builtins(report), time=store.now(),
+    )  # fmt: skip
+    drifted = [feature.name for feature in report.features if feature.is_drift]
+    data = {"check": check.id, "dataset": check.dataset, "model": subject.version.ref, "rows": report.window.rows, "features": drifted}
+    with store.writing() as tx:
+        checks.add_drift_check(tx, check)
+        events.record(tx, "DatasetDriftDetected" if check.is_drift else "DriftChecked", subject=_named(subject), data=data)
+    return check

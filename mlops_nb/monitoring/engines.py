@@ -1,0 +1,209 @@
+"""What does the statistics of a drift check: scipy here, or alibi-detect, here or in an environment of its own.
+
+alibi-detect 0.11.4 is the last version under the Apache licence 2.0 and runs on Python up to 3.11; 0.12 and later are under
+the Business Source Licence 1.1, which does not allow production use.  Beside a notebook's packages it would hold numpy below
+2 and pandas below 3, so `install` makes an environment that only the check's process uses.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from ..errors import BadOption, EngineInstallFailed, EngineMissing, LicenceNotAccepted, MissingExtra, suggested
+from ..progress import SILENT, Reporter
+
+NAMES = ("alibi-detect", "scipy")
+_APACHE, _BUSINESS = "Apache-2.0", "Business Source Licence 1.1"
+_BUSINESS_WORDS = f"{_BUSINESS}: not free for production use"
+
+
+class Engine(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine as it is on this machine."""
+
+    name: str
+    version: str = ""
+    licence: str
+    ready: bool
+    python: str = ""
+    """The interpreter it runs under."""
+    where: str = ""
+    """`this environment` or the folder of its own."""
+
+    @property
+    def note(self) -> str:
+        """What a report must say of its licence, or nothing."""
+        return f"alibi-detect {self.version} is under the {_BUSINESS_WORDS}." if self.licence == _BUSINESS else ""
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """A version of alibi-detect that installs, and for which Python."""
+
+    version: str
+    requirements: tuple[str, ...]
+    python: str
+    licence: str
+
+
+RECIPES = (
+    Recipe("0.11.4", ("alibi-detect==0.11.4", "scipy<1.12"), ">=3.10,<3.12", _APACHE),
+    Recipe("0.13.0", ("alibi-detect==0.13.0",), ">=3.10,<3.13", _BUSINESS),
+)
+
+
+def every() -> list[Engine]:
+    """Both engines, ready or not."""
+    return [_alibi_detect(), _scipy()]
+
+
+def choose(name: str | None = None) -> Engine:
+    """The engine to use: *name*, or with `auto` alibi-detect where it is there and scipy otherwise.
+
+    Raises BadOption, EngineMissing, MissingExtra.
+    """
+    if name not in (*NAMES, "auto", None):
+        raise BadOption(f"No drift engine named {name!r}. There are: auto, {', '.join(NAMES)}.", hint=suggested(str(name), (*NAMES, "auto"), "auto"))
+    alibi_detect, scipy = every()
+    if name == "alibi-detect" and not alibi_detect.ready:
+        raise EngineMissing("alibi-detect")
+    if name != "scipy" and alibi_detect.ready:
+        return alibi_detect
+    if not scipy.ready:
+        raise MissingExtra("scipy", extra="drift", doing="A drift check")
+    return scipy
+
+
+def _scipy() -> Engine:
+    there = importlib.util.find_spec("scipy") is not None
+    version = importlib.metadata.version("scipy") if there else ""
+    return Engine(name="scipy", version=version, licence="BSD-3-Clause", ready=there, python=sys.executable if there else "", where="this environment" * there)
+
+
+def _alibi_detect() -> Engine:
+    if importlib.util.find_spec("alibi_detect") is not None:
+        version = importlib.metadata.version("alibi-detect")
+        licence = _APACHE if version.startswith("0.11.") else _BUSINESS
+        return Engine(name="alibi-detect", version=version, licence=licence, ready=True, python=sys.executable, where="this environment")
+    for recipe in RECIPES:
+        if (home := _home(recipe)).is_dir():
+            python = str(_interpreter(home))
+            return Engine(name="alibi-detect", version=recipe.version, licence=recipe.licence, ready=True, python=python, where=str(home))
+    return Engine(name="alibi-detect", licence=f"{_APACHE} up to 0.11.4, {_BUSINESS} since", ready=False)
+
+
+# ── installing ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def install(name: str, *, accept_licence: bool = False, report: Reporter = SILENT) -> Engine:
+    """Make *name* ready in an environment of its own (about 800 MB), shared by all workspaces of this user and usable offline.
+
+    Where this machine has a Python up to 3.11, that is alibi-detect 0.11.4 (Apache-2.0).  Otherwise it is 0.13, which needs
+    *accept_licence*.  Built beside and renamed, so that a kill leaves nothing half.
+    Raises BadOption, LicenceNotAccepted, MissingExtra (uv), EngineInstallFailed with uv's last lines.
+    """
+    found = next((engine for engine in every() if engine.name == name), None)
+    if found is None:
+        raise BadOption(f"No drift engine named {name!r}. There are: {', '.join(NAMES)}.", hint=suggested(name, NAMES, "alibi-detect"))
+    if found.ready:
+        report.step(f"{found.name} {found.version} is ready")
+        return found
+    if name == "scipy":
+        raise MissingExtra("scipy", extra="drift", doing="The scipy engine")
+    recipe, python = _recipe(accept_licence)
+    report.step(f"installing alibi-detect {recipe.version} ({recipe.licence})")
+    _build(recipe, python, report)
+    report.step(f"alibi-detect {recipe.version} is ready")
+    return _alibi_detect()
+
+
+def _recipe(accept_licence: bool) -> tuple[Recipe, str]:
+    for recipe in RECIPES:
+        if python := _python(recipe.python):
+            if recipe.licence == _BUSINESS and not accept_licence:
+                raise LicenceNotAccepted(
+                    "alibi-detect", version=recipe.version, licence=_BUSINESS_WORDS, free=f"{RECIPES[0].version}, which needs Python 3.10 or 3.11"
+                )
+            return recipe, python
+    raise EngineInstallFailed("alibi-detect", why="no Python 3.10, 3.11 or 3.12 was found on this machine")
+
+
+def _python(versions: str) -> str | None:
+    """This interpreter if its version is among *versions*, else one that uv finds on this machine; none is downloaded."""
+    low, high = (tuple(int(part) for part in bound.lstrip("<>=").split(".")) for bound in versions.split(","))
+    if low <= sys.version_info[:2] < high:
+        return sys.executable
+    found = subprocess.run([_uv(), "python", "find", "--no-python-downloads", "--system", versions], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+def _build(recipe: Recipe, python: str, report: Reporter) -> None:
+    home = _home(recipe)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
+    try:
+        _run([_uv(), "venv", "--relocatable", "--allow-existing", "--python", python, str(scratch)], report)
+        _run([_uv(), "pip", "install", "--python", str(_interpreter(scratch)), "--only-binary", ":all:", *recipe.requirements], report)
+        report.step("importing it once")
+        _run([str(_interpreter(scratch)), "-c", "import alibi_detect.cd"], report)
+        _put_in_place(scratch, home)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put_in_place(scratch: Path, home: Path) -> None:
+    try:
+        scratch.rename(home)
+    except OSError:
+        if not home.is_dir():
+            raise
+        # another process was faster; its environment is as good
+
+
+def _run(command: list[str], report: Reporter) -> None:
+    """Run one step, its lines reported as they come.  Raises EngineInstallFailed with the last of them."""
+    lines: list[str] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=_bare_environment()) as process:
+        assert process.stdout
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            report.log(lines[-1])
+    if process.returncode:
+        raise EngineInstallFailed("alibi-detect", why=f"{Path(command[0]).name} ended with {process.returncode}", detail="\n".join(lines[-8:]))
+
+
+def environment_for(engine: Engine) -> dict[str, str]:
+    """The environment variables to run it with: in its own environment, nothing that would lead it to this one's packages."""
+    return dict(os.environ) if engine.python == sys.executable else _bare_environment()
+
+
+def _bare_environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+
+
+def _home(recipe: Recipe) -> Path:
+    named = os.environ.get("MLOPS_ENGINES")
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return (Path(named).expanduser() if named else Path(cache) / "mlops_nb" / "engines") / f"alibi-detect-{recipe.version}"
+
+
+def _interpreter(home: Path) -> Path:
+    return home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def _uv() -> str:
+    """uv's binary: from its wheel, else from PATH.  Raises MissingExtra."""
+    if importlib.util.find_spec("uv") is not None:
+        from uv import find_uv_bin
+
+        return find_uv_bin()
+    if found := shutil.which("uv"):
+        return found
+    raise MissingExtra("uv", extra="drift", doing="Installing a drift engine")

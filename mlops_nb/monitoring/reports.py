@@ -1,0 +1,65 @@
+"""What a drift check found.  It holds shares and no rows, so it may be kept, sent and drawn."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+
+class FeatureDrift(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature, before and now."""
+
+    name: str
+    type: str
+    """`number`, `category`, or `not compared`."""
+    test: str
+    """The test's name; `none` where there was too little to test."""
+    statistic: float | None = None
+    p_value: float | None = None
+    p_adjusted: float | None = None
+    """The p-value corrected for the number of tests of the check."""
+    effect: float | None = None
+    """Share of the rows, 0–1, that lies elsewhere now."""
+    effect_name: str = ""
+    minimum_effect: float = 0.0
+    """An effect below this is no drift, however significant."""
+    is_drift: bool = False
+    new: float = 0.0
+    """Share of the window's rows, 0–1, with a category, or beyond the range, that the training data never showed."""
+    missing_reference: float = 0.0
+    missing_window: float = 0.0
+    missing_p_adjusted: float | None = None
+    """Of the test whether the share of missing values changed; None where nothing is missing."""
+    summary: str = ""
+    """In words: `mean 12.3 → 18.9 (+0.8 σ)`, `new category 'HA' 4.0 %`."""
+    histogram: dict[str, Any] = {}
+    """`reference` and `window`: shares per bin; with them the bins' `edges`, or the `categories` (None stands for the rest)."""
+
+
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
+    """One side of the comparison: a data set, or a window of time."""
+
+    rows: int
+    compared: int
+    """Rows the tests saw; less than `rows` where a fixed sample was taken."""
+    dataset: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict over all features, those that drift first."""
+
+    is_drift: bool
+    engine: str
+    """The detector and its version."""
+    reference: Compared
+    window: Compared
+    alpha: float
+    """The chance of any false alarm in a check of unchanged data."""
+    correction: str
+    features: list[FeatureDrift]
+    notes: list[str] = []
+    """What the reader should know: samples taken, columns not compared, too few rows, an engine's licence."""
