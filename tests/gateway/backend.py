@@ -33,8 +33,8 @@ class Backend(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return
-        if self.path == "/unready":
-            Backend.ready = False
+        if self.path in ("/become-ready", "/become-unready"):
+            Backend.ready = self.path == "/become-ready"
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.answer(500 if self.path == "/fail" else 200, {"name": self.name, "path": self.path, "headers": headers, "bytes": len(sent)})
 
