@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import __version__
+from . import __version__, targets
 from .errors import BadOption, UsageError
 from .grammar import (
     A_DATASET,
@@ -20,6 +20,7 @@ from .grammar import (
     A_DATASET_OR_FRAME,
     A_DEPLOYMENT,
     A_DEPLOYMENT_NAME,
+    A_DRIFT_ENGINE,
     A_METRIC,
     A_MODEL,
     A_MODEL_NAME,
@@ -59,8 +60,7 @@ if TYPE_CHECKING:
     from .store.environments import Environment
     from .store.models import ModelVersion
 
-TARGETS = ("local",)
-HARDWARE = ("cpu",)
+HARDWARE = ("cpu", "gpu")
 
 
 def run(words: Sequence[str], where: Face) -> Any:
@@ -142,6 +142,7 @@ def list_datasets(ref: ModelRef | None) -> DatasetVersion | Listing[DatasetVersi
 @click.argument("model", type=A_MODEL_OBJECT)
 @click.option("--name", type=A_MODEL_NAME, required=True, help="The model's name; it gets the next version.")
 @click.option("--data", type=A_DATASET_OR_FRAME, help="What it was trained on: a registered data set, or a DataFrame or array.")
+@click.option("--sample", type=DATA, help="Rows such as it was trained on, where --data is not to be kept: a DataFrame or array, or a file.")
 @click.option("--metric", "metrics", type=A_METRIC, multiple=True, help="A figure such as auc=0.71; may be repeated.")
 @click.option("--tag", "tags", type=A_TAG, multiple=True, help="A tag such as team=ops; may be repeated.")
 @click.option("--description", default="", metavar="TEXT", help="What it is for.")
@@ -154,6 +155,7 @@ def register(
     model: str,
     name: str,
     data: str | None,
+    sample: str | None,
     metrics: Sequence[tuple[str, float]],
     tags: Sequence[tuple[str, str]],
     description: str,
@@ -171,9 +173,11 @@ def register(
 
     meant = face().meaning(model)
     trained_on = face().meaning(data, known=dataset_names) if data else None
+    shown = face().meaning(sample) if sample else None if isinstance(trained_on, str) else trained_on
     with face().reporting(f"registering {name}") as report:
         registered = registry.register(
-            meant, name=name, data=trained_on if isinstance(trained_on, str) else None, sample=None if isinstance(trained_on, str) else _sample(trained_on),
+            meant, name=name, data=trained_on if isinstance(trained_on, str) else None,
+            sample=_table(shown) if isinstance(shown, Path) else shown,
             metrics=dict(metrics), tags=dict(tags), description=description, entry=entry, code=code, alias=alias, trust=trust, convert=convert, report=report,
         )  # fmt: skip
         report.step(f"registered {registered.version.ref}")
@@ -265,7 +269,7 @@ def download(ref: ModelRef, folder: str) -> Facts:
 )
 @click.argument("ref", type=A_MODEL, required=False)
 @click.option("--endpoint", type=AN_ENDPOINT, help="Where callers find it.  [default: the model's name]")
-@click.option("--to", type=click.Choice(TARGETS), default="local", help="Where it runs.  [default: local]")
+@click.option("--to", type=click.Choice(targets.NAMES), default="local", help="Where it runs.  [default: local]")
 @click.option("--traffic", type=PERCENT, metavar="PERCENT", help="Its percentage of the endpoint's requests.  [default: all if it is the first, else none]")
 @click.option("--as", "name", type=A_DEPLOYMENT_NAME, help="The deployment's name.  [default: the version's number]")
 @click.option("--cpus", type=click.FloatRange(min=0, min_open=True), metavar="CORES", help="Cores it may use.  [default: all]")
@@ -420,8 +424,7 @@ def profile(ref: str) -> Profile:
     from . import profiling
 
     with face().reporting(f"profiling {ref}") as report:
-        report.step("sending batches of growing size")
-        measured = profiling.profile(ref)
+        measured = profiling.profile(_deployment(ref), report=report)
         report.step(f"measured {len(measured.points)} batch sizes")
     return measured
 
@@ -431,7 +434,7 @@ def profile(ref: str) -> Profile:
 
 @mlops.command(heading="Watching", examples=["drift delays", "drift delays --since 7d", "drift delays --deployment 2 --engine scipy"])
 @click.argument("endpoint", type=AN_ENDPOINT)
-@click.option("--engine", type=click.Choice(("auto", "alibi-detect", "scipy")), help="What does the statistics.  [default: drift_engine of the settings]")
+@click.option("--engine", type=A_DRIFT_ENGINE, help="What does the statistics.  [default: drift_engine of the settings]")
 @click.option("--since", type=A_MOMENT, help="Only requests after this, such as 2h, 7d or 2026-01-31.  [default: all that are kept]")
 @click.option("--deployment", type=A_DEPLOYMENT_NAME, help="Only requests this one answered.")
 def drift(endpoint: str, engine: str | None, since: datetime | None, deployment: str | None) -> DriftCheck:
@@ -458,7 +461,7 @@ def list_engines() -> Listing[Any]:
 
 
 @engines.command("install", examples=["engines install alibi-detect --accept-licence"])
-@click.argument("name", metavar="NAME")
+@click.argument("name", type=A_DRIFT_ENGINE)
 @click.option("--accept-licence", is_flag=True, help="You have read its licence and agree.")
 def install_engine(name: str, accept_licence: bool) -> Any:
     """Install a drift engine in an environment of its own."""
@@ -583,10 +586,6 @@ def clean() -> Facts:
 # ── reading words ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _sample(data: Any) -> Any:
-    return _table(data) if isinstance(data, Path) else data
-
-
 def _rows(data: Any) -> Any:
     """What goes to an endpoint: live data as it is, a file's or a text's content."""
     if isinstance(data, Path) and data.suffix.lower() != ".json":
@@ -615,6 +614,21 @@ def _table(file: Path) -> Any:
     from . import datasets
 
     return datasets.read(file)
+
+
+def _deployment(ref: str) -> str:
+    """The deployment that `profile` is to measure: `delays/1` itself, or the one that runs `delays:1`."""
+    if "/" in ref or (":" not in ref and "@" not in ref):
+        return ref
+    from . import registry, store
+    from .store import deployments as table
+
+    version = registry.get(ref)
+    with store.reading() as tx:
+        running = table.running_version(tx, version.model, version.version)
+    if not running:
+        raise UsageError(f"{version.ref} is not deployed, so there is nothing to measure.", hint=f"%mlops deploy {version.ref}")
+    return running[0].ref
 
 
 def _percent(share: float) -> int:

@@ -210,7 +210,7 @@ class UnknownVariable(UsageError):
     """A {name} or $name in a magic line that the notebook does not define."""
 
     def __init__(self, name: str, *, known: Iterable[str] = ()) -> None:
-        super().__init__(f"No variable named {name!r} in this notebook.", hint=closest(name, known) or f"define {name} in a cell above")
+        super().__init__(f"No variable named {name!r} in this notebook.", hint=suggested(name, known, f"define {name} in a cell above"))
 
 
 class UnknownCommand(UsageError):

@@ -411,6 +411,13 @@ def deployment_refs(fragment: str = "") -> Sequence[str]:
     return _from_store(lambda tx: [d.ref for d in deployments.of(tx)])
 
 
+def drift_engines(fragment: str = "") -> Sequence[str]:
+    """Every engine a drift check can use."""
+    from .monitoring import engines
+
+    return ["auto", *engines.NAMES]
+
+
 def _subjects(fragment: str) -> Sequence[str]:
     return [*model_refs(fragment), *endpoint_names(), *deployment_refs()]
 
@@ -454,6 +461,7 @@ A_DEPLOYMENT = Word("ENDPOINT/DEPLOYMENT", DeploymentRef.parse, deployment_refs)
 A_DEPLOYMENT_NAME = Word("NAME", _named("deployment"))
 A_MODEL_OR_DEPLOYMENT = Word("MODEL|ENDPOINT/DEPLOYMENT", str, _subjects)
 A_SUBJECT = Word("SUBJECT", str, _subjects)
+A_DRIFT_ENGINE = Word("ENGINE", str, drift_engines)
 AN_ALIAS = Word("ALIAS", _named("alias"))
 A_TAG = Pair("KEY=VALUE")
 A_METRIC = Pair("KEY=NUMBER", _number)
