@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import HardwareMissing, NotAModel, NotAnEntryScript, SignatureMismatch
+from ..errors import HardwareMissing, NotAModel, NotAnEntryScript, SignatureMismatch, TrustNeeded
 from ..signature import Column, Signature, as_frame
 from .spec import ServerSpec
 
@@ -79,7 +79,7 @@ class OnnxModel:
         self.providers: list[str] = session.get_providers()
         self._run = session.run
         self._outputs = [output.name for output in session.get_outputs()]
-        self._names = self._outputs if spec.flavor == "onnx" else [_PLAIN_NAMES.get(name, name) for name in self._outputs]
+        self._names = self._outputs if spec.flavor in ("onnx", "torch") else [_PLAIN_NAMES.get(name, name) for name in self._outputs]
         self.signature = signature or _signature_of(session)
         self._feed = _feed(self.signature, session.get_inputs())
 
@@ -164,9 +164,7 @@ class PythonModel:
     def __init__(self, spec: ServerSpec, signature: Signature | None) -> None:
         from .. import packing
 
-        code = Path(spec.folder) / "code"
-        if code.is_dir() and str(code) not in sys.path:
-            sys.path.insert(0, str(code))
+        _check_trust(spec)
         self._model = packing.load(Path(spec.folder), spec.flavor, cells=spec.cells)
         if not callable(getattr(self._model, "predict", None)):
             raise NotAModel(f"A {type(self._model).__name__}")
@@ -199,6 +197,16 @@ def answers(model: Any, data: Any) -> Arrays:
     if kind != "regressor" and _is_frame(answer):
         return {str(name): _rows(answer[name]) for name in answer.columns}
     return {"prediction" if kind == "regressor" else "output": _rows(answer)}
+
+
+def _check_trust(spec: ServerSpec) -> None:
+    """Raises TrustNeeded for a pickle that neither this workspace wrote nor the user vouched for."""
+    from ..flavors import PLACES, ModelFile
+
+    for format, place in PLACES.items():
+        file = ModelFile(Path(spec.folder) / place, format)
+        if file.runs_code and not spec.trusted and file.path.exists():
+            raise TrustNeeded(file.path)
 
 
 def _kind(model: Any) -> str:

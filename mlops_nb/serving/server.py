@@ -64,15 +64,16 @@ class Server:
         self._pool = ThreadPoolExecutor(max_workers=2 if engine.inline else 1, thread_name_prefix="model")
         self._token = Path(spec.token_file).read_text().strip().encode()
         self._encode = msgspec.json.Encoder(enc_hook=protocol.plain).encode
-        self._ids = (f"{secrets.token_hex(6)}-{number:x}" for number in count(1))
+        self._process, self._numbers = secrets.token_hex(6), count(1)
         self._told_at = float("-inf")
         self._routes = self._table()
 
     # ── routes ──
 
     def _table(self) -> dict[str, tuple[str, Handler]]:
-        open_routes = {"/v2/health/live": ("GET", self._page({"live": True})), "/v2/health/ready": ("GET", self._page({"ready": True}))}
-        routes = {
+        routes: dict[str, tuple[str, Handler]] = {
+            "/v2/health/live": ("GET", self._page({"live": True})),
+            "/v2/health/ready": ("GET", self._page({"ready": True})),
             "/v2": ("GET", self._page({"name": "mlops_nb", "version": __version__, "extensions": []})),
             "/score": ("POST", partial(self._ask, self._read_score) if not isinstance(self.engine, EntryScript) else self._run_script),
             "/metrics": ("GET", self._metrics_page),
@@ -83,7 +84,7 @@ class Server:
                 routes[base] = ("GET", self._page(self._metadata(name)))
                 routes[f"{base}/ready"] = ("GET", self._page({"name": name, "ready": True}))
                 routes[f"{base}/infer"] = ("POST", partial(self._ask, self._read_infer))
-        return open_routes | {path: (method, self._with_token(handler)) for path, (method, handler) in routes.items()}
+        return routes
 
     def _metadata(self, name: str) -> dict[str, Any]:
         table = self.signature is not None and self.signature.kind == "table"
@@ -105,13 +106,16 @@ class Server:
         return {"engine": self.engine.name, "execution_providers": self.engine.providers}
 
     async def __rsgi__(self, scope: Any, proto: Any) -> None:
-        """One request."""
-        route = self._routes.get(scope.path)
+        """One request.  All but health wants the token, so that nobody gets around the gateway's keys."""
+        path = scope.path
+        if not hmac.compare_digest((scope.headers.get("x-mlops-token") or "").encode(), self._token) and not path.startswith("/v2/health/"):
+            return self._refuse(proto, Refused(401, "Ask through the workspace's gateway: the header x-mlops-token is missing or wrong."))
+        route = self._routes.get(path)
         if route is None:
-            return self._refuse(proto, self._no_route(scope.path))
+            return self._refuse(proto, self._no_route(path))
         method, handler = route
         if scope.method != method:
-            return self._refuse(proto, Refused(405, f"{scope.path} takes {method}, not {scope.method}."))
+            return self._refuse(proto, Refused(405, f"{path} takes {method}, not {scope.method}."))
         return await handler(scope, proto)
 
     def _no_route(self, path: str) -> Refused:
@@ -121,16 +125,6 @@ class Server:
         if parts[1:3] == ["v2", "models"] and len(parts) > 5 and parts[4] == "versions" and parts[5] != str(self.spec.version):
             return Refused(404, f"No version {parts[5]} of {self.spec.model!r} here; this is version {self.spec.version}.")
         return Refused(404, f"No route {path!r}.", hint=f"POST /score or /v2/models/{self.spec.endpoint}/infer")
-
-    def _with_token(self, handler: Handler) -> Handler:
-        token = self._token
-
-        async def checked(scope: Any, proto: Any) -> None:
-            if not hmac.compare_digest((scope.headers.get("x-mlops-token") or "").encode(), token):
-                return self._refuse(proto, Refused(401, "Ask through the workspace's gateway: the header x-mlops-token is missing or wrong."))
-            return await handler(scope, proto)
-
-        return checked
 
     def _page(self, content: dict[str, Any]) -> Handler:
         body, headers = msgspec.json.encode(content), self._headers("")
@@ -207,7 +201,7 @@ class Server:
     # ── in and out ──
 
     def _id(self, scope: Any) -> str:
-        return _header_safe(scope.headers.get("x-request-id")) or next(self._ids)
+        return _header_safe(scope.headers.get("x-request-id")) or f"{self._process}-{next(self._numbers):x}"
 
     async def _body(self, scope: Any, proto: Any, kinds: tuple[str, ...]) -> bytes:
         kind = scope.headers.get("content-type")

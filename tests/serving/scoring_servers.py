@@ -1,0 +1,122 @@
+"""Scoring servers for tests: real processes, asked over sockets."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from mlops_nb.store.deployments import Reason
+
+DEADLINE_SECONDS = 60.0
+
+
+class Running:
+    """A scoring server's process, its folders, and a client that knows its token."""
+
+    def __init__(self, folder: Path, spec: dict[str, Any]) -> None:
+        self.folder, self.spec = folder, spec
+        self.run_folder, self.capture_folder = folder / "run", folder / "telemetry" / "endpoint=delays" / "deployment=1"
+        self.token = Path(spec["token_file"]).read_text()
+        spec_file = folder / "spec.json"
+        spec_file.write_bytes(msgspec.json.encode(spec))
+        self.log = (folder / "log").open("wb")
+        self.process = subprocess.Popen([sys.executable, "-m", "mlops_nb.serving", str(spec_file)], stdout=self.log, stderr=self.log)
+        self.url = f"http://127.0.0.1:{spec['port']}"
+        self.client = httpx.Client(base_url=self.url, headers={"x-mlops-token": self.token}, timeout=30, trust_env=False)
+
+    def until_ready(self) -> Running:
+        wait_for(lambda: self.process.poll() is not None or self._ready(), "the server is ready")
+        assert self.process.poll() is None, (self.folder / "log").read_text()
+        return self
+
+    def _ready(self) -> bool:
+        try:
+            return self.client.get("/v2/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def failure(self) -> Reason:
+        """Why it did not come up."""
+        assert self.process.wait(DEADLINE_SECONDS) == 1, (self.folder / "log").read_text()
+        return msgspec.json.decode((self.run_folder / "failure.json").read_bytes(), type=Reason)
+
+    def request_error(self) -> Reason:
+        return msgspec.json.decode((self.run_folder / "request_error.json").read_bytes(), type=Reason)
+
+    def score(self, body: Any, **headers: str) -> httpx.Response:
+        return self.client.post("/score", json=body, headers=headers)
+
+    def infer(self, body: Any, name: str = "delays") -> httpx.Response:
+        return self.client.post(f"/v2/models/{name}/infer", json=body)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Every whole line of telemetry, by time."""
+        found = [line for file in self.capture_folder.glob("*.jsonl") for line in file.read_bytes().split(b"\n")[:-1] if line]
+        return sorted(map(msgspec.json.decode, found), key=lambda line: line["time"])
+
+    def until_lines(self, count: int) -> list[dict[str, Any]]:
+        wait_for(lambda: len(self.lines()) >= count, f"{count} lines of telemetry")
+        return self.lines()
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        lines = [line for line in self.client.get("/metrics").text.splitlines() if line.startswith(name + "{")]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(DEADLINE_SECONDS)
+
+    def clean(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.client.close()
+        self.log.close()
+
+
+def wait_for(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS:.0f} s: {what}"
+        time.sleep(0.005)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+Start = Callable[..., Running]
+
+
+def starter(folder: Path) -> Iterator[Start]:
+    started: list[Running] = []
+
+    def start(model: Path, **changes: Any) -> Running:
+        place = folder / f"server-{len(started)}-{secrets.token_hex(3)}"
+        (place / "run").mkdir(parents=True)
+        (place / "token").write_text("the-token")
+        spec = {
+            "endpoint": "delays", "deployment": "1", "model": "late", "version": 3, "folder": str(model), "flavor": "sklearn", "engine": "python",
+            "port": free_port(), "token_file": str(place / "token"), "run_folder": str(place / "run"),
+            "capture_folder": str(place / "telemetry" / "endpoint=delays" / "deployment=1"), "trusted": True,
+        }  # fmt: skip
+        server = Running(place, spec | changes)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.clean()

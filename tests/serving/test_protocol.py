@@ -1,0 +1,256 @@
+"""The Open Inference Protocol v2, as a client sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+from onnx import TensorProto, helper
+from sklearn.pipeline import Pipeline
+
+from .scoring_servers import Running, Start
+
+
+def columns(*, carrier: Any = ("UA",), distance: Any = (500.5,), hour: Any = (7,), **changes: Any) -> dict[str, Any]:
+    rows = len(carrier)
+    inputs = [
+        {"name": "carrier", "shape": [rows], "datatype": "BYTES", "data": list(carrier)},
+        {"name": "distance", "shape": [rows], "datatype": "FP64", "data": list(distance)},
+        {"name": "hour", "shape": [rows], "datatype": "INT64", "data": list(hour)},
+    ]
+    return {"inputs": inputs} | changes
+
+
+def shapes(tensors: list[dict[str, Any]]) -> list[tuple[str, str, list[int]]]:
+    return [(tensor["name"], tensor["datatype"], tensor["shape"]) for tensor in tensors]
+
+
+def output(answer: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(tensor for tensor in answer["outputs"] if tensor["name"] == name)
+
+
+def test_live_and_ready_answer_without_a_token(onnx_server: Running):
+    answers = [onnx_server.client.get(f"/v2/health/{word}", headers={"x-mlops-token": ""}).status_code for word in ("live", "ready")]
+
+    assert answers == [200, 200]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2", "/v2/models/delays", "/v2/models/late/ready", "/v2/models/late/versions/3", "/v2/models/late/versions/3/ready", "/metrics"]
+)
+def test_every_page_of_the_protocol_is_there(onnx_server: Running, path: str):
+    assert onnx_server.client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v2", "/score", "/metrics", "/v2/models/late", "/nowhere"])
+def test_without_the_token_everything_else_is_401(onnx_server: Running, path: str):
+    answer = onnx_server.client.get(path, headers={"x-mlops-token": "wrong"})
+
+    assert (answer.status_code, list(answer.json())) == (401, ["error"])
+
+
+def test_metadata_tells_columns_datatypes_engine_and_execution_providers(onnx_server: Running):
+    told = onnx_server.client.get("/v2/models/late").json()
+
+    assert shapes(told["inputs"]) == [("carrier", "BYTES", [-1]), ("distance", "FP64", [-1]), ("hour", "INT64", [-1])]
+    assert shapes(told["outputs"]) == [
+        ("label", "INT64", [-1]),
+        ("probabilities", "FP32", [-1, 2]),
+    ]
+    assert told["parameters"] == {"model": "late", "deployment": "1", "engine": "onnxruntime", "execution_providers": ["CPUExecutionProvider"]}
+
+
+def test_onnx_answers_what_the_pipeline_answers(onnx_server: Running, late: Pipeline, flights: pd.DataFrame):
+    frame = flights.head(50)
+    answer = onnx_server.infer(columns(carrier=frame.carrier.tolist(), distance=frame.distance.tolist(), hour=frame.hour.tolist())).json()
+
+    assert output(answer, "label")["data"] == late.predict(frame).tolist()
+    np.testing.assert_allclose(output(answer, "probabilities")["data"], late.predict_proba(frame).ravel(), atol=1e-5)
+
+
+def test_a_python_model_answers_exactly_what_it_answered_in_the_notebook(python_server: Running, late: Pipeline, flights: pd.DataFrame):
+    frame = flights.head(50)
+    answer = python_server.infer(columns(carrier=frame.carrier.tolist(), distance=frame.distance.tolist(), hour=frame.hour.tolist())).json()
+
+    assert output(answer, "probabilities") == {
+        "name": "probabilities",
+        "shape": [50, 2],
+        "datatype": "FP64",
+        "data": late.predict_proba(frame).ravel().tolist(),
+    }
+
+
+def test_the_endpoints_name_and_the_models_name_both_stand_for_the_model(onnx_server: Running):
+    answers = [onnx_server.infer(columns(), name=name).json() for name in ("delays", "late", "late/versions/3")]
+
+    assert all(answer["model_name"] == "late" and answer["model_version"] == "3" for answer in answers)
+
+
+def test_the_requests_id_comes_back(onnx_server: Running):
+    assert onnx_server.infer(columns(id="from-me")).json()["id"] == "from-me"
+
+
+def test_the_header_x_request_id_comes_back_and_else_is_made(onnx_server: Running):
+    given = onnx_server.client.post("/v2/models/late/infer", json=columns(), headers={"x-request-id": "trace-1"}).headers["x-request-id"]
+    made = {onnx_server.infer(columns()).headers["x-request-id"] for _ in range(3)}
+
+    assert given == "trace-1"
+    assert len(made) == 3
+
+
+def test_answers_name_the_deployment(onnx_server: Running):
+    assert onnx_server.infer(columns()).headers["azureml-model-deployment"] == "1"
+
+
+def test_only_the_outputs_asked_for_come_back(onnx_server: Running):
+    answer = onnx_server.infer(columns(outputs=[{"name": "probabilities"}])).json()
+
+    assert [tensor["name"] for tensor in answer["outputs"]] == ["probabilities"]
+
+
+def test_an_unknown_output_is_named(onnx_server: Running):
+    answer = onnx_server.infer(columns(outputs=[{"name": "probabilites"}]))
+
+    assert answer.status_code == 400
+    assert "'probabilites'" in answer.json()["error"] and "probabilities" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("shape", [[2], [2, 1]])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_column_is_flat_or_nested(onnx_server: Running, shape: list[int], nested: bool):
+    body = columns(carrier=["UA", "AA"], distance=[1.0, 2.0], hour=[1, 2])
+    for tensor in body["inputs"]:
+        tensor["shape"] = shape
+        tensor["data"] = [[value] for value in tensor["data"]] if nested and len(shape) == 2 else tensor["data"]
+
+    assert output(onnx_server.infer(body).json(), "label")["shape"] == [2]
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP64", "FP16", "INT32", "UINT8"])
+def test_numbers_of_any_datatype_fit_a_column_of_floats(onnx_server: Running, datatype: str):
+    body = columns(distance=[100])
+    body["inputs"][1]["datatype"] = datatype
+
+    assert onnx_server.infer(body).status_code == 200
+
+
+WRONG = {
+    "a datatype of another family": (lambda b: b["inputs"][0].update(datatype="FP32", data=[1.0]), "expected string (datatype BYTES), got datatype FP32"),
+    "an unknown datatype": (lambda b: b["inputs"][1].update(datatype="FLOAT"), "no datatype 'FLOAT'"),
+    "a shape that does not hold the data": (lambda b: b["inputs"][1].update(shape=[3]), "shape [3] holds 3 values, data has 1"),
+    "a wide column": (lambda b: b["inputs"][1].update(shape=[1, 2], data=[1, 2]), "'distance': expected shape [n] or [n, 1], got [1, 2]"),
+    "a missing column": (lambda b: b["inputs"].pop(), "missing column 'hour'"),
+    "an unknown column": (lambda b: b["inputs"][2].update(name="huor"), "did you mean hour?"),
+    "a null": (lambda b: b["inputs"][2].update(data=[None]), "Column 'hour' (row 0): expected int64, got a missing value"),
+    "half an hour": (lambda b: b["inputs"][2].update(data=[7.5], datatype="FP64"), "Column 'hour' (row 0): expected whole numbers (int64), got the number 7.5"),
+    "no inputs": (lambda b: b.pop("inputs"), "required field `inputs`"),
+    "columns of different lengths": (lambda b: b["inputs"][2].update(shape=[2], data=[1, 2]), "'hour': it has 2 rows, 'carrier' has 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_request_that_does_not_fit_is_400_and_says_where(onnx_server: Running, fault: str):
+    change, message = WRONG[fault]
+    body = columns()
+    change(body)
+    answer = onnx_server.infer(body)
+
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[1,2", b"null", b"[]"])
+def test_a_body_that_is_no_request_is_400(onnx_server: Running, body: bytes):
+    answer = onnx_server.client.post("/v2/models/late/infer", content=body)
+
+    assert (answer.status_code, list(answer.json())) == (400, ["error"])
+
+
+def test_no_rows_is_400(onnx_server: Running):
+    assert onnx_server.infer(columns(carrier=[], distance=[], hour=[])).status_code == 400
+
+
+def test_another_models_name_is_404_and_told(onnx_server: Running):
+    answer = onnx_server.infer(columns(), name="churn")
+
+    assert answer.status_code == 404
+    assert "'churn'" in answer.json()["error"]
+
+
+def test_another_version_is_404_and_told(onnx_server: Running):
+    answer = onnx_server.infer(columns(), name="late/versions/9")
+
+    assert answer.status_code == 404
+    assert "version 9" in answer.json()["error"]
+
+
+def test_the_wrong_method_is_405(onnx_server: Running):
+    assert onnx_server.client.get("/v2/models/late/infer").status_code == 405
+
+
+@pytest.mark.parametrize("kind", ["application/python-pickle", "application/x-pickle", "application/octet-stream", "application/vnd.bentoml+pickle"])
+def test_a_pickle_is_415_on_every_route(onnx_server: Running, kind: str):
+    answers = [onnx_server.client.post(path, content=b"\x80\x04", headers={"content-type": kind}).status_code for path in ("/score", "/v2/models/late/infer")]
+
+    assert answers == [415, 415]
+
+
+def test_text_of_any_script_goes_through(python_server: Running, late: Pipeline):
+    frame = pd.DataFrame({"carrier": ["Ünï", "日本", 'a"b\\c\n'], "distance": [1.0, 2.0, 3.0], "hour": [1, 2, 3]})
+    answer = python_server.infer(columns(carrier=frame.carrier.tolist(), distance=[1.0, 2.0, 3.0], hour=[1, 2, 3])).json()
+
+    assert output(answer, "probabilities")["data"] == late.predict_proba(frame).ravel().tolist()
+
+
+@pytest.fixture(scope="module")
+def double_server(start_once: Start, tmp_path_factory: pytest.TempPathFactory) -> Running:
+    """An ONNX file made elsewhere, registered without data: y = 2x for matrices of three columns, and the row sums."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 3])
+    y = helper.make_tensor_value_info("twice", TensorProto.FLOAT, ["rows", 3])
+    total = helper.make_tensor_value_info("total", TensorProto.FLOAT, ["rows"])
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    nodes = [helper.make_node("Add", ["x", "x"], ["twice"]), helper.make_node("ReduceSum", ["x", "axes"], ["total"], keepdims=0)]
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y, total], [axes]), opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    folder = tmp_path_factory.mktemp("double")
+    onnx.save(model, folder / "model.onnx")
+    return start_once(folder, engine="onnxruntime", flavor="onnx", signature=None).until_ready()
+
+
+def test_an_onnx_file_made_elsewhere_tells_its_own_inputs_and_outputs(double_server: Running):
+    told = double_server.client.get("/v2/models/late").json()
+
+    assert shapes(told["inputs"] + told["outputs"]) == [("x", "FP32", [-1, 3]), ("twice", "FP32", [-1, 3]), ("total", "FP32", [-1])]
+
+
+@pytest.mark.parametrize("data", [[1, 2, 3, 4, 5, 6], [[1, 2, 3], [4, 5, 6]]])
+def test_a_tensor_is_flat_or_nested_row_major(double_server: Running, data: list[Any]):
+    answer = double_server.infer({"inputs": [{"name": "x", "shape": [2, 3], "datatype": "FP32", "data": data}]}).json()
+
+    assert output(answer, "twice") == {"name": "twice", "shape": [2, 3], "datatype": "FP32", "data": [2, 4, 6, 8, 10, 12]}
+    assert output(answer, "total")["data"] == [6, 15]
+
+
+TENSOR_FAULTS = {
+    "two columns": ([1, 2], [1, 2], "FP32", "expected shape [any, 3], got [1, 2]"),
+    "a flat row": ([3], [1, 2, 3], "FP32", "expected shape [any, 3], got [3]"),
+    "text": ([1, 3], [1, "2", 3], "FP32", "value 1 is '2', not FP32"),
+    "ragged": ([2, 3], [[1, 2, 3], [4]], "FP32", "ragged"),
+    "too large for its datatype": ([1, 3], [1, 2, 300], "INT8", "does not fit INT8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", TENSOR_FAULTS)
+def test_a_tensor_that_does_not_fit_is_400_and_says_why(double_server: Running, fault: str):
+    shape, data, datatype, message = TENSOR_FAULTS[fault]
+    answer = double_server.infer({"inputs": [{"name": "x", "shape": shape, "datatype": datatype, "data": data}]})
+
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]
+
+
+@pytest.mark.parametrize("body", [{"data": [[1, 2, 3]]}, [[1, 2, 3]], {"inputs": {"x": [[1, 2, 3]]}}, {"x": [[1, 2, 3]]}, {"input_data": [[1, 2, 3]]}])
+def test_a_tensor_is_scored_in_azures_ways_too(double_server: Running, body: Any):
+    assert double_server.score(body).json() == {"twice": [[2, 4, 6]], "total": [6]}
