@@ -463,7 +463,7 @@ def _workspace(status: Any) -> Card:
         kind="workspace",
         facts=_given(
             ("agent", Mark("good", "running") if status.agent else Mark("idle", "not running")),
-            ("gateway", Mark("bad", status.gateway_trouble) if status.gateway_trouble else status.gateway),
+            ("gateway", Mark("bad", status.gateway_trouble) if status.gateway_trouble else "" if status.gateway.endswith(":0") else status.gateway),
             ("dashboard", status.dashboard or Mark("idle", "not running")),
             ("models", str(status.models)),
             ("deployments", str(len(rows))),

@@ -34,6 +34,7 @@ from .grammar import (
     AN_ALIAS,
     AN_ENDPOINT,
     AN_ENVIRONMENT,
+    CORES,
     DATA,
     MEMORY,
     PERCENT,
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from .store.environments import Environment
     from .store.models import ModelVersion
 
-HARDWARE = ("cpu", "gpu")
+HARDWARE = ("cpu", "gpu", "npu")
 
 
 def run(words: Sequence[str], where: Face) -> Any:
@@ -270,9 +271,9 @@ def download(ref: ModelRef, folder: str) -> Facts:
 @click.argument("ref", type=A_MODEL, required=False)
 @click.option("--endpoint", type=AN_ENDPOINT, help="Where callers find it.  [default: the model's name]")
 @click.option("--to", type=click.Choice(targets.NAMES), default="local", help="Where it runs.  [default: local]")
-@click.option("--traffic", type=PERCENT, metavar="PERCENT", help="Its percentage of the endpoint's requests.  [default: all if it is the first, else none]")
+@click.option("--traffic", type=PERCENT, help="Its percentage of the endpoint's requests.  [default: all if it is the first, else none]")
 @click.option("--as", "name", type=A_DEPLOYMENT_NAME, help="The deployment's name.  [default: the version's number]")
-@click.option("--cpus", type=click.FloatRange(min=0, min_open=True), metavar="CORES", help="Cores it may use.  [default: all]")
+@click.option("--cpus", type=CORES, help="Cores it may use.  [default: all]")
 @click.option("--memory", "memory_mb", type=MEMORY, help="Memory it may take, such as 512m or 2g.  [default: no limit]")
 @click.option("--hardware", type=click.Choice(HARDWARE), default="cpu", help="What it runs on.  [default: cpu]")
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="A fixed port on 127.0.0.1.  [default: a free one]")

@@ -104,8 +104,8 @@ class BadName(UsageError):
 
     def __init__(self, name: object, *, what: str = "name") -> None:
         super().__init__(
-            f"{str(name)[:60]!r} cannot be a {what}: use letters, digits, '-', '_' and '.', starting with a letter or digit, 100 at most.",
-            hint=f"a {what} such as churn or churn-eu",
+            f"{str(name)[:60]!r} cannot be {_a(what)}: use letters, digits, '-', '_' and '.', starting with a letter or digit, 100 at most.",
+            hint=f"{_a(what)} such as churn or churn-eu",
         )
 
 
@@ -527,6 +527,10 @@ def listed(items: Iterable[object], *, most: int = 8) -> str:
     items = [str(item) for item in items]
     rest = f" and {len(items) - most} more" if len(items) > most else ""
     return (", ".join(items[:most]) + rest) or "none yet"
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
 
 
 def closest(name: str, known: Iterable[str]) -> str:

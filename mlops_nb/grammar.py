@@ -440,6 +440,22 @@ def _megabytes(text: str) -> int:
     return round(megabytes)
 
 
+def _percentage(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 100):
+        raise BadOption(f"{text!r} is not a whole percentage from 0 to 100.", hint="--traffic 10")
+    return int(text)
+
+
+def _cores(text: str) -> float:
+    try:
+        cores = float(text)
+    except ValueError:
+        cores = 0
+    if not 0 < cores < 10_000:
+        raise BadOption(f"{text!r} is not a number of cores.", hint="--cpus 2, or a part of one such as 0.5")
+    return cores
+
+
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -469,7 +485,8 @@ A_VARIABLE = Pair("NAME=VALUE")
 A_WEIGHT = Pair("DEPLOYMENT=PERCENT", _number)
 A_MOMENT = Word("AGE|TIME", _moment)
 MEMORY = Word("SIZE", _megabytes)
-PERCENT = click.IntRange(0, 100)
+PERCENT = Word("PERCENT", _percentage)
+CORES = Word("CORES", _cores)
 A_MODEL_OBJECT = Live("MODEL")
 DATA = Live("DATA")
 A_DATASET_OR_FRAME = Live("DATASET", dataset_names)
