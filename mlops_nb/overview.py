@@ -100,8 +100,13 @@ def _alerts(running: Sequence[Deployment], drift: Sequence[DriftCheck]) -> list[
 
 
 def _sick(deployment: Deployment) -> dict[str, Any]:
-    text = _reason(deployment) or deployment.status
-    return {"kind": "deployment", "status": deployment.status, "subject": deployment.ref, "text": text, "time": deployment.changed_at.isoformat()}
+    return {
+        "kind": "deployment",
+        "status": deployment.status,
+        "subject": deployment.ref,
+        "text": _reason(deployment),
+        "time": deployment.changed_at.isoformat(),
+    }
 
 
 def _drifted(check: DriftCheck) -> dict[str, Any]:

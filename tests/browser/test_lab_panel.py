@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from mlops_nb import store
 from mlops_nb.settings import using
@@ -141,8 +142,7 @@ def test_markup_in_any_text_stays_text(lab, open_lab):
 def test_palette_offers_the_commands_under_mlops(lab, open_lab):
     page = open_lab()
 
-    palette = open_palette(page)
-    palette.get_by_role("textbox").or_(palette.get_by_role("searchbox")).or_(palette.get_by_role("combobox")).first.fill("mlops")
+    palette = search_palette(page, "mlops")
 
     offered = palette.locator(".lm-CommandPalette-itemLabel")
     expect(palette.locator(".lm-CommandPalette-header").first).to_contain_text("MLOps", ignore_case=True)
@@ -197,15 +197,18 @@ def panel(page: Page) -> Locator:
     return page.get_by_role("region", name="MLOps", exact=True)
 
 
-def open_palette(page: Page) -> Locator:
-    """The palette, opened again until it stays: whatever takes the focus while the page loads closes it."""
+def search_palette(page: Page, text: str) -> Locator:
+    """The palette with *text* typed, opened again until it stays: whatever takes the focus while the page loads closes it."""
     palette = page.locator(".jp-ModalCommandPalette")
     for _ in range(20):
         page.keyboard.press("Control+Shift+C")
-        page.wait_for_timeout(500)
-        if palette.is_visible():
+        try:
+            palette.locator("input").fill(text, timeout=1000)
+            expect(palette.locator(".lm-CommandPalette-header")).to_have_count(1, timeout=1000)
             return palette
-    raise AssertionError("the palette did not open")
+        except (AssertionError, PlaywrightTimeout):
+            continue
+    raise AssertionError("the palette did not stay open")
 
 
 def status_bar(page: Page) -> Locator:

@@ -12,7 +12,7 @@ const SHAPES: Record<Status | 'drift', string> = {
   unhealthy: 'M8 1 15.5 14.5H.5Zm-.8 4.8v4.2h1.6V5.8Zm0 5.4v1.6h1.6v-1.6Z',
   failed: 'M5.1 1h5.8L15 5.1v5.8L10.9 15H5.1L1 10.9V5.1Zm.6 3.5L4.5 5.7 6.8 8l-2.3 2.3 1.2 1.2L8 9.2l2.3 2.3 1.2-1.2L9.2 8l2.3-2.3-1.2-1.2L8 6.8Z',
   stopped: 'M2.5 2.5h11v11h-11Z',
-  drift: 'M1 11c2.3 0 2.3-6 4.7-6S8 11 10.3 11 12.7 5 15 5v2c-1.3 0-2.3 6-4.7 6S8 7 5.7 7 3.3 13 1 13Z'
+  drift: 'M8 .5 15.5 8 8 15.5.5 8Zm0 3.4L3.9 8 8 12.1 12.1 8Z'
 };
 
 /** A state as shape, text and colour. */

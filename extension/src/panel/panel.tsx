@@ -40,6 +40,10 @@ export class MlopsPanel extends SidePanel {
     ] as const) {
       const widget = section(draw, _overview, trans, deploy);
       widget.title.label = label;
+      // It scrolls, so the keyboard must be able to enter it.
+      widget.node.tabIndex = 0;
+      widget.node.setAttribute('role', 'group');
+      widget.node.setAttribute('aria-label', label);
       this.addWidget(widget);
     }
   }

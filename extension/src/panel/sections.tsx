@@ -165,11 +165,11 @@ function Alert(props: { alert: IAlert; trans: TranslationBundle }): JSX.Element 
       <div className="mlops-Line">
         <Health status={alert.status} trans={trans} />
         <span className="mlops-Ref">{alert.subject}</span>
-        <span className="mlops-Aside mlops-mod-end">
-          <When time={alert.time} />
-        </span>
       </div>
-      <p className="mlops-Reason">{text}</p>
+      {text && <p className="mlops-Reason">{text}</p>}
+      <p className="mlops-Aside">
+        <When time={alert.time} />
+      </p>
     </li>
   );
 }
