@@ -80,18 +80,25 @@ def active_requests() -> int:
 
 
 def counters() -> list[dict[str, Any]]:
-    """Per deployment, since the gateway started: `endpoint, deployment, requests, status_2xx, status_4xx, status_5xx, active, healthy, p50_ms, p95_ms, p99_ms`.
+    """Per deployment: `endpoint, deployment, requests, status_2xx, status_4xx, status_5xx, active, healthy, p50_ms, p95_ms, p99_ms`.
 
-    Percentiles are None until a few seconds after the first answer.  Raises GatewayUnreachable.
+    Counted since its server was first routed to, or the gateway started; a restart of either begins at 0.  Percentiles are None until a
+    few seconds after the first answer.  Raises GatewayUnreachable.
     """
-    rows: dict[str, dict[str, Any]] = {}
+    able = {name.rpartition("@")[0] for name in healthy_clusters()}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for stat in _stats(_ASKED):
         if found := _STAT.fullmatch(stat.get("name", "")):
-            _row(rows, found["name"])[_COUNTED[found["what"]]] = stat["value"]
+            _row(rows, found["name"])[_COUNTED[found["what"]]] += stat["value"]
         for name, quantiles in _percentiles(stat).items():
             _row(rows, name).update(quantiles)
-    able = {name.rpartition("@")[0] for name in healthy_clusters()}
-    return [row | {"healthy": f"{row['endpoint']}/{row['deployment']}" in able} for _, row in sorted(rows.items())]
+    return [row | {"healthy": "/".join(named) in able} for named, row in sorted(rows.items())]
+
+
+def _row(rows: dict[tuple[str, str], dict[str, Any]], stat: str) -> dict[str, Any]:
+    named = endpoint, deployment = named_by(stat)
+    nothing = dict.fromkeys(_COUNTED.values(), 0) | dict.fromkeys(_QUANTILES.values())
+    return rows.setdefault(named, {"endpoint": endpoint, "deployment": deployment} | nothing)
 
 
 def healthy_clusters() -> set[str]:
@@ -102,12 +109,6 @@ def healthy_clusters() -> set[str]:
 
 def _passes(health: dict[str, Any]) -> bool:
     return not health.get("failed_active_health_check") and health.get("eds_health_status") == "HEALTHY"
-
-
-def _row(rows: dict[str, dict[str, Any]], stat: str) -> dict[str, Any]:
-    endpoint, deployment = named_by(stat)
-    nothing = dict.fromkeys(_COUNTED.values(), 0) | dict.fromkeys(_QUANTILES.values())
-    return rows.setdefault(stat, {"endpoint": endpoint, "deployment": deployment} | nothing)
 
 
 def _percentiles(stat: dict[str, Any]) -> dict[str, dict[str, float | None]]:

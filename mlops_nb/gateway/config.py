@@ -58,14 +58,14 @@ def cluster_name(endpoint: str, backend: Backend) -> str:
     return f"{checked_name(endpoint, what='endpoint')}/{checked_name(backend.name, what='deployment')}@{backend.port}"
 
 
-def stat_name(endpoint: str, deployment: str) -> str:
-    """What Envoy's statistics call a deployment, whichever port it has; a dot would end the name there."""
-    return f"{endpoint}/{deployment}".replace(".", "%2E")
+def stat_name(cluster: str) -> str:
+    """What Envoy's statistics call a cluster; a dot would end the name there."""
+    return cluster.replace(".", "%2E")
 
 
 def named_by(stat: str) -> tuple[str, str]:
-    """The endpoint and deployment that `stat_name` was made from."""
-    endpoint, _, deployment = stat.replace("%2E", ".").partition("/")
+    """The endpoint and deployment of the cluster that `stat_name` was given."""
+    endpoint, _, deployment = stat.replace("%2E", ".").rpartition("@")[0].partition("/")
     return endpoint, deployment
 
 
@@ -310,7 +310,7 @@ def _cluster(endpoint: str, backend: Backend) -> dict[str, Any]:
     return {
         "@type": _TYPES + "config.cluster.v3.Cluster",
         "name": name,
-        "alt_stat_name": stat_name(endpoint, backend.name),
+        "alt_stat_name": stat_name(name),
         "metadata": {"filter_metadata": {"mlops": {"deployment": f"{endpoint}/{backend.name}"}}},
         "type": "STATIC",
         "connect_timeout": "2s",

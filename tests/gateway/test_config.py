@@ -35,7 +35,7 @@ routes = st.lists(st.builds(Route, names, st.from_regex(r"[A-Za-z0-9_-]{43}", fu
 
 @given(names, names)
 def test_a_deployments_name_survives_envoys_statistics(endpoint: str, deployment: str) -> None:
-    stat = config.stat_name(endpoint, deployment)
+    stat = config.stat_name(config.cluster_name(endpoint, Backend(deployment, 9000, "token", 100)))
 
     assert "." not in stat
     assert config.named_by(stat) == (endpoint, deployment)
