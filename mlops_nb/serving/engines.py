@@ -178,10 +178,10 @@ class PythonModel:
     def _data(self, columns: Arrays) -> Any:
         if self.signature and self.signature.kind == "table":
             frame = as_frame(columns, self.signature)
-            data = frame.iloc[:, 0] if self.signature.series else frame
-        else:
-            data = next(iter(columns.values())) if len(columns) == 1 else dict(columns) if self.signature else as_frame(columns)
-        return data
+            return frame.iloc[:, 0] if self.signature.series else frame
+        if len(columns) == 1:
+            return next(iter(columns.values()))
+        return dict(columns) if self.signature else as_frame(columns)
 
 
 def answers(model: Any, data: Any) -> Arrays:

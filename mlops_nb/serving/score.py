@@ -32,7 +32,7 @@ def _opened(body: Any, signature: Signature | None, names: list[str]) -> dict[st
         for wrapper in _WRAPPERS:
             if wrapper in body and wrapper not in names:
                 return _opened(body[wrapper], signature, names)
-        return _columns(body)
+        return _fitted(_columns(body), signature, names)
     if isinstance(body, list) and body and all(type(row) is dict for row in body):
         return _records(body, signature, names)
     if isinstance(body, list) and body and signature:
@@ -40,6 +40,18 @@ def _opened(body: Any, signature: Signature | None, names: list[str]) -> dict[st
     if isinstance(body, list) and body:
         return to_columns(body)
     raise SignatureMismatch("The body has no rows." if body in ([], None) else "The body is not rows of data.", hint=_SHAPES)
+
+
+def _fitted(columns: dict[str, Any], signature: Signature | None, names: list[str]) -> dict[str, Any]:
+    """A frame sent to a model made with a bare matrix, or a bare matrix sent to one made with a frame, fits by place when the widths agree."""
+    values = list(columns.values())
+    if not signature or columns.keys() & set(names):
+        return columns
+    if signature.kind == "table" and len(values) == 1 and all(type(row) is list and len(row) == len(names) for row in values[0]):
+        return signature.table_of(values[0])
+    if signature.kind == "tensors" and len(names) == 1 and (signature.inputs[0].shape or [])[1:] == [len(values)]:
+        return {names[0]: [list(row) for row in zip(*values, strict=False)]}
+    return columns
 
 
 def _columns(body: dict[str, Any]) -> dict[str, Any]:
