@@ -47,7 +47,7 @@ def invoke(endpoint: str, data: Any, *, deployment: str | None = None) -> Answer
     if deployment:
         headers["azureml-model-deployment"] = deployment
     began = time.perf_counter()
-    status, answered, text = _post(checked_url(f"http://127.0.0.1:{port}/{endpoint}/score"), body, headers)
+    status, answered, text = _sent("POST", f"http://127.0.0.1:{port}/{endpoint}/score", body, headers)
     latency_ms = (time.perf_counter() - began) * 1000
     if status != 200:
         raise InvocationFailed(endpoint, status, _said(text))
@@ -55,6 +55,16 @@ def invoke(endpoint: str, data: Any, *, deployment: str | None = None) -> Answer
         endpoint=endpoint, deployment=answered.get("azureml-model-deployment", ""), request_id=answered.get("x-request-id", ""),
         latency_ms=latency_ms, outputs=_decoded(text),
     )  # fmt: skip
+
+
+def ready(url: str, endpoint: str, *, deployment: str | None = None) -> str:
+    """Why the endpoint at *url* (or this *deployment* of it) does not answer its health check, or an empty string when it does."""
+    headers = {"Authorization": f"Bearer {keys.key(endpoint)}"} | ({"azureml-model-deployment": deployment} if deployment else {})
+    try:
+        status, _, text = _sent("GET", f"{url}/v2/health/ready", b"", headers)
+    except GatewayUnreachable as error:
+        return str(error)
+    return "" if status == 200 else _said(text) or f"it answers {status}"
 
 
 def _body(data: Any, *, takes_raw: bool) -> bytes:
@@ -74,12 +84,12 @@ def _records(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _post(url: str, body: bytes, headers: dict[str, str]) -> tuple[int, Any, bytes]:
-    parts = urlsplit(url)
+def _sent(method: str, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, Any, bytes]:
+    parts = urlsplit(checked_url(url))
     timeout = Workspace.current().settings().request_timeout_seconds
     connection = http.client.HTTPConnection(parts.netloc, timeout=timeout)
     try:
-        connection.request("POST", parts.path, body, headers)
+        connection.request(method, parts.path, body, headers)
         response = connection.getresponse()
         return response.status, response.headers, response.read()
     except (OSError, http.client.HTTPException) as error:

@@ -10,30 +10,51 @@ from .signature import Signature
 
 if TYPE_CHECKING:
     from .store.datasets import DatasetVersion
+    from .store.models import ModelVersion
 
 
-def sample_for(model: Any, dataset: DatasetVersion | None, sample: Any, *, most: int) -> Any:
-    """Rows to try *model* on: *sample*, else the first rows of *dataset* with the columns the model was trained on; None without either.
+def sample_for(model: Any, dataset: DatasetVersion | None, sample: Any, *, earlier: ModelVersion | None, target: str | None, most: int) -> Any:
+    """Rows to try *model* on, or None: *sample*, else the first rows of *dataset* (or, without one, those the *earlier* version was tried on).
 
-    Raises SignatureMismatch when the data set lacks a column the model needs.
+    Their columns are those the model remembers from its training, else those of the *earlier* version when the data has them
+    all, else every one but *target*.  Raises SignatureMismatch when the data lacks a column the model needs.
     """
     if sample is not None:
         return sample[:most] if hasattr(sample, "__getitem__") and not isinstance(sample, dict) else sample
     if dataset is None:
-        return _zeros(model)
+        return _like_before(model, earlier) if earlier and earlier.signature else _zeros(model)
     names = feature_names(model)
     if names is not None:
         _check_present(names, dataset)
         return datasets.frame(dataset.ref, columns=names, most=most)
-    frame = datasets.frame(dataset.ref, most=most)
+    frame = datasets.frame(dataset.ref, columns=_columns(dataset, earlier, target), most=most)
     width = getattr(model, "n_features_in_", None)
     if width is None:
         return frame
     if width != frame.shape[1]:
         raise SignatureMismatch(
-            f"The model was trained on an array of {width} columns; {dataset.ref} has {frame.shape[1]}.", hint="--sample X[:100], the array it was trained on"
+            f"The model was trained on an array of {width} columns; {dataset.ref} has {frame.shape[1]}.",
+            hint="--target COLUMN if one of them is what it predicts, or --sample X[:100], the array it was trained on",
         )
     return frame.to_numpy()
+
+
+def _columns(dataset: DatasetVersion, earlier: ModelVersion | None, target: str | None) -> list[str]:
+    there = [column["name"] for column in dataset.schema]
+    if target is not None:
+        _check_present([target], dataset)
+        return [name for name in there if name != target]
+    before = [column["name"] for column in earlier.signature["inputs"]] if earlier and earlier.signature else []
+    return before if before and set(before) <= set(there) else there
+
+
+def _like_before(model: Any, earlier: ModelVersion) -> Any:
+    """The rows of the earlier version, when this model, as far as it remembers, takes the same columns."""
+    known = signature.Signature.from_json(earlier.signature or {})
+    names, before = feature_names(model), [column.name for column in known.inputs]
+    if known.kind != "table" or not known.sample or (names is not None and names != before):
+        return _zeros(model)
+    return signature.as_frame(known.check(known.table_of(known.sample)), known)
 
 
 def feature_names(model: Any) -> list[str] | None:

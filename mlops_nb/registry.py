@@ -59,15 +59,17 @@ def register(
     trust: bool = False,
     convert: bool = True,
     sample: Any = None,
+    target: str | None = None,
     report: Reporter = SILENT,
 ) -> Registered:
     """Keep *model* — a live object, or the path of a file or folder — as the next version of *name*.
 
     *data* names the registered data set it was trained on; its first rows (or *sample*, a DataFrame or array) give the
-    signature and prove the ONNX form equal.  Nothing is recorded unless everything succeeded.
+    signature and prove the ONNX form equal; *target* is the column in it that the model predicts.  Nothing is recorded
+    unless everything succeeded.
     Raises BadName, NotAModel, TrustNeeded, FileMissing, DatasetNotFound, EnvironmentIncomplete, SignatureMismatch, StoreFull.
     """
-    from . import environments, packing, runs
+    from . import environments, packing, probing, runs
 
     checked_name(name, what="model")
     if alias:
@@ -77,7 +79,9 @@ def register(
     from_path = isinstance(model, str | Path)
     packed = packing.pack_path(model, trust=trust, entry=entry) if from_path else packing.pack(model, entry=entry, code=code)
     subject = None if packed.engine == "script" else _opened(packed) if from_path else model
-    signature, converted = _understood(subject, packed, dataset, sample, convert=convert, report=report)
+    earlier = _latest(name)
+    rows = None if subject is None else probing.sample_for(subject, dataset, sample, earlier=earlier, target=target, most=_SAMPLE_ROWS)
+    signature, converted = _understood(subject, packed, rows, convert=convert, report=report)
     report.step("recording the environment")
     environment = environments.capture(packed.modules)
     run = runs.capture()
@@ -250,15 +254,17 @@ def _opened(packed: Packed) -> Any:
         return packing.load(artifacts.copy_out(kept, Path(scratch)), packed.flavor)
 
 
-def _understood(
-    subject: Any, packed: Packed, dataset: dataset_table.DatasetVersion | None, sample: Any, *, convert: bool, report: Reporter
-) -> tuple[Signature | None, Any]:
+def _latest(name: str) -> ModelVersion | None:
+    with store.reading() as tx:
+        return next(iter(table.search(tx, name, most=1)), None)
+
+
+def _understood(subject: Any, packed: Packed, rows: Any, *, convert: bool, report: Reporter) -> tuple[Signature | None, Any]:
     """The signature of what will be served, and its ONNX form where one was asked for and can be had."""
     from . import conversion, probing
 
     if subject is None:
         return None, None
-    rows = probing.sample_for(subject, dataset, sample, most=_SAMPLE_ROWS)
     signature = probing.signature_of(subject, packed.flavor, rows)
     if not convert or rows is None or packed.engine != "python":
         return signature, None

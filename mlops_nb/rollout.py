@@ -104,7 +104,7 @@ def deploy(
     if wait:
         report.step(f"starting {deployment.ref} on {to}")
         _until_settled(deployment, report)
-        _until_reachable(report)
+        _until_reachable(deployment, report)
     return _deployed(deployment)
 
 
@@ -279,26 +279,27 @@ def _failure(deployment: Deployment) -> DeploymentFailed:
     return DeploymentFailed(deployment.ref, message=reason.message, where=reason.where, log=reason.traceback or reason.log, hint=reason.hint)
 
 
-def _until_reachable(report: Reporter) -> None:
-    """Wait until the gateway listens.  Raises GatewayUnreachable with the reason the agent noted."""
-    import http.client
-
+def _until_reachable(deployment: Deployment, report: Reporter) -> None:
+    """Wait until the gateway leads to it, and shares requests out as wanted.  Raises GatewayUnreachable with the reason the agent noted."""
     report.step("opening the gateway")
     deadline = time.monotonic() + 15
-    while True:
+    while not (why := _ways_missing(deployment)) == "":
         with store.reading() as tx:
             base, trouble = _base_url(tx), state.get(tx, "gateway_trouble")
-        connection = http.client.HTTPConnection(base.removeprefix("http://"), timeout=1)
-        try:
-            connection.request("GET", "/")
-            connection.getresponse().read()
-            return
-        except (OSError, http.client.HTTPException) as error:
-            if trouble or time.monotonic() > deadline:
-                raise GatewayUnreachable(base, (trouble or {}).get("error") or str(error)) from None
-        finally:
-            connection.close()
+        if trouble or time.monotonic() > deadline:
+            raise GatewayUnreachable(base, (trouble or {}).get("error") or why)
+        agent.ensure()
         time.sleep(0.04)
+
+
+def _ways_missing(deployment: Deployment) -> str:
+    """Why requests do not reach it yet — picked by name, or by its share — or nothing."""
+    with store.reading() as tx:
+        url, shares = f"{_base_url(tx)}/{deployment.endpoint}", table.traffic(tx, deployment.endpoint)
+    picked = client.ready(url, deployment.endpoint, deployment=deployment.name)
+    if picked or not shares.get(deployment.name):
+        return picked
+    return client.ready(url, deployment.endpoint)
 
 
 def _deployed(deployment: Deployment) -> Deployed:
