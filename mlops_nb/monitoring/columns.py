@@ -140,7 +140,8 @@ def _codes(values: np.ndarray, place: dict[str, int]) -> np.ndarray:
     import numpy as np
 
     if isinstance(values, np.ma.MaskedArray):
-        values = np.ma.filled(values.astype(object), None)
+        missing, values = np.ma.getmaskarray(values), np.asarray(values, dtype=object)
+        values[missing] = None
     if values.dtype == bool:
         values = np.where(values, "true", "false")
     texts = (None if value is None else ("true" if value else "false") if isinstance(value, bool) else str(value) for value in values.tolist())

@@ -12,10 +12,10 @@ moments stay ISO text), one entry per scored row, and an output `y` is `out.y`; 
 just the columns it compares, and a question about traffic reads no payload at all.  Requests that were refused or failed keep
 their payload as JSON text in `raw_inputs` and `raw_outputs`, because it need not fit those types.
 
-No row is lost or counted twice, whenever a process is killed.  A Parquet file carries the stem of the lines it was made from;
-while both stand, readers take the Parquet file and the next `compact()` deletes the other.  A merged file carries the first
-and the last stem it covers; a Parquet file within such a range is a leftover.  Lines are deleted before their Parquet file
-may be merged, so lines within a range are late, never leftover.
+No row is lost or counted twice, whenever a process is killed, and no file changes under a reader's hands.  A Parquet file
+carries the stem of the lines it was made from; while both stand, readers take the Parquet file and the next `compact()`
+deletes the other.  A merged file carries the first and the last stem it covers; a Parquet file within such a range is a
+leftover.  Lines are deleted before their Parquet file may be merged, so lines within a range are late, never leftover.
 """
 
 from .compaction import Compaction, compact

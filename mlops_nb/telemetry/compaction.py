@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -88,7 +89,8 @@ def _locked(descriptor: int) -> bool:
 def _clear(folder: Path) -> None:
     """Delete what a killed compaction left: finished sources and unfinished results."""
     for path in (*files.standing(folder).leftovers, *folder.glob("date=*/.*.tmp"), *folder.glob(".*.tmp")):
-        path.unlink(missing_ok=True)
+        with files.held(exclusive=True):
+            path.unlink(missing_ok=True)
 
 
 def _close_abandoned(folder: Path) -> None:
@@ -129,7 +131,7 @@ def _unlocked(live: Path) -> bool:
 
 
 def _convert(folder: Path) -> int:
-    """Turn every closed file into a Parquet file of its stem; only then delete it."""
+    """Turn every closed file into a Parquet file of its stem."""
     standing = files.standing(folder)
     for path in standing.closed:
         _converted(_settled_stem(path, standing.parquet))
@@ -141,7 +143,8 @@ def _settled_stem(closed: Path, parquet: tuple[Parquet, ...]) -> Path:
     stem = int(files.stem(closed))
     if not any(p.first <= stem <= p.last for p in parquet):
         return closed
-    return closed.rename(closed.with_name(f"closed-{time.time_ns()}.jsonl"))
+    with files.held(exclusive=True):
+        return closed.rename(closed.with_name(f"closed-{time.time_ns()}.jsonl"))
 
 
 def _converted(closed: Path) -> None:
@@ -150,39 +153,45 @@ def _converted(closed: Path) -> None:
     first = cursor.execute(f"SELECT min(time) FROM ({table})").fetchone() if table else None
     if first and first[0]:
         date = closed.parent / f"date={first[0].date().isoformat()}"
-        _write(rows.typed_lines(cursor, closed.parent, [closed]), date / f"{files.stem(closed)}.parquet")
-    closed.unlink()
+        _replace([closed], rows.typed_lines(cursor, closed.parent, [closed]), date / f"{files.stem(closed)}.parquet")
+    else:
+        closed.unlink()
 
 
 def _merge(folder: Path) -> int:
-    """Turn runs of small neighbours of one day into one file each; only then delete them."""
+    """Turn runs of small neighbours of one day into one file each."""
     merged = 0
     for group in _groups(files.standing(folder).parquet):
         target = group[0].path.with_name(f"{group[0].first}-{group[-1].last}.parquet")
-        _write(f"SELECT * FROM {rows.read_parquet([p.path for p in group])}", target)
-        for parquet in group:
-            parquet.path.unlink()
+        sources = [parquet.path for parquet in group]
+        _replace(sources, f"SELECT * FROM {rows.read_parquet(sources)}", target)
         merged += len(group)
     return merged
 
 
 def _groups(parquet: tuple[Parquet, ...]) -> Iterator[list[Parquet]]:
-    """Runs worth merging: many small files, or what is left of a past day."""
+    """Neighbours worth merging: many small files of today, or what is left of a past day."""
     settled = [p for p in parquet if p.last < time.time_ns() - _SETTLED_NS]
+    for day, files_of_day in itertools.groupby(settled, key=lambda p: p.date):
+        few = _FEW if day == datetime.now(UTC).date() else 2
+        yield from (group for group in _up_to_size(files_of_day) if len(group) >= few)
+
+
+def _up_to_size(parquet: Iterable[Parquet]) -> Iterator[list[Parquet]]:
     group: list[Parquet] = []
     size = 0
-    for p in [*settled, None]:
-        grown = size + (p.path.stat().st_size if p else 0)
-        if group and (p is None or p.date != group[0].date or grown > _MERGED_BYTES):
-            if len(group) >= (_FEW if group[0].date == datetime.now(UTC).date() else 2):
-                yield group
-            group, grown = [], grown - size
-        if p:
-            group, size = [*group, p], grown
+    for p in parquet:
+        bytes_more = p.path.stat().st_size
+        if size + bytes_more > _MERGED_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(p)
+        size += bytes_more
+    yield group
 
 
-def _write(select: str, target: Path) -> None:
-    """Write the rows beside *target*, then rename, so that it is there whole or not at all."""
+def _replace(sources: list[Path], select: str, target: Path) -> None:
+    """Write the rows beside *target*, then rename, so that it is there whole or not at all; only then delete the *sources*."""
     import duckdb
 
     target.parent.mkdir(exist_ok=True)
@@ -196,7 +205,10 @@ def _write(select: str, target: Path) -> None:
         if "No space left" in str(error) or "File too large" in str(error):
             raise StoreFull(target.parent) from error
         raise
-    os.replace(scratch, target)
+    with files.held(exclusive=True):
+        os.replace(scratch, target)
+        for source in sources:
+            source.unlink()
 
 
 def _drop_old() -> tuple[int, int]:
@@ -211,7 +223,8 @@ def _drop_old() -> tuple[int, int]:
             break
         freed += parquet.path.stat().st_size
         dropped += 1
-        parquet.path.unlink()
+        with files.held(exclusive=True):
+            parquet.path.unlink()
         if not any(parquet.path.parent.iterdir()):
             parquet.path.parent.rmdir()
     return dropped, freed

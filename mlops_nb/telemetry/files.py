@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,11 @@ import msgspec
 
 from ..safety import checked_name, path_inside
 from ..settings import Workspace
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows has no flock
+    fcntl = None  # type: ignore[assignment]
 
 
 class Parquet(msgspec.Struct, frozen=True, order=True):
@@ -46,6 +54,24 @@ class Standing(msgspec.Struct, frozen=True):
         return (self.closed, self.parquet)
 
 
+@contextmanager
+def held(*, exclusive: bool) -> Iterator[None]:
+    """While readers are in here, compaction puts no file in place and takes none away; it does so alone, a moment at a time.
+
+    Servers take no part: they never wait.
+    """
+    root = Workspace.current().telemetry
+    if fcntl is None or not root.is_dir():  # pragma: no cover - readers then ask again when files moved
+        yield
+        return
+    descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def folder(endpoint: str, deployment: str) -> Path:
     """Where a deployment's telemetry goes, whether or not it is there.  Raises BadName."""
     parts = f"endpoint={checked_name(endpoint, what='endpoint')}", f"deployment={checked_name(deployment, what='deployment')}"
@@ -63,8 +89,7 @@ def folders(endpoint: str | None = None, deployment: str | None = None) -> list[
 def standing(folder: Path) -> Standing:
     """The files that count now.
 
-    A row moves from live to closed to Parquet; listed in that order it is seen at least once, and `queries` asks again when
-    what it read has moved meanwhile.
+    A row moves from live to closed to Parquet; listed in that order it is seen at least once.
     """
     live, closed = sorted(folder.glob("live-*.jsonl")), sorted(folder.glob("closed-*.jsonl"))
     kept, leftovers = _uncovered(folder.glob("date=*/[0-9]*.parquet"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 T = TypeVar("T")
-_ATTEMPTS = 6
+_ATTEMPTS = 10
 _PERCENTILES = "quantile_cont(latency_ms, 0.5) AS p50_ms, quantile_cont(latency_ms, 0.95) AS p95_ms, quantile_cont(latency_ms, 0.99) AS p99_ms"
 _ERRORS = "count(*) FILTER (status >= 400) AS errors"
 
@@ -90,26 +90,26 @@ def outputs(
 
 
 def _steady(places: Sequence[Path], ask: Callable[[list[Standing]], T]) -> T:
-    """*ask* of the files that stand, once more whenever one was closed, converted or merged under its hands."""
+    """*ask* of the files that stand, once more whenever a server closed one under its hands."""
     import duckdb
 
     for attempt in range(_ATTEMPTS):
-        before = [files.standing(place) for place in places]
-        failure: Exception | None = None
-        try:
-            answer = ask(before)
-        except (duckdb.IOException, FileNotFoundError) as error:
-            failure = error
-        if failure is None and (attempt == _ATTEMPTS - 1 or _unmoved(before)):
+        with files.held(exclusive=False):
+            before = [files.standing(place) for place in places]
+            try:
+                answer = ask(before)
+                moved = _settled(before) != _settled(map(files.standing, places))
+            except (duckdb.IOException, FileNotFoundError):
+                if attempt == _ATTEMPTS - 1 or before == [files.standing(place) for place in places]:
+                    raise
+                continue
+        if not moved:
             return answer
-        if failure and (attempt == _ATTEMPTS - 1 or _unmoved(before, live=True)):
-            raise failure
-    raise AssertionError("the last attempt answers or raises")
+    return answer
 
 
-def _unmoved(before: list[Standing], *, live: bool = False) -> bool:
-    after = [files.standing(standing.folder) for standing in before]
-    return all(a.settled == b.settled and not (live and a.live != b.live) for a, b in zip(after, before, strict=True))
+def _settled(standings: Iterable[Standing]) -> list[object]:
+    return [standing.settled for standing in standings]
 
 
 def _parquet(standing: Standing, since: datetime | None, until: datetime | None) -> list[Path]:
@@ -239,6 +239,14 @@ def _sample(cursor: duckdb.DuckDBPyConnection, kept: str, bounds: list[datetime]
     return "" if count <= most else f" AND hash(id) < {int(most / count * 2**64)}"
 
 
+def _nones(found: np.ma.MaskedArray) -> np.ndarray:
+    import numpy as np
+
+    plain = np.asarray(found, dtype=object)
+    plain[found.mask] = None  # `filled(None)` fills with a default
+    return plain
+
+
 def _array(found: np.ndarray) -> np.ndarray:
     """A plain array: of a masked one, missing numbers become NaN and other missing values None; equal lists become a matrix."""
     import numpy as np
@@ -249,7 +257,7 @@ def _array(found: np.ndarray) -> np.ndarray:
         elif found.dtype.kind in "iuf":
             found = np.ma.filled(found.astype(np.float64), np.nan)
         else:
-            found = np.ma.filled(found.astype(object), None)
+            found = _nones(found)
     if found.dtype == object and len(found) and all(isinstance(value, list | np.ndarray) for value in found):
         lengths = {np.shape(value) for value in found}
         return np.array([np.asarray(value) for value in found]) if len(lengths) == 1 else found

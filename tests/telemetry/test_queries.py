@@ -1,0 +1,233 @@
+"""Questions get the same answer whichever form the rows stand in."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from mlops_nb import telemetry
+from mlops_nb.errors import BadName
+from mlops_nb.serving.capture import Capture, Record
+
+A_DAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=5)
+
+
+def test_an_endpoint_that_was_never_asked_has_no_rows(workspace, an_hour_ago):
+    assert telemetry.requests("delays") == []
+    assert telemetry.traffic("delays", since=an_hour_ago) == []
+    assert telemetry.totals("delays", since=an_hour_ago) == []
+    assert telemetry.inputs("delays") == {}
+    assert telemetry.captured("delays") == telemetry.Captured()
+
+
+def test_a_name_that_leads_outside_the_workspace_is_refused(workspace):
+    with pytest.raises(BadName):
+        telemetry.requests("..", deployment="1")
+
+
+def test_live_closed_and_compacted_requests_are_read_alike(recorded):
+    recorded.close(recorded.lines(3), minutes_ago=5)
+    telemetry.compact()
+    recorded.close(recorded.lines(2))
+    recorded.append(recorded.lines(1))
+
+    assert [row["id"] for row in telemetry.requests("delays")] == ["r5", "r4", "r3", "r2", "r1", "r0"]
+
+
+def test_a_request_reads_the_same_before_and_after_compaction(recorded):
+    recorded.close(recorded.lines(4))
+    before = telemetry.requests("delays")
+
+    telemetry.compact()
+
+    assert telemetry.requests("delays") == before
+    assert before[0]["inputs"] == {"age": [3.0, None], "code": ["001", "x"], "when": ["2026-01-01", "2026-01-02T00:00:00"]}
+    assert before[0]["outputs"] == {"label": [0, 1], "probabilities": [[0.25, 0.75], [0.5, 0.5]]}
+    assert before[0]["time"].tzinfo is not None
+
+
+def test_a_line_that_is_half_written_is_passed_over(recorded):
+    recorded.append([recorded.line(), recorded.line()[:40]])
+
+    assert [row["id"] for row in telemetry.requests("delays")] == ["r0"]
+
+
+def test_inputs_have_one_entry_per_scored_row_and_the_types_of_the_signature(recorded):
+    recorded.append(recorded.lines(2))
+
+    inputs = telemetry.inputs("delays")
+
+    np.testing.assert_array_equal(inputs["age"], [0.0, np.nan, 1.0, np.nan])
+    assert inputs["code"].tolist() == ["001", "x", "001", "x"]
+    assert inputs["when"].tolist()[:2] == ["2026-01-01", "2026-01-02T00:00:00"]
+
+
+def test_numbers_that_look_whole_keep_the_type_of_the_signature(recorded):
+    recorded.append([recorded.line(inputs={"age": [1, 2], "code": ["7", "8"], "when": [None, None]})])
+
+    inputs = telemetry.inputs("delays")
+
+    assert inputs["age"].dtype == np.float64
+    assert inputs["code"].tolist() == ["7", "8"]
+    assert inputs["when"].tolist() == [None, None]
+
+
+def test_outputs_with_several_values_a_row_are_a_matrix(recorded):
+    recorded.close(recorded.lines(3))
+    telemetry.compact()
+
+    assert telemetry.outputs("delays")["probabilities"].shape == (6, 2)
+
+
+def test_columns_whose_names_differ_in_case_only_stay_apart(recorded):
+    recorded.sign({"kind": "table", "inputs": [{"name": "age", "type": "float64"}, {"name": "Age", "type": "string"}, {"name": "n^1", "type": "int64"}]})
+    recorded.append([recorded.line(inputs={"age": [1], "Age": ["old"], "n^1": [7]}, outputs=None, rows=1)])
+    before = telemetry.requests("delays")
+    recorded.append([], pid=os.getpid()).rename(recorded.folder / "closed-17000000000000000.jsonl")
+
+    telemetry.compact()
+
+    assert telemetry.requests("delays") == before
+    assert before[0]["inputs"] == {"age": [1.0], "Age": ["old"], "n^1": [7]}
+    assert telemetry.inputs("delays")["Age"].tolist() == ["old"]
+
+
+def test_column_names_may_hold_anything(recorded):
+    names = ["a.b", 'say "hi"', "it's", "a/b~c", "ü", "<b>"]
+    recorded.sign({"kind": "table", "inputs": [{"name": name, "type": "string"} for name in names]})
+    recorded.close([recorded.line(inputs={name: ["v"] for name in names}, rows=1)])
+    telemetry.compact()
+
+    assert telemetry.requests("delays")[0]["inputs"] == {name: ["v"] for name in names}
+
+
+def test_without_a_signature_columns_take_the_types_they_hold(recorded):
+    recorded.sign(None)
+    recorded.append([recorded.line()])
+
+    inputs = telemetry.inputs("delays")
+
+    assert inputs["age"].dtype == np.float64
+    assert inputs["code"].tolist() == ["001", "x"]
+
+
+def test_a_payload_that_is_no_table_is_kept_as_it_came(recorded):
+    recorded.sign(None)
+    recorded.close([recorded.line(inputs=[1, {"two": 3}], outputs="yes")])
+    telemetry.compact()
+
+    request = telemetry.requests("delays")[0]
+
+    assert (request["inputs"], request["outputs"]) == ([1, {"two": 3}], "yes")
+
+
+def test_a_refused_request_keeps_its_payload_and_is_no_scored_row(recorded):
+    recorded.append([recorded.line(), recorded.line(status=400, inputs={"age": ["abc"]}, outputs=None, error="age: expected float64")])
+    before = telemetry.requests("delays")
+
+    assert before[0]["inputs"] == {"age": ["abc"]}
+    assert before[0]["error"] == "age: expected float64"
+    assert len(telemetry.inputs("delays")["age"]) == 2
+
+
+def test_a_request_outside_the_sampled_share_counts_as_traffic_only(recorded, an_hour_ago):
+    recorded.append([recorded.line(), recorded.line(inputs=None, outputs=None)])
+
+    assert telemetry.totals("delays", since=an_hour_ago)[0]["requests"] == 2
+    assert telemetry.captured("delays").rows == 2
+    assert len(telemetry.inputs("delays")["age"]) == 2
+
+
+def test_traffic_counts_requests_errors_rows_and_percentiles_per_stretch(recorded):
+    first = [recorded.line(time=A_DAY + timedelta(seconds=s), latency_ms=float(s + 1)) for s in range(10)]
+    second = [recorded.line(time=A_DAY + timedelta(seconds=10), status=500, latency_ms=9.0)]
+    recorded.append(first + second)
+
+    one, two = telemetry.traffic("delays", since=A_DAY, bucket_seconds=10)
+
+    assert (one["deployment"], one["time"], one["requests"], one["errors"], one["rows"]) == ("1", A_DAY, 10, 0, 20)
+    assert (one["p50_ms"], one["p95_ms"]) == (pytest.approx(5.5), pytest.approx(9.55))
+    assert (two["time"], two["requests"], two["errors"]) == (A_DAY + timedelta(seconds=10), 1, 1)
+
+
+def test_totals_share_the_requests_between_deployments(recorded, record, an_hour_ago):
+    recorded.append(recorded.lines(3))
+    other = record("delays", "2")
+    other.append([other.line(status=500)])
+
+    one, two = telemetry.totals("delays", since=an_hour_ago)
+
+    assert (one["deployment"], one["share"], one["error_rate"]) == ("1", 0.75, 0.0)
+    assert (two["deployment"], two["share"], two["error_rate"]) == ("2", 0.25, 1.0)
+    assert one["requests_per_second"] == pytest.approx(3 / 3600, rel=0.01)
+
+
+def test_only_the_asked_deployment_and_time_are_read(recorded, record):
+    recorded.close([recorded.line(time=A_DAY + timedelta(days=day)) for day in range(3)])
+    telemetry.compact()
+    record("delays", "2").append([recorded.line(time=A_DAY)])
+
+    found = telemetry.requests("delays", deployment="1", since=A_DAY + timedelta(hours=1), until=A_DAY + timedelta(days=2))
+
+    assert [row["id"] for row in found] == ["r1"]
+
+
+def test_deployments_of_different_signatures_are_read_together(recorded, record):
+    recorded.append([recorded.line()])
+    other = record("delays", "2")
+    other.sign({"kind": "table", "inputs": [{"name": "age", "type": "int64"}, {"name": "extra", "type": "bool"}]})
+    other.append([other.line(inputs={"age": [5], "extra": [True]}, outputs=None, rows=1)])
+
+    inputs = telemetry.inputs("delays")
+
+    assert sorted(value for value in inputs["age"] if not np.isnan(value)) == [0.0, 5.0]
+    assert [value for value in inputs["extra"] if value is not None] == [True]
+
+
+def test_a_sample_is_about_as_large_as_asked_and_always_the_same(recorded):
+    recorded.append(recorded.lines(1000))
+
+    once, again = telemetry.inputs("delays", most=400), telemetry.inputs("delays", most=400)
+
+    assert 300 <= len(once["age"]) <= 500
+    np.testing.assert_array_equal(once["age"], again["age"])
+
+
+def test_what_the_server_writes_is_read_back(recorded):
+    capture = Capture(recorded.folder, payload_percent=100)
+    capture.start(signature={"kind": "table", "inputs": [{"name": "age", "type": "float64"}], "outputs": []})
+    payload = {"age": np.array([1.5, np.nan])}, {"label": np.array([1, 0])}
+    capture.put(Record(A_DAY.timestamp(), "abc", 200, 1.25, 2, lambda: payload, 2, None))
+    capture.end()
+
+    request = telemetry.requests("delays")[0]
+
+    assert (request["id"], request["time"], request["latency_ms"], request["rows"]) == ("abc", A_DAY, 1.25, 2)
+    assert (request["inputs"], request["outputs"]) == ({"age": [1.5, None]}, {"label": [1, 0]})
+
+
+def test_reading_while_lines_are_closed_and_compacted_loses_and_doubles_nothing(recorded):
+    recorded.close(recorded.lines(50), minutes_ago=20)
+    done = threading.Event()
+
+    def churn() -> None:
+        while not done.is_set():
+            recorded.append(recorded.lines(1)).rename(recorded.folder / f"closed-{time.time_ns()}.jsonl")
+            telemetry.compact()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        counts = [telemetry.totals("delays", since=A_DAY - timedelta(days=3650))[0]["requests"] for _ in range(40)]
+        payloads = [len(telemetry.inputs("delays")["age"]) for _ in range(15)]
+    finally:
+        done.set()
+        thread.join()
+
+    assert counts == sorted(counts) and counts[0] >= 50
+    assert payloads == sorted(payloads) and payloads[0] >= 2 * counts[-1]
