@@ -15,7 +15,7 @@ import parts  # noqa: E402 - a sibling, importable from here on as it is under `
 
 from mlops_nb.errors import MlopsError  # noqa: E402
 
-st.set_page_config(page_title="mlops_nb", page_icon=":material/deployed_code:", layout="wide")
+st.set_page_config(page_title="mlops_nb", page_icon=str(Path(__file__).parent / "icon.svg"), layout="wide")
 
 GROUPS = {
     "": [st.Page("pages/overview.py", title="Overview", icon=":material/dashboard:", default=True)],
@@ -33,6 +33,7 @@ GROUPS = {
 }
 
 page = st.navigation([page for pages in GROUPS.values() for page in pages], position="hidden")
+parts.tidy()
 parts.sidebar(GROUPS)
 try:
     page.run()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import parts
 
-from mlops_nb.lineage import KINDS, Lineage, Node
+from mlops_nb.lineage import Edge, Lineage, Node
 from mlops_nb.safety import text_for
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ def traffic(rows: Sequence[Mapping[str, Any]], changes: Sequence[TrafficChange])
     figure.update_yaxes(rangemode="tozero", gridcolor=_GRID)
     figure.update_yaxes(range=[0, 100], row=1, col=1)
     figure.update_xaxes(showgrid=False)
-    figure.update_annotations(font_size=13, x=0, xanchor="left", selector={"x": 0.235})
-    return _finished(figure, height=520, uirevision="traffic")
+    for number, title in enumerate(figure.layout.annotations[:4]):
+        title.update(font_size=13, x=0.0 if number % 2 == 0 else 0.53, xanchor="left")
+    return _finished(figure, height=540, uirevision="traffic", margin={"l": 8, "r": 8, "t": 64, "b": 8})
 
 
 def _by_deployment(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -65,7 +67,7 @@ def _add_deployment(figure: go.Figure, name: str, rows: Sequence[Mapping[str, An
         "marker": {"symbol": shape, "size": 6, "color": colour},
     }
 
-    def add(column: str, row: int, col: int, **line: Any) -> None:
+    def add(column: str, row: int, col: int, *, opacity: float = 1.0, **line: Any) -> None:
         values = [point[column] for point in rows]
         trace = go.Scatter(
             **drawn, y=values, showlegend=False, line={"color": colour, "width": 2, **line}, hovertemplate=f"%{{y:.3~g}}<extra>{label} {column}</extra>"
@@ -75,8 +77,8 @@ def _add_deployment(figure: go.Figure, name: str, rows: Sequence[Mapping[str, An
     area = {"stackgroup": "share", "groupnorm": "percent", "line": {"color": colour, "width": 1}, "hovertemplate": f"%{{y:.1f}} %<extra>{label}</extra>"}
     figure.add_trace(go.Scatter(**drawn | {"mode": "lines"}, y=[row["requests"] for row in rows], showlegend=False, **area), row=1, col=1)
     add("requests_per_second", 1, 2)
-    for percentile, dash in (("p50_ms", "solid"), ("p95_ms", "dash"), ("p99_ms", "dot")):
-        add(percentile, 2, 1, dash=dash, width=2 if percentile == "p50_ms" else 1.4)
+    for percentile, dash, opacity in (("p50_ms", "solid", 1.0), ("p95_ms", "dash", 0.75), ("p99_ms", "dot", 0.5)):
+        add(percentile, 2, 1, dash=dash, opacity=opacity, width=2.4 if dash == "solid" else 1.4)
     add("errors_per_second", 2, 2)
     figure.add_trace(go.Scatter(x=[None], y=[None], name=label, mode="lines+markers", marker=drawn["marker"], line={"color": colour}), row=1, col=2)
 
@@ -98,9 +100,21 @@ def frontier(profiles: Sequence[Profile]) -> go.Figure:
             marker={"symbol": SHAPES[number % len(SHAPES)], "size": 10},
             hovertemplate=f"batch %{{text}}: %{{y:.3~g}} ms, %{{x:,.0f}} rows/s<extra>{label}</extra>",
         )  # fmt: skip
-    figure.update_xaxes(title="rows per second", type="log", gridcolor=_GRID)
-    figure.update_yaxes(title="p95 latency, ms", type="log", gridcolor=_GRID)
-    return _finished(figure, height=420)
+    figure.update_xaxes(title="rows per second", gridcolor=_GRID, **_log_axis([point["rows_per_second"] for profile in profiles for point in profile.points]))
+    figure.update_yaxes(title="p95 latency, ms", gridcolor=_GRID, **_log_axis([point["p95_ms"] for profile in profiles for point in profile.points]))
+    return _finished(figure, height=420, hovermode="closest")
+
+
+def _log_axis(values: Sequence[float]) -> dict[str, Any]:
+    """A logarithmic axis around *values*, marked at 1, 2 and 5 of each power of ten."""
+    low, high = min(values, default=1) / 1.5, max(values, default=10) * 1.7
+    marks = [digit * 10.0**power for power in range(-4, 9) for digit in (1, 2, 5) if low <= digit * 10.0**power <= high]
+    return {
+        "type": "log",
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": marks,
+        "ticktext": [f"{mark:,.4g}" if mark < 1 else f"{mark:,.0f}" for mark in marks],
+    }
 
 
 def memory(profiles: Sequence[Profile]) -> go.Figure:
@@ -158,48 +172,52 @@ KIND_LOOKS = {
 """A sign and a background on which white text keeps its contrast, by kind of node."""
 
 
+_HALF_WIDTH, _HALF_HEIGHT = 0.38, 0.36
+
+
 def lineage(drawn: Lineage, root: str | None = None) -> go.Figure:
     """Boxes from left (what was used) to right (what came of it), arrows between; *root* has a thick border."""
     import plotly.graph_objects as go
 
     places = placed(drawn)
     figure = go.Figure()
-    for edge in drawn.edges:
-        (x, y), (to_x, to_y) = places[edge.source], places[edge.target]
-        figure.add_annotation(
-            x=to_x - 0.36, y=to_y, ax=x + 0.36, ay=y, xref="x", yref="y", axref="x", ayref="y", showarrow=True, arrowhead=2, arrowsize=1.2, arrowwidth=1.2,
-            arrowcolor=_QUIET, text="",
-        )  # fmt: skip
+    for edge in told(drawn):
+        _add_arrow(figure, places[edge.source], places[edge.target])
     for node in drawn.nodes:
         _add_box(figure, node, *places[node.id], thick=node.id == root)
-    across, down = max(x for x, _ in places.values()), max((abs(y) for _, y in places.values()), default=0)
-    figure.update_xaxes(visible=False, range=[-0.5, across + 0.5], fixedrange=True)
-    figure.update_yaxes(visible=False, range=[-down - 0.6, down + 0.6], fixedrange=True)
-    return _finished(figure, height=int(120 + 2 * down * 84), margin={"l": 0, "r": 0, "t": 0, "b": 0}, hovermode="closest")
+    across, down = max(x for x, _ in places.values()), max(abs(y) for _, y in places.values())
+    figure.update_xaxes(visible=False, range=[-0.45, max(across, 3) + 0.45], fixedrange=True)
+    figure.update_yaxes(visible=False, range=[-down - 0.55, down + 0.55], fixedrange=True)
+    return _finished(figure, height=int((2 * down + 1.1) * 92), margin={"l": 0, "r": 0, "t": 0, "b": 0}, hovermode="closest")
+
+
+def told(drawn: Lineage) -> list[Edge]:
+    """The edges worth drawing: that a deployment runs in its model's environment goes without saying."""
+    made_in = {(edge.source, edge.target) for edge in drawn.edges if edge.label == "made in"}
+    model_of = {edge.target: edge.source for edge in drawn.edges if edge.label == "runs as"}
+    return [edge for edge in drawn.edges if edge.label != "runs in" or (edge.source, model_of.get(edge.target, "")) not in made_in]
+
+
+def _add_arrow(figure: go.Figure, source: tuple[float, float], target: tuple[float, float]) -> None:
+    x, y, to_x, to_y = source[0] + _HALF_WIDTH, source[1], target[0] - _HALF_WIDTH - 0.05, target[1]
+    bend = max((to_x - x) / 2, 0.12)
+    path = f"M {x},{y} C {x + bend},{y} {to_x - bend},{to_y} {to_x},{to_y}"
+    figure.add_shape(type="path", path=path, line={"color": _QUIET, "width": 1.5}, layer="below")
+    figure.add_annotation(
+        x=to_x + 0.05, y=to_y, ax=to_x - 0.01, ay=to_y, xref="x", yref="y", axref="x", ayref="y", showarrow=True, arrowhead=2, arrowsize=1.2, arrowwidth=1.5,
+        arrowcolor=_QUIET, text="",
+    )  # fmt: skip
 
 
 def _add_box(figure: go.Figure, node: Node, x: float, y: float, *, thick: bool) -> None:
     sign, colour = KIND_LOOKS[node.kind]
+    border = {"color": "#f5b301" if thick else colour, "width": 4 if thick else 1}
+    figure.add_shape(type="rect", x0=x - _HALF_WIDTH, x1=x + _HALF_WIDTH, y0=y - _HALF_HEIGHT, y1=y + _HALF_HEIGHT, fillcolor=colour, line=border)
     text = f"<span style='font-size:11px'>{sign} {node.kind}</span><br><b>{text_for('html', _cut(name_of(node)))}</b>"
     if note := note_of(node):
         text += f"<br><span style='font-size:11px'>{text_for('html', _cut(note, 26))}</span>"
-    figure.add_annotation(
-        x=x,
-        y=y,
-        xref="x",
-        yref="y",
-        text=text,
-        showarrow=False,
-        font={"color": "#ffffff", "size": 13},
-        bgcolor=colour,
-        bordercolor="#f5b301" if thick else colour,
-        borderwidth=4 if thick else 1,
-        borderpad=7,
-        width=150,
-        align="center",
-        hovertext=_hover(node),
-        hoverlabel={"bgcolor": colour, "font": {"color": "#ffffff"}},
-    )
+    hover = {"hovertext": _hover(node), "hoverlabel": {"bgcolor": colour, "font": {"color": "#ffffff"}}}
+    figure.add_annotation(x=x, y=y, xref="x", yref="y", text=text, showarrow=False, font={"color": "#ffffff", "size": 13}, align="center", **hover)
 
 
 def name_of(node: Node) -> str:
@@ -232,32 +250,26 @@ def commit_of(node: Node) -> str:
 
 
 def placed(drawn: Lineage) -> dict[str, tuple[float, float]]:
-    """Node → column and row: as far right as its longest path from a source, near the middle of what it hangs on."""
-    before = defaultdict(list)
-    for edge in drawn.edges:
-        before[edge.target].append(edge.source)
-    column: dict[str, int] = {}
-    for node in drawn.nodes:
-        _depth(node.id, before, column)
-    for edge in drawn.edges:  # a source stands just before what uses it, not at the far left
-        if not before[edge.source]:
-            column[edge.source] = min(column[e.target] for e in drawn.edges if e.source == edge.source) - 1
+    """Node → column and row: a column for each step of the way, and in it each node near the middle of what it hangs on."""
+    makes_data = {edge.source for edge in drawn.edges if edge.label == "registered"}
+    step = {node.id: -1 if node.id in makes_data else _STEPS[node.kind] for node in drawn.nodes}
+    columns = [[node.id for node in drawn.nodes if step[node.id] == at] for at in sorted(set(step.values()))]
+    beside = defaultdict(list)
+    for edge in told(drawn):
+        beside[edge.source].append(edge.target)
+        beside[edge.target].append(edge.source)
     rows: dict[str, float] = {}
-    for x in sorted(set(column.values())):
-        standing = [node for node in drawn.nodes if column[node.id] == x]
-        standing.sort(key=lambda node: (_middle([rows[b] for b in before[node.id] if b in rows]), KINDS.index(node.kind)))
-        rows |= {node.id: (len(standing) - 1) / 2 - place for place, node in enumerate(standing)}
-    return {id: (float(x), rows[id]) for id, x in column.items()}
+    for column in [*columns, *reversed(columns), *columns]:  # there and back and there again, so that lines cross less
+        column.sort(key=lambda id: -_middle([rows[other] for other in beside[id] if other in rows], otherwise=rows.get(id, 0.0)))
+        rows |= {id: (len(column) - 1) / 2 - place for place, id in enumerate(column)}
+    return {id: (float(x), rows[id]) for x, column in enumerate(columns) for id in column}
 
 
-def _depth(id: str, before: Mapping[str, list[str]], known: dict[str, int]) -> int:
-    if id not in known:
-        known[id] = 1 + max((_depth(source, before, known) for source in before.get(id, ())), default=-1)
-    return known[id]
+_STEPS = {"dataset": 0, "run": 1, "environment": 1, "model": 2, "deployment": 3, "endpoint": 4}
 
 
-def _middle(rows: Sequence[float]) -> float:
-    return -sum(rows) / len(rows) if rows else 0.0
+def _middle(rows: Sequence[float], *, otherwise: float) -> float:
+    return sum(rows) / len(rows) if rows else otherwise
 
 
 def _cut(text: str, most: int = 20) -> str:
@@ -273,6 +285,7 @@ def _hover(node: Node) -> str:
 
 
 def _finished(figure: go.Figure, **layout: Any) -> go.Figure:
-    common = {"margin": {"l": 8, "r": 8, "t": 36, "b": 8}, "hovermode": "x unified", "legend": {"orientation": "h", "y": -0.12, "x": 0}}
+    legend = {"orientation": "h", "y": 1.04, "yanchor": "bottom", "x": 1, "xanchor": "right", "traceorder": "normal"}
+    common = {"margin": {"l": 8, "r": 8, "t": 36, "b": 8}, "hovermode": "x unified", "legend": legend}
     figure.update_layout(**common | layout)
     return figure

@@ -39,6 +39,7 @@ MARKS = {
     "stopped": ("○", "gray"),
     "drift": ("◆", "orange"),
     "no drift": ("●", "green"),
+    "not tested": ("○", "gray"),
 }
 """A shape beside every colour, so that neither has to be told apart alone."""
 
@@ -47,6 +48,19 @@ _CARRIED = ("endpoint", "period", "target", "hardware")
 
 
 # ── around every page ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+_TIDY = """<style>
+[data-testid="stMainBlockContainer"] { padding: 3.2rem 2.5rem 3rem; }
+[data-testid="stSidebarHeader"] { height: 2.2rem; margin-bottom: 0; }
+[data-testid="stMain"] h1 { font-size: 2rem; padding-top: 0; }
+[data-testid="stMain"] h2, [data-testid="stMain"] h3 { font-size: 1.25rem; }
+</style>"""
+
+
+def tidy() -> None:
+    """Less room around a page than Streamlit leaves, and headings of a size for reading."""
+    st.html(_TIDY)
 
 
 def sidebar(groups: Mapping[str, Sequence[Any]]) -> None:
@@ -67,6 +81,13 @@ def header(title: str, intro: str) -> None:
     """A page's name and the question it answers."""
     st.title(title, anchor=False)
     st.caption(intro)
+
+
+def links(*targets: tuple[str, str, str, dict[str, str]]) -> None:
+    """Links to other pages in a row: page, label (words of ours), icon and what the page shall show."""
+    with st.container(horizontal=True):
+        for page, label, icon, params in targets:
+            st.page_link(f"pages/{page}.py", label=label, icon=f":material/{icon}:", query_params=params)
 
 
 def mistake(error: MlopsError) -> None:
@@ -235,11 +256,18 @@ def said(value: Any) -> str:
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def table(rows: Sequence[Mapping[str, Any]], *, alt: str, **shown: Any) -> Any:
-    """Rows as a table whose words are only ever words; *alt* says what is in it."""
+def table(rows: Sequence[Mapping[str, Any]], *, alt: str, column_config: Mapping[str, Any] | None = None, **shown: Any) -> Any:
+    """Rows as a table whose words are only ever words; *alt* says what is in it.  A column called `status` or `verdict` gets its colours."""
     import pandas as pd
 
-    return st.dataframe(pd.DataFrame(list(rows)), hide_index=True, alt=alt, **shown)
+    config = {name: _status_column() for name in ("status", "verdict") if rows and name in rows[0]} | dict(column_config or {})
+    frame = pd.DataFrame([{name: [value] if name in ("status", "verdict") else value for name, value in row.items()} for row in rows])
+    return st.dataframe(frame, hide_index=True, alt=alt, column_config=config, placeholder="–", height="content" if len(rows) <= ROWS else "auto", **shown)
+
+
+def _status_column() -> Any:
+    words = {marked(status): colour for status, (_, colour) in MARKS.items()}
+    return st.column_config.MultiselectColumn(options=list(words), color=list(words.values()), width=124)
 
 
 def chart(figure: Any, *, key: str, alt: str) -> None:
@@ -248,10 +276,9 @@ def chart(figure: Any, *, key: str, alt: str) -> None:
 
 
 def facts(pairs: Mapping[str, Any]) -> None:
-    """Names and values, those without a value left out."""
-    known = [{"": name, " ": said(value)} for name, value in pairs.items() if value not in (None, "", [], {})]
-    if known:
-        table(known, alt=", ".join(pair[""] for pair in known), column_config={"": st.column_config.TextColumn(width="small")})
+    """Names (words of ours) and values, those without a value left out."""
+    known = {name: plain(said(value)) for name, value in pairs.items() if value not in (None, "", [], {})}
+    st.table([{"what": f"**{name}**", "is": value} for name, value in known.items()], hide_header=True, hide_index=True, border="horizontal", width="content")
 
 
 def csv(rows: Sequence[Mapping[str, Any]]) -> bytes:

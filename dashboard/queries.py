@@ -13,6 +13,7 @@ import parts
 
 from mlops_nb import store, telemetry
 from mlops_nb.errors import MlopsError, NotFound
+from mlops_nb.monitoring import DriftReport
 from mlops_nb.overview import NEEDS_A_LOOK
 from mlops_nb.reference import DeploymentRef, ModelRef
 from mlops_nb.store import checks, datasets, deployments, environments, events, models, runs
@@ -276,10 +277,12 @@ _NOBODY_ASKED: dict[str, Any] = {"requests": 0, "errors": 0, "rows": 0, "p50_ms"
 
 
 def _buckets(found: Sequence[Mapping[str, Any]], seconds: int) -> list[datetime]:
-    """Every bucket's beginning from the first request to now."""
-    begin = min((row["time"] for row in found), default=store.now())
-    many = int((store.now() - begin).total_seconds()) // seconds
-    return [begin + timedelta(seconds=seconds * number) for number in range(many + 1)] if found else []
+    """Every whole bucket's beginning from the first request to now; the running one only while it is alone."""
+    if not found:
+        return []
+    begin = min(row["time"] for row in found)
+    whole = int((store.now() - begin).total_seconds()) // seconds
+    return [begin + timedelta(seconds=seconds * number) for number in range(max(whole, 1))]
 
 
 def totals(endpoint: str, period: str) -> dict[str, dict[str, Any]]:
@@ -287,13 +290,13 @@ def totals(endpoint: str, period: str) -> dict[str, dict[str, Any]]:
     return {row["deployment"]: row for row in telemetry.totals(endpoint, since=parts.since(period))}
 
 
-def pulse(endpoint: str, period: str) -> list[float]:
-    """An endpoint's requests per second over the period, for a small line in a table."""
-    by_time: dict[datetime, float] = defaultdict(float)
+def pulses(endpoint: str, period: str) -> dict[str, list[float]]:
+    """Deployment → its requests per second over the period, for a small line in a table."""
+    lines: dict[str, list[float]] = defaultdict(list)
     for row in traffic(endpoint, period):
-        by_time[row["time"]] += row["requests_per_second"]
-    before = [0.0] * (int(parts.PERIODS[period].total_seconds()) // BUCKETS[period] - len(by_time))
-    return before + list(by_time.values())
+        lines[row["deployment"]].append(row["requests_per_second"])
+    whole = int(parts.PERIODS[period].total_seconds()) // BUCKETS[period]
+    return {name: [0.0] * (whole - len(line)) + line for name, line in lines.items()}
 
 
 # ── evidence ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -328,6 +331,11 @@ def drift(asked: str) -> Drift:
         latest = max(checks.latest_drift(tx), key=lambda check: check.time, default=None)
         name = asked if asked in names else latest.endpoint if latest else _chosen("", names)
         return Drift(endpoints=names, endpoint=name, deployments=deployments.of(tx, name) if name else [], checks=checks.drift_checks(tx, name) if name else [])
+
+
+def report_of(check: DriftCheck) -> DriftReport:
+    """What a check found, as nouns."""
+    return msgspec.convert(check.report, DriftReport)
 
 
 class Happened(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ OPTIONS = (
     "--browser.serverAddress=127.0.0.1",
     "--browser.gatherUsageStats=false",
     "--client.toolbarMode=minimal",
+    "--client.showErrorLinks=false",
     "--theme.light.primaryColor=#0b57d0",
     "--theme.dark.primaryColor=#8ab4f8",
 )

@@ -20,11 +20,10 @@ def show_reason(d: Deployment) -> None:
     reason = d.reason
     if not reason or d.status == "healthy":
         return
-    st.error(f"**{parts.plain(reason.kind)}**: {parts.plain(reason.message)}", icon=":material/error:")
-    if reason.where:
-        st.text(f"Raised at {reason.where}")
-    if reason.hint:
-        st.text(f"Try: {reason.hint}")
+    told = [f"**{parts.plain(reason.kind)}**: {parts.plain(reason.message)}"]
+    told += [f"Raised at {parts.plain(reason.where)}"] if reason.where else []
+    told += [f"Try: {parts.plain(reason.hint)}"] if reason.hint else []
+    st.error("  \n".join(told), icon=":material/error:")
     if reason.traceback:
         st.caption("Traceback")
         st.code(reason.traceback, language="python")
@@ -86,7 +85,12 @@ parts.table(
 
 chosen = found.chosen
 parts.choose("Deployment", [d.ref for d in found.deployments], param="deployment", value=chosen.ref, width=320)
-st.markdown(f"#### {parts.coloured(chosen.status)} &nbsp; {parts.plain(chosen.ref)}")
+st.markdown(f"#### {parts.coloured(chosen.status)}   {parts.plain(chosen.ref)}")
+parts.links(
+    ("rollout", "Its traffic", "alt_route", {"endpoint": chosen.endpoint}),
+    ("models", "Its model", "deployed_code", {"model": chosen.model_ref}),
+    ("lineage", "What made it", "account_tree", {"root": f"deployment:{chosen.ref}"}),
+)
 show_reason(chosen)
 facts, log, history = st.tabs(["About", "Log", "History"])
 with facts:

@@ -20,49 +20,57 @@ placed = {d.name for d in parts.filtered(found.deployments)}
 everywhere = parts.ALL == parts.asked("target", otherwise=parts.ALL) == parts.asked("hardware", otherwise=parts.ALL)
 checks = [check for check in found.checks if everywhere or check.deployment in placed]
 check = next((c for c in checks if c.id == parts.asked("check")), next(iter(checks), None))
-features = check.report.get("features", []) if check else []
-strongest = sorted(features, key=lambda feature: (not feature.get("is_drift"), -abs(feature.get("effect") or 0)))
 
 
-def show_verdict(check: queries.DriftCheck) -> None:
+def verdict_of(feature: monitoring.FeatureDrift) -> str:
+    """In a word."""
+    return "drift" if feature.is_drift else "not tested" if feature.test == "none" else "no drift"
+
+
+def show_verdict(check: queries.DriftCheck, report: monitoring.DriftReport) -> None:
     """Drift or not, and between what and what."""
-    report, hit = check.report, [feature["name"] for feature in features if feature.get("is_drift")]
-    reference, window = report.get("reference", {}), report.get("window", {})
-    with st.container(border=True):
+    hit = [feature.name for feature in report.features if feature.is_drift]
+    where = f"{check.endpoint}/{check.deployment}" if check.deployment else f"all deployments of {check.endpoint}"
+    with st.container(border=True, gap="xsmall"):
         st.markdown(f"#### {parts.coloured('drift' if check.is_drift else 'no drift')}")
-        st.text(f"{len(hit)} of {len(features)} features differ" + (f": {', '.join(hit[:8])}{' …' * (len(hit) > 8)}" if hit else ""))
-        where = f"{check.endpoint}/{check.deployment}" if check.deployment else f"all deployments of {check.endpoint}"
-        st.text(f"{window.get('rows', 0):,} requested rows ({where}) against {reference.get('rows', 0):,} rows of {check.dataset}")
-        st.caption(
-            f"{parts.plain(check.engine)}, α = {parts.said(report.get('alpha'))}, correction: {parts.plain(report.get('correction', 'none'))}, "
-            f"checked {parts.ago(check.time)}"
-        )
-        for note in report.get("notes", []):
-            st.text(f"Note: {note}")
+        st.text(f"{len(hit)} of {len(report.features)} features differ" + (f": {', '.join(hit[:8])}{' …' * (len(hit) > 8)}" if hit else ""))
+        st.text(f"{report.window.rows:,} requested rows ({where}) against {report.reference.rows:,} rows of {check.dataset}")
+        st.caption(parts.plain(f"{report.engine}, α = {report.alpha:g}, correction: {report.correction}, checked {parts.ago(check.time)}"))
+        for note in report.notes:
+            st.caption(f":material/info: {parts.plain(note)}")
 
 
-def show_features() -> None:
-    """A row per feature, the strongest first."""
-    skip = parts.skipped(len(strongest), parts.page_number())
+def show_features(features: list[monitoring.FeatureDrift]) -> None:
+    """A row per feature, those that drift first."""
+    skip = parts.skipped(len(features), parts.page_number())
     rows = [
         {
-            "feature": feature["name"],
-            "verdict": parts.marked("drift" if feature.get("is_drift") else "no drift"),
-            "effect": feature.get("effect"),
-            "measured as": feature.get("effect_name"),
-            "p adjusted": feature.get("p_adjusted"),
-            "p": feature.get("p_value"),
-            "test": feature.get("test"),
-            "statistic": feature.get("statistic"),
-            "type": feature.get("type"),
-            "empty in data": feature.get("missing_reference"),
-            "empty in requests": feature.get("missing_window"),
+            "feature": feature.name,
+            "verdict": parts.marked(verdict_of(feature)),
+            "what changed": feature.summary,
+            "effect": feature.effect,
+            "p adjusted": feature.p_adjusted,
+            "test": feature.test,
+            "empty in data": feature.missing_reference * 100,
+            "empty in requests": feature.missing_window * 100,
+            "type": feature.type,
         }
-        for feature in strongest[skip : skip + parts.ROWS]
+        for feature in features[skip : skip + parts.ROWS]
     ]
-    numbers = {name: st.column_config.NumberColumn(format="%.3g") for name in ("effect", "p adjusted", "p", "statistic", "empty in data", "empty in requests")}
-    parts.table(rows, alt="Test, effect size and verdict per feature, strongest first", column_config=numbers)
-    parts.page_turner(len(strongest), skip)
+    numbers = {name: st.column_config.NumberColumn(format="%.3g") for name in ("effect", "p adjusted")}
+    numbers |= {name: st.column_config.NumberColumn(format="%.1f %%") for name in ("empty in data", "empty in requests")}
+    texts = {"what changed": st.column_config.TextColumn(width="medium"), "feature": st.column_config.TextColumn(width=150)}
+    parts.table(rows, alt="Verdict, effect size and test per feature, those that drift first", column_config=numbers | texts)
+    parts.page_turner(len(features), skip)
+
+
+def show_one(features: list[monitoring.FeatureDrift]) -> None:
+    """The chosen feature's distribution."""
+    names = [feature.name for feature in features]
+    name = parts.asked("feature", names, otherwise=names[0])
+    parts.choose("Feature", names, param="feature", value=name)
+    words = "How the chosen feature was distributed in the training data and is in the requests"
+    parts.chart(monitoring.distribution_figure(check, name), key="distribution", alt=words)
 
 
 def show_checks() -> None:
@@ -93,24 +101,15 @@ if not check:
     parts.nothing_yet("Not checked yet." if everywhere else "Not checked on that target and hardware.", f"%mlops drift {found.endpoint}")
     st.stop()
 
-show_verdict(check)
-if features:
+report = queries.report_of(check)
+show_verdict(check, report)
+if report.features:
     left, right = st.columns(2)
     with left:
-        st.subheader("Effect per feature", anchor=False)
         parts.chart(monitoring.figure(check), key="effects", alt="Effect size per feature; the table below has the numbers")
     with right:
-        names = [feature["name"] for feature in strongest]
-        name = parts.asked("feature", names, otherwise=names[0])
-        st.subheader("One feature, then and now", anchor=False)
-        parts.choose("Feature", names, param="feature", value=name, label_visibility="collapsed")
-        parts.chart(
-            monitoring.distribution_figure(check, name), key="distribution", alt="Distribution of one feature in the training data and in the requests")  # fmt: skip
-        summary = next((feature.get("summary") for feature in features if feature["name"] == name), None)
-        if isinstance(summary, str):
-            st.text(summary)
-    st.subheader("Features", anchor=False)
-    show_features()
+        show_one(report.features)
+    show_features(report.features)
 
 st.subheader("Over time", anchor=False)
 parts.chart(figures.drift_over_time(checks), key="over-time", alt="How many features differed at each check")

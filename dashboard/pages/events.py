@@ -33,7 +33,6 @@ if found.events:
         [queries.event_row(event) | {"time": parts.said(event.time)} for event in found.events],
         alt="Events, newest first",
         column_config={"time": st.column_config.TextColumn(width="medium"), "data": st.column_config.TextColumn(width="large")},
-        height="content",
     )
 else:
     st.text("No such event.")

@@ -17,6 +17,7 @@ def show_version(card: queries.Card) -> None:
     st.subheader(parts.plain(version.ref), anchor=False)
     if version.description:
         st.text(version.description)
+    parts.links(("lineage", "What made it, what it reached", "account_tree", {"root": f"model:{version.ref}"}))
     about, signature, data, environment, made_by, files = st.tabs(["About", "Signature", "Data", "Environment", "Code", "Files"])
     with about:
         parts.facts(
@@ -154,8 +155,8 @@ parts.table(
         {
             "version": v.ref,
             "aliases": v.aliases,
-            "tags": [f"{key}={value}" for key, value in v.tags.items()],
             "metrics": parts.said(v.metrics),
+            "tags": [f"{key}={value}" for key, value in v.tags.items()],
             "flavour": v.flavor,
             "dataset": v.dataset,
             "registered": parts.ago(v.created_at),
@@ -164,6 +165,7 @@ parts.table(
         for v in found.versions
     ],
     alt="Model versions, newest first",
+    column_config={"tags": st.column_config.ListColumn(width="medium"), "aliases": st.column_config.ListColumn(width="small")},
     key="versions",
     on_select=choose_row,
     selection_mode="single-row",

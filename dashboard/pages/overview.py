@@ -21,16 +21,9 @@ if not found.versions and not found.deployments:
 
 alerts = queries.alerts(found)
 healthy = sum(d.status == "healthy" for d in found.live)
-models, data, live, wanted = st.columns(4)
-models.metric(
-    "Models",
-    found.models,
-    border=True,
-    help="Names; every registration of a name is a version of it.",
-    delta=f"{found.versions} versions",
-    delta_color="off",
-    delta_arrow="off",
-)
+names, versions, data, live, wanted = st.columns(5)
+names.metric("Models", found.models, border=True)
+versions.metric("Versions", found.versions, border=True)
 data.metric("Datasets", found.datasets, border=True)
 live.metric("Healthy deployments", f"{healthy} of {len(found.live)}", border=True)
 wanted.metric("Alerts", len(alerts), border=True, help="Deployments that are not well, and endpoints whose last check found drift.")
@@ -48,7 +41,7 @@ if found.live:
     period = parts.period()
     parts.switch("Period", list(parts.PERIODS), param="period", value=period, label_visibility="collapsed")
     totals = {name: queries.totals(name, period) for name in {d.endpoint for d in found.live}}
-    pulses = {name: queries.pulse(name, period) for name in totals}
+    pulses = {name: queries.pulses(name, period) for name in totals}
     rows = []
     for d in found.live:
         seen = totals[d.endpoint].get(d.name, {})
@@ -61,11 +54,11 @@ if found.live:
                 "target": d.target,
                 "hardware": d.spec.hardware,
                 "wanted share": found.shares.get(d.endpoint, {}).get(d.name, 0),
-                "live share": seen.get("share"),
-                "requests/s": seen.get("requests_per_second"),
+                "live share": seen.get("share", 0.0) * 100,
+                "requests/s": seen.get("requests_per_second", 0.0),
                 "p95 ms": seen.get("p95_ms"),
-                "errors": seen.get("errors"),
-                "endpoint's traffic": pulses[d.endpoint],
+                "errors": seen.get("errors", 0),
+                "traffic": pulses[d.endpoint].get(d.name, []),
             }
         )
     parts.table(
@@ -76,7 +69,7 @@ if found.live:
             "live share": st.column_config.NumberColumn(format="%.0f %%"),
             "requests/s": st.column_config.NumberColumn(format="%.2f"),
             "p95 ms": st.column_config.NumberColumn(format="%.1f"),
-            "endpoint's traffic": st.column_config.AreaChartColumn(width="medium", y_min=0, color="#0b57d0"),
+            "traffic": st.column_config.AreaChartColumn(width="medium", y_min=0, color="#2f7ed8"),
         },
     )
 else:

@@ -58,9 +58,12 @@ def show_shares(split: queries.Split, totals: dict) -> None:
     standing = {d.name: d for d in parts.filtered(split.deployments)}
     gone = [name for name in totals if name not in {d.name for d in split.deployments}] if standing else []
     rows = [share_row(name, standing.get(name), split.wanted.get(name, 0), totals.get(name, {})) for name in [*standing, *gone]]
-    percent = {name: st.column_config.ProgressColumn(format="%.0f %%", min_value=0, max_value=100, color="#2f7ed8") for name in ("wanted share", "live share")}
+    percent = {
+        name: st.column_config.ProgressColumn(format="%.0f %%", min_value=0, max_value=100, color="#2f7ed8", width=104)
+        for name in ("wanted share", "live share")
+    }
     numbers = {name: st.column_config.NumberColumn(format="%.1f") for name in ("p50 ms", "p95 ms", "p99 ms")}
-    numbers |= {"requests/s": st.column_config.NumberColumn(format="%.2f"), "error rate": st.column_config.NumberColumn(format="%.2f %%")}
+    numbers |= {"per second": st.column_config.NumberColumn(format="%.2f")}
     parts.table(rows, alt="Wanted and live share, rate, latency and errors per deployment", column_config=percent | numbers)
 
 
@@ -70,17 +73,15 @@ def share_row(name: str, deployment: queries.Deployment | None, wanted: int, see
         "deployment": name,
         "model": deployment.model_ref if deployment else "",
         "status": parts.marked(deployment.status) if deployment else "· withdrawn",
-        "target": deployment.target if deployment else "",
-        "hardware": deployment.spec.hardware if deployment else "",
+        "runs on": f"{deployment.target} · {deployment.spec.hardware}" if deployment else "",
         "wanted share": wanted,
         "live share": seen.get("share", 0.0) * 100,
         "requests": seen.get("requests", 0),
-        "requests/s": seen.get("requests_per_second", 0.0),
+        "per second": seen.get("requests_per_second", 0.0),
         "p50 ms": seen.get("p50_ms"),
         "p95 ms": seen.get("p95_ms"),
         "p99 ms": seen.get("p99_ms"),
-        "errors": seen.get("errors", 0),
-        "error rate": seen.get("error_rate", 0.0) * 100,
+        "errors": f"{seen.get('errors', 0)} ({seen.get('error_rate', 0.0):.1%})",
     }
 
 

@@ -1,0 +1,213 @@
+"""A workspace as it looks after some weeks of use: what the dashboard's tests look at.  Telemetry is the files a server writes."""
+
+from __future__ import annotations
+
+import math
+import random
+from datetime import timedelta
+
+import msgspec
+
+from mlops_nb import monitoring, store
+from mlops_nb.settings import Workspace
+from mlops_nb.store import checks, datasets, deployments, environments, events, models, runs
+
+MARKUP = "<img src=x onerror=alert(1)> **bold** [click](javascript:alert(1)) :red[red] $x^2$"
+"""Words that would do something wherever they are taken for more than words."""
+
+FEATURES = ("dep_delay", "distance", "hour", "temp", "visib", "wind_speed", "carrier", "origin")
+TRACEBACK = """Traceback (most recent call last):
+  File "cell [12]", line 3, in predict
+    return self.model.predict(frame[self.columns])
+  File "pandas/core/frame.py", line 4108, in __getitem__
+    indexer = self.columns._get_indexer_strict(key, "columns")[1]
+KeyError: "['wind_gust'] not in index"
+"""
+
+
+def fill() -> None:
+    """Put it all into the current workspace."""
+    with store.writing() as tx:
+        _add_data(tx)
+        _add_code(tx)
+        _add_models(tx)
+        _add_deployments(tx)
+        _add_evidence(tx)
+    _write_telemetry()
+
+
+def ago(**time: float):
+    """So long before now."""
+    return store.now() - timedelta(**time)
+
+
+def _add_data(tx) -> None:
+    for version, rows, days in ((1, 78_000, 20), (2, 80_789, 3)):
+        schema = [{"name": name, "type": "string" if name in ("carrier", "origin") else "float64", "nullable": name == "temp"} for name in FEATURES]
+        profile = [
+            {"column_name": name, "column_type": "DOUBLE", "min": "-3", "max": "1301", "approx_unique": 520, "avg": "12.6", "null_percentage": 2.4, "top": []}
+            for name in (*FEATURES, MARKUP)
+        ]
+        version = datasets.DatasetVersion(
+            name="flights_q1", version=version, hash=f"d{version}", rows=rows, schema=schema, profile=profile, file=f"d{version}", bytes=2_113_000,
+            description="Flights of January to March", author="ada", created_at=ago(days=days),
+        )  # fmt: skip
+        datasets.add(tx, version)
+
+
+def _add_code(tx) -> None:
+    packages = [("scikit-learn", "1.9.1", True), ("numpy", "2.4.6", True), ("pandas", "3.1.1", True), ("scipy", "1.17.1", False), ("joblib", "1.6.0", False)]
+    for version, sklearn in ((1, "1.8.0"), (2, "1.9.1")):
+        found = [environments.Package(name=n, version=sklearn if n == "scikit-learn" else v, direct=direct) for n, v, direct in packages]
+        environment = environments.Environment(
+            name="py311-3f2a", version=version, hash=f"e{version}", python="3.11.7", platform="linux-x86_64", interpreter="/usr/bin/python3", packages=found,
+            created_at=ago(days=20),
+        )  # fmt: skip
+        environments.add(tx, environment)
+    for number, depth in enumerate((6, 8, 12), start=1):
+        cells = [
+            runs.Cell(number=1, source="import pandas as pd\nfrom sklearn.ensemble import HistGradientBoostingClassifier"),
+            runs.Cell(number=4, source='X = flights[FEATURES]\ny = flights["arr_delay"] > 15'),
+            runs.Cell(number=7, source=f"clf = HistGradientBoostingClassifier(max_depth={depth})\nclf.fit(X, y)"),
+        ]
+        git = runs.GitState(commit=f"a1b2c3d4e5f{number}", branch="main", dirty=number == 3, diff="-DEPTH = 8\n+DEPTH = 12\n" if number == 3 else "")
+        run = runs.Run(
+            id=f"run-{number}", kind="notebook", notebook="notebooks/late_flights.ipynb", cells=cells, git=git, author="ada", host="workstation", python="3.11.7",
+            started_at=ago(days=20 - number),
+        )  # fmt: skip
+        runs.add(tx, run)
+
+
+def _add_models(tx) -> None:
+    signature = {
+        "kind": "table",
+        "inputs": [{"name": name, "type": "string" if name in ("carrier", "origin") else "float64", "nullable": name == "temp"} for name in (*FEATURES, MARKUP)],
+        "outputs": [{"name": "label", "type": "int64"}, {"name": "probabilities", "type": "float32", "shape": [None, 2]}],
+        "sample": [{name: 1.0 for name in FEATURES}],
+    }
+    for number, auc in enumerate((0.71, 0.74, 0.757), start=1):
+        version = models.ModelVersion(
+            model="delays", version=number, flavor="sklearn", engine="onnxruntime", hash=f"{number}" * 64,
+            files=[models.StoredFile(path="model.onnx", sha256=f"{number}" * 64, bytes=184_220 * number), models.StoredFile(path="model.pkl", sha256="f" * 64, bytes=97_001)],
+            signature=signature, metrics={"auc": auc, "log_loss": 0.41 - 0.02 * number}, tags={"team": "ops", "note": MARKUP} if number == 2 else {"team": "ops"},
+            description=MARKUP if number == 2 else "Arrives more than 15 minutes late", dataset=f"flights_q1:{min(number, 2)}", environment=f"py311-3f2a:{min(number, 2)}",
+            run=f"run-{number}", author="ada", trusted=True, conversion={"to": "onnx", "equal": True, "rows": 1000, "max_difference": 1.2e-7, "labels_differ": 0},
+            created_at=ago(days=19 - 6 * number),
+        )  # fmt: skip
+        models.add(tx, version)
+    models.set_alias(tx, models.search(tx, "delays")[1], "champion", author="ada")
+    script = models.ModelVersion(
+        model="churn", version=1, flavor="script", engine="script", hash="9" * 64, files=[models.StoredFile(path="entry/score.py", sha256="9" * 64, bytes=812)],
+        description="Bought elsewhere", author="grace", conversion={"to": "onnx", "reason": "an entry script answers"}, created_at=ago(days=2),
+    )  # fmt: skip
+    models.add(tx, script)
+
+
+def _add_deployments(tx) -> None:
+    for name in ("churn", "delays"):
+        deployments.ensure_endpoint(tx, name, author="ada")
+    _deploy(tx, "delays", "1", 1, "healthy", days=6)
+    _deploy(tx, "delays", "2", 2, "healthy", days=1, spec=deployments.DeploymentSpec(cpus=2, memory_mb=2048))
+    reason = deployments.Reason(
+        kind="exception in a request", message="KeyError: \"['wind_gust'] not in index\"", where="cell [12], line 3", traceback=TRACEBACK,
+        log="loading model.pkl\nready in 0.8 s\nPOST /v2/models/delays/infer 500", hint="%mlops logs delays/3",
+    )  # fmt: skip
+    _deploy(tx, "delays", "3", 3, "failed", reason=reason, hours=2)
+    _deploy(tx, "churn", "1", 1, "healthy", target="docker", spec=deployments.DeploymentSpec(hardware="gpu"), hours=30)
+    for weights, why in (({"1": 100}, "first deployment"), ({"1": 90, "2": 10}, "try the deeper trees"), ({"1": 50, "2": 50}, MARKUP)):
+        deployments.set_traffic(tx, "delays", weights, author="ada", why=why)
+    tx.execute("UPDATE traffic SET time = time - INTERVAL 5 DAY WHERE sequence = 1")
+    tx.execute("UPDATE traffic SET time = time - INTERVAL 40 MINUTE WHERE sequence = 2")
+    tx.execute("UPDATE traffic SET time = time - INTERVAL 8 MINUTE WHERE sequence = 3")
+    deployments.set_traffic(tx, "churn", {"1": 100}, author="grace", why="first deployment")
+
+
+def _deploy(tx, endpoint, name, version, status, *, reason=None, target="local", spec=None, **age) -> None:
+    deployment = deployments.Deployment(
+        endpoint=endpoint, name=name, model=endpoint, version=version, target=target, spec=spec or deployments.DeploymentSpec(), wanted="running", generation=1,
+        status="starting", created_at=ago(**age), changed_at=ago(**age), author="ada",
+    )  # fmt: skip
+    deployments.put(tx, deployment)
+    deployments.observe(tx, deployment, status=status, reason=reason)
+    events.record(tx, "DeploymentFailed" if status == "failed" else "DeploymentHealthy", subject=deployment.ref, data={"model": deployment.model_ref, "target": target})
+
+
+def _add_evidence(tx) -> None:
+    for number, days in enumerate((9, 7, 5, 3, 1)):
+        checks.add_drift_check(tx, drift_check(number, days=days))
+    grid = ((1, 1.1, 1.6, 2.4, 880), (32, 2.9, 3.8, 5.0, 10_700), (256, 12.0, 14.9, 18.3, 20_900))
+    for name, factor, hardware in (("1", 1.0, "cpu · 2 cores"), ("2", 1.6, "cpu · 2 cores"), ("2", 0.9, "cpu · 8 cores")):
+        points = [
+            {"batch": batch, "requests": 500, "p50_ms": p50 * factor, "p95_ms": p95 * factor, "p99_ms": p99 * factor, "rows_per_second": rate / factor,
+             "cpu_percent": 94.0, "memory_mb": 118 * factor + batch / 10}
+            for batch, p50, p95, p99, rate in grid
+        ]  # fmt: skip
+        profile = checks.Profile(id=f"profile-{name}-{factor}", endpoint="delays", deployment=name, model="delays", version=int(name), hardware=hardware, points=points, time=ago(hours=5))
+        checks.add_profile(tx, profile)
+    for number in range(70):
+        events.record(tx, "ModelRegistered", subject=f"nightly:{number + 1}", source="/mlops", data={"tags": {"run": str(number)}})
+    events.record(tx, "DatasetDriftDetected", subject="delays", data={"features": ["temp", "hour"]})
+    events.record(tx, "AliasSet", subject="delays:2", data={"alias": "champion"})
+    events.record(tx, "NoteLeft", subject='=HYPERLINK("http://evil.example","open")', data={"note": MARKUP})
+
+
+def drift_check(number: int, *, days: float) -> checks.DriftCheck:
+    """A check in which the later months' temperature and hour differ more and more."""
+    chaos = random.Random(number)
+    features = [_feature(name, number, chaos) for name in (*FEATURES, MARKUP)]
+    report = monitoring.DriftReport(
+        is_drift=number >= 1, engine="scipy 1.17.1", alpha=0.01, correction="Holm", notes=["visib has 14 values never seen in training"],
+        reference=monitoring.Compared(rows=78_000, compared=50_000, dataset="flights_q1:1"),
+        window=monitoring.Compared(rows=4_200, compared=4_200, since=ago(days=days + 1), until=ago(days=days)),
+        features=sorted(features, key=lambda feature: not feature.is_drift),
+    )  # fmt: skip
+    return checks.DriftCheck(
+        id=f"check-{number}", endpoint="delays", deployment="1" if number % 2 else None, dataset="flights_q1:1", engine="scipy", is_drift=number >= 1,
+        report=msgspec.to_builtins(report), time=ago(days=days),
+    )  # fmt: skip
+
+
+def _feature(name: str, number: int, chaos: random.Random) -> monitoring.FeatureDrift:
+    hit = (name == "temp" and number >= 1) or (name == "hour" and number >= 3)
+    p = 1e-12 if hit else chaos.uniform(0.1, 0.9)
+    shift = 0.15 + number / 12 if hit else chaos.uniform(0.005, 0.03)
+    if name in ("carrier", "origin"):
+        kind, summary = ("category", "chi-squared", "total variation"), "shares as before"
+        histogram = {"categories": ["EWR", "JFK", "LGA", None], "reference": [0.36, 0.33, 0.29, 0.02], "window": [0.35, 0.34, 0.29, 0.02]}
+    else:
+        kind, summary = ("number", "Kolmogorov–Smirnov", "Kolmogorov distance"), f"mean 38.1 → {38.1 + 60 * shift:.1f}"
+        bell = [math.exp(-(((x - 10) / 4) ** 2)) for x in range(20)]
+        moved = [math.exp(-(((x - 10 - 8 * shift) / 4) ** 2)) for x in range(20)]
+        histogram = {"edges": [5 * x for x in range(21)], "reference": [b / sum(bell) for b in bell], "window": [m / sum(moved) for m in moved]}
+    return monitoring.FeatureDrift(
+        name=name, type=kind[0], test=kind[1], statistic=shift, p_value=p / 9, p_adjusted=p, effect=shift, effect_name=kind[2], minimum_effect=0.1,
+        is_drift=hit, missing_reference=0.02, summary=summary, histogram=histogram,
+    )  # fmt: skip
+
+
+def _write_telemetry() -> None:
+    """One answered request every two seconds for the last 50 minutes, moved from delays/1 to delays/2 as the split says."""
+    chaos = random.Random(11)
+    lines: dict[tuple[str, str], list[bytes]] = {("delays", "1"): [], ("delays", "2"): [], ("churn", "1"): []}
+    for second in range(50 * 60, 0, -2):
+        share = 0.0 if second > 40 * 60 else 0.1 if second > 8 * 60 else 0.5
+        name = "2" if chaos.random() < share else "1"
+        lines["delays", name].append(_line(chaos, second, slow=1.5 if name == "2" else 1.0, failing=name == "2"))
+        if second % 10 == 0:
+            lines["churn", "1"].append(_line(chaos, second, slow=0.6, failing=False))
+    for (endpoint, name), written in lines.items():
+        folder = Workspace.current().telemetry / f"endpoint={endpoint}" / f"deployment={name}"
+        folder.mkdir(parents=True)
+        half = len(written) // 2
+        (folder / "closed-1700000000000000000.jsonl").write_bytes(b"".join(written[:half]))
+        (folder / "live-999999.jsonl").write_bytes(b"".join(written[half:]))
+
+
+def _line(chaos: random.Random, second: float, *, slow: float, failing: bool) -> bytes:
+    bad = failing and chaos.random() < 0.03
+    row = {
+        "time": ago(seconds=second + chaos.random()).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "id": f"r{second}", "status": 500 if bad else 200,
+        "latency_ms": slow * (2.0 + chaos.expovariate(1 / 0.9)), "rows": 1, "inputs": {"temp": [chaos.gauss(55, 12)]}, "outputs": {"label": [0]},
+        "error": "ValueError: wind_gust" if bad else None,
+    }  # fmt: skip
+    return msgspec.json.encode(row) + b"\n"
