@@ -185,8 +185,9 @@ def _flags(*flags: str) -> dict[str, Any]:
 
 
 def _set(headers: dict[str, str]) -> list[dict[str, Any]]:
-    """Headers set to these values, whatever they were; `%` is Envoy's own sign."""
-    return [{"header": {"key": name, "value": value.replace("%", "%%")}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"} for name, value in headers.items()]
+    """Headers set to these values, whatever the caller sent; `%` is Envoy's own sign."""
+    how = {"append_action": "OVERWRITE_IF_EXISTS_OR_ADD", "keep_empty_value": True}
+    return [{"header": {"key": name, "value": value.replace("%", "%%")}} | how for name, value in headers.items()]
 
 
 # ── the routes ───────────────────────────────────────────────────────────────────────────────────────────────────────

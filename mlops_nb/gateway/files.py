@@ -37,15 +37,20 @@ def log() -> Path:
     return folder() / "envoy.log"
 
 
-def log_tail() -> str:
-    """The log's last lines, from the cause on."""
-    lines = _content(log()).decode(errors="replace").splitlines()
+def log_end() -> int:
+    """How much Envoy has said so far, in bytes."""
+    return len(_content(log()))
+
+
+def log_tail(*, after: int = 0) -> str:
+    """The last lines of the log, of those *after* so many bytes."""
+    lines = _content(log())[after:].decode(errors="replace").splitlines()
     return " ".join(line.rpartition("] ")[2] for line in lines[-3:])[-600:]
 
 
-def bind_failed() -> bool:
-    """Whether Envoy's last words are that it could not have its port."""
-    return "cannot bind" in log_tail()
+def bind_failed(*, after: int) -> bool:
+    """Whether Envoy said, *after* so many bytes, that it could not have its port."""
+    return "cannot bind" in log_tail(after=after)
 
 
 def write(name: str, content: dict[str, Any]) -> bool:

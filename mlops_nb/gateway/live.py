@@ -58,17 +58,17 @@ def _together(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 def _publish(name: str, content: dict[str, Any]) -> None:
     """Replace one file and wait until Envoy works by it; what it refuses is put back.  Raises PortInUse, GatewayRefused."""
-    before, refused = files.read(name), _refusals(name)
+    before, refused, said = files.read(name), _refusals(name), files.log_end()
     if not files.write(name, content):
         return
     _until(lambda: _took(name, content) or _refusals(name) > refused, seconds=_TAKEN_SECONDS)
     if _refusals(name) > refused:
         files.write(name, before)
-        raise _refusal(name, content)
+        raise _refusal(name, content, said)
 
 
-def _refusal(name: str, content: dict[str, Any]) -> MlopsError:
-    if name == "listeners.json" and files.bind_failed():
+def _refusal(name: str, content: dict[str, Any], said: int) -> MlopsError:
+    if name == "listeners.json" and files.bind_failed(after=said):
         return PortInUse(content["resources"][0]["address"]["socket_address"]["port_value"])
     return GatewayRefused(name, files.log())
 

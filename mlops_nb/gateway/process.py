@@ -39,13 +39,13 @@ def start(port: int) -> dict[str, Any]:
         _end(running)
         running = None
     live.listen_on(port)
-    return _once_serving(_handle(running, port)) if running else _started(port)
+    return _once_serving(_handle(running, port), said=files.log_end()) if running else _started(port)
 
 
 def _started(port: int) -> dict[str, Any]:
     process = _spawned()
     try:
-        return _once_serving(_handle(process, port))
+        return _once_serving(_handle(process, port), said=0)
     except MlopsError:
         _end(process)
         raise
@@ -97,10 +97,11 @@ def _log(path: Path) -> Any:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "wb")
 
 
-def _once_serving(handle: dict[str, Any]) -> dict[str, Any]:
+def _once_serving(handle: dict[str, Any], *, said: int) -> dict[str, Any]:
+    """*handle*, once it does; what the log holds beyond *said* bytes is about this attempt."""
     port, deadline = handle["port"], time.monotonic() + _START_SECONDS
     while not admin.serving(port):
-        if files.bind_failed():
+        if files.bind_failed(after=said):
             raise PortInUse(port, who=_listener(port))
         if _process(handle) is None or time.monotonic() > deadline:
             raise GatewayUnreachable(address(port), files.log_tail())

@@ -153,6 +153,7 @@ def test_moving_to_a_taken_port_is_refused_and_the_old_one_keeps_serving(gate: G
             gateway.apply([gate.route(red.taking(100))], port=red.port)
 
     assert gate.ask().status == 200
+    assert gateway.start(gate.port) == gate.handle
 
 
 def test_requests_are_counted_per_deployment_by_status(gate: Gate, a_server: Callable[[str], Server], red: Server) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mlops_nb import keys
+from mlops_nb import gateway, keys
 from mlops_nb.settings import Workspace
 
 from .conftest import Gate, Server, a_gate, ask_on, eventually
@@ -70,6 +70,12 @@ def test_a_server_sees_its_token_and_never_the_callers_key(gate: Gate, red: Serv
 
     assert headers["x-mlops-token"] == red.token
     assert "authorization" not in headers
+
+
+def test_a_forged_token_does_not_pass_even_to_a_server_without_one(gate: Gate, red: Server) -> None:
+    gate.send(gateway.Backend("red", red.port, "", 100))
+
+    assert gate.ask(headers={"x-mlops-token": red.token}).status == 401
 
 
 def test_a_request_id_is_kept_and_given_back(gate: Gate, red: Server) -> None:
