@@ -148,9 +148,19 @@ def _end(running: Running) -> None:
     process = running.process()
     if process:
         process.terminate()
-        if psutil.wait_procs([process], timeout=5)[1]:
+        if not _ends(running, within_seconds=5):
             process.kill()
-            process.wait(5)
+            _ends(running, within_seconds=5)
+
+
+def _ends(running: Running, *, within_seconds: float) -> bool:
+    """Whether it ends in time.  A zombie whose parent (a kernel, a Jupyter server) never asks for it has ended; psutil would wait for it."""
+    deadline = time.monotonic() + within_seconds
+    while running.process():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _free_port(port: int | None) -> int:

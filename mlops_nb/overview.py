@@ -100,13 +100,8 @@ def _alerts(running: Sequence[Deployment], drift: Sequence[DriftCheck]) -> list[
 
 
 def _sick(deployment: Deployment) -> dict[str, Any]:
-    return {
-        "kind": "deployment",
-        "status": deployment.status,
-        "subject": deployment.ref,
-        "text": _reason(deployment),
-        "time": deployment.changed_at.isoformat(),
-    }
+    told = {"kind": "deployment", "status": deployment.status, "subject": deployment.ref, "text": _reason(deployment)}
+    return told | {"time": deployment.changed_at.isoformat()}
 
 
 def _drifted(check: DriftCheck) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from playwright.sync_api import Locator, Page, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-from mlops_nb import store
+from mlops_nb import dashboards, registry, rollout, store
 from mlops_nb.settings import using
 from mlops_nb.store import checks, deployments, models
 from mlops_nb.store.checks import DriftCheck
@@ -165,6 +167,29 @@ def test_deploy_dialog_shows_the_same_line_for_a_notebook(lab, open_lab, screens
     screenshot(page, "lab-deploy-dialog")
 
 
+def test_deploying_from_the_panel_brings_a_model_to_life(lab, open_lab, iris_model):
+    page = open_lab()
+    panel(page).get_by_role("button", name="Deploy iris:1…").click()
+    page.get_by_role("dialog").get_by_role("button", name="Deploy").click()
+
+    row = panel(page).get_by_role("list", name="Deployments of iris").get_by_role("listitem")
+
+    expect(row).to_contain_text("healthy", timeout=60_000)
+    expect(row).to_contain_text("100%")
+    assert rollout.invoke("iris", {"x": [0.0, 9.0]}).outputs["label"] == [0, 1]
+
+
+def test_dashboard_opens_in_a_tab_of_its_own(lab, open_lab):
+    page = open_lab()
+    try:
+        with page.expect_popup(timeout=60_000) as opened:
+            panel(page).get_by_role("button", name="Dashboard").click()
+
+        expect(opened.value.get_by_text("Overview").first).to_be_visible(timeout=60_000)
+    finally:
+        dashboards.stop()
+
+
 def test_panel_is_that_of_the_workspace_near_the_open_document(lab, open_lab):
     register("delays", 1)
     elsewhere = lab.root / "elsewhere"
@@ -191,6 +216,18 @@ def test_hidden_panel_asks_no_more(lab, open_lab):
     page.wait_for_timeout(2500)
 
     assert asked == []
+
+
+@pytest.fixture
+def iris_model(lab) -> Iterator[None]:
+    """A registered model `iris:1`, and an end to all that runs it."""
+    import pandas
+    from sklearn.linear_model import LogisticRegression
+
+    table = pandas.DataFrame({"x": [0.0, 1.0, 8.0, 9.0]})
+    registry.register(LogisticRegression().fit(table, [0, 0, 1, 1]), name="iris", sample=table)
+    yield
+    rollout.down()
 
 
 def panel(page: Page) -> Locator:
