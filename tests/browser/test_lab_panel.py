@@ -15,6 +15,7 @@ from mlops_nb.store.checks import DriftCheck
 from mlops_nb.store.deployments import Deployment, DeploymentSpec, Reason
 from mlops_nb.store.models import ModelVersion
 
+pytestmark = pytest.mark.xdist_group("lab")  # one server for all of these
 MARKUP = "<img src=x onerror=\"window.pwned='yes'\">"
 
 
@@ -107,6 +108,22 @@ def test_panel_and_status_bar_follow_the_store(lab, open_lab):
     observe("delays", "1", status="failed", reason=Reason(kind="exited", message="killed by signal 9"))
     expect(row).to_contain_text("killed by signal 9")
     expect(status_bar(page)).to_have_text("0 live · 1 alert")
+
+
+def test_panel_says_when_it_is_not_up_to_date_and_recovers(lab, open_lab):
+    register("delays", 1)
+    page = open_lab()
+    versions = panel(page).get_by_role("list", name="Versions of delays").get_by_role("listitem")
+    expect(versions).to_have_count(1)
+
+    refusal = {"ok": False, "error": "Another process has held the store for 30 s.", "code": "StoreBusy", "hint": "%mlops status shows who"}
+    page.route("**/mlops_nb/summary*", lambda route: route.fulfill(status=409, json=refusal))
+    expect(panel(page).get_by_role("alert")).to_contain_text("Another process has held the store for 30 s. %mlops status shows who")
+    expect(versions).to_have_count(1)
+
+    page.unroute("**/mlops_nb/summary*")
+    panel(page).get_by_role("button", name="Refresh models and deployments").click()
+    expect(panel(page).get_by_role("alert")).to_have_count(0)
 
 
 def test_drift_is_an_alert_that_names_the_features(lab, open_lab):
