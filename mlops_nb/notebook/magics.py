@@ -55,7 +55,7 @@ def unload(shell: InteractiveShell) -> None:
 def carry_out(line: str, cell: str | None, where: Notebook) -> Any:
     """Carry out the commands of a line, or of a cell's lines, and return what the last one made; the others are shown."""
     if cell is not None and line.strip():
-        raise UsageError("This command takes no cell below it.", hint="%mlops in a line, or %%mlops alone with one command on each line below")
+        raise UsageError("This command takes no cell below it.", hint="%mlops COMMAND in one line, or %%mlops alone with one command on each line below")
     said = [line] if cell is None else cell.splitlines()
     words = [command for one in said for command in lines.commands(one, where.value)]
     made = None

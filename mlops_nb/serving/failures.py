@@ -109,7 +109,7 @@ def _hint(kind: str, error: BaseException, spec: ServerSpec) -> str:
         "missing package": f"pip install {name}, or register again with --code {name}.py if it is your own file" if name else "install what the message names",
         "wrong path": "read files from the folder in AZUREML_MODEL_DIR, and register them with the model",
         "out of memory": f"{deploy} --memory {(spec.memory_mb or 1024) * 2}m",
-        "exception while loading": f"mend the code, then %mlops register again and {deploy}",
+        "exception while loading": f"mend the code, register it again, then {deploy}",
         "exception in a request": f"%mlops logs {spec.endpoint}/{spec.deployment}",
     }
     return hints.get(kind, "")

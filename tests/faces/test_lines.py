@@ -69,7 +69,14 @@ def test_an_open_quote_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("", ([], "")), ("de", ([], "de")), ("deploy ", (["deploy"], "")), ("models ; deploy del", (["deploy"], "del")), ("models ; ", ([], "")), ("tag 'a", None)],
+    [
+        ("", ([], "")),
+        ("de", ([], "de")),
+        ("deploy ", (["deploy"], "")),
+        ("models ; deploy del", (["deploy"], "del")),
+        ("models ; ", ([], "")),
+        ("tag 'a", None),
+    ],
 )
 def test_the_fragment_before_the_cursor_is_told_from_the_finished_words(line: str, expected: object) -> None:
     assert fragment_and_words(line) == expected

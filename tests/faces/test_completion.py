@@ -1,0 +1,54 @@
+"""Tab, asked of the kernel as JupyterLab asks it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("%mlops de", ["%mlops delete", "%mlops deploy"]),
+        ("x = %mlops dep", ["x = %mlops deploy"]),
+        ("a = 1\nmade = %mlops dataset re", ["a = 1\nmade = %mlops dataset register"]),
+        ("%mlops datasets ; %mlops dep", ["%mlops datasets ; %mlops deploy"]),
+        ("%%mlops\ndatasets\ndep", ["%%mlops\ndatasets\ndeploy"]),
+        ("%mlops deploy --tr", ["%mlops deploy --traffic"]),
+        ("%mlops deploy delays:", ["%mlops deploy delays:2", "%mlops deploy delays:1"]),
+        ("%mlops deploy delays@", ["%mlops deploy delays@champion"]),
+        ("%mlops deploy delays:1 --endpoint de", ["%mlops deploy delays:1 --endpoint delays"]),
+        ("%mlops deploy delays:1 --to ", ["%mlops deploy delays:1 --to local"]),
+        ("%mlops undeploy delays/", ["%mlops undeploy delays/1"]),
+        ("%mlops endpoints k", ["%mlops endpoints key"]),
+        ("%mlops endpoints key ", ["%mlops endpoints key delays"]),
+        ("%mlops datasets fl", ["%mlops datasets flights"]),
+        ("%mlops register clf --name n --data fligh", ["%mlops register clf --name n --data flights"]),
+        ("%mlops register cl", ["%mlops register clf"]),
+        ("%mlops invoke delays --data lat", ["%mlops invoke delays --data late"]),
+    ],
+)
+def test_tab_offers_what_can_stand_there(kernel: Any, typed: str, expected: list[str]) -> None:
+
+    assert kernel.completed(typed)[: len(expected)] == expected
+
+
+def test_a_model_name_is_offered_with_its_versions_and_aliases(kernel: Any) -> None:
+    assert kernel.completed("%mlops deploy del") == [f"%mlops deploy {ref}" for ref in ("delays", "delays:2", "delays:1", "delays@champion")]
+
+
+def test_files_are_offered_where_a_path_may_stand(kernel: Any, terminal: Any) -> None:
+    (terminal.folder / "weights.onnx").write_bytes(b"")
+
+    assert kernel.completed("%mlops register wei") == ["%mlops register weights.onnx"]
+
+
+def test_python_lines_are_left_to_python(kernel: Any) -> None:
+    assert "X.head" in kernel.completed("X.hea")
+
+
+def test_asking_makes_no_store(kernel: Any, tmp_path: Any) -> None:
+    kernel.completed(f"%mlops --workspace {tmp_path / 'empty'} deploy ")
+
+    assert not (tmp_path / "empty").exists()
