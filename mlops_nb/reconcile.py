@@ -110,8 +110,10 @@ class World:
             _fell(deployment, seen.reason)
         elif seen.state == "healthy" and deployment.status == "unhealthy":
             _record(deployment, "healthy", event="DeploymentRecovered")
+        elif seen.state == "healthy" and seen.reason and seen.reason != deployment.reason:
+            _record(deployment, "healthy", reason=seen.reason, event="RequestFailed")
         elif seen.state == "healthy" and deployment.restarts and _age(deployment) > STEADY_SECONDS:
-            _record(deployment, "healthy", restarts=0)
+            _record(deployment, "healthy", reason=deployment.reason, restarts=0)
         elif seen.state == "unhealthy" and deployment.status == "healthy":
             _record(deployment, "unhealthy", reason=seen.reason, event="DeploymentUnhealthy")
         elif seen.state == "unhealthy" and _age(deployment) > UNHEALTHY_SECONDS:
@@ -232,7 +234,11 @@ class GatewayKeeper:
             return
         port = gateway_port()
         routes = [_route(name, [d for d in deployments if d.endpoint == name], weights.get(name, {})) for name in endpoints]
-        gateway.apply(routes, port=port)
+        try:
+            gateway.apply(routes, port=port)
+        except MlopsError as error:  # what Envoy served before, it serves still
+            _trouble(error)
+            return
         if time.monotonic() - self._looked_at < HEALTH_SECONDS / 2 and self._handle:
             return
         self._looked_at = time.monotonic()

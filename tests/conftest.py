@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,12 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     root = tmp_path / "workspace"
     monkeypatch.setenv("MLOPS_HOME", str(root))
     return Workspace(root)
+
+
+@pytest.fixture
+def live_workspace(workspace: Workspace) -> Iterator[Workspace]:
+    """A fresh workspace whose processes end with the test."""
+    from mlops_nb import rollout
+
+    yield workspace
+    rollout.down()

@@ -131,7 +131,11 @@ def observe(
     tx: Transaction, deployment: Deployment, *, status: Status, reason: Reason | None = None, handle: Mapping[str, Any] | None = None, restarts: int | None = None
 ) -> None:
     """Record what is; says nothing about a newer generation than *deployment*'s."""
-    values = [status, reason, dict(deployment.handle if handle is None else handle), deployment.restarts if restarts is None else restarts, now()]
+    same = status == deployment.status and handle in (None, deployment.handle)
+    values = [
+        status, reason, dict(deployment.handle if handle is None else handle), deployment.restarts if restarts is None else restarts,
+        deployment.changed_at if same else now(),
+    ]  # fmt: skip
     where = [deployment.endpoint, deployment.name, deployment.generation]
     tx.execute(
         "UPDATE deployments SET status = ?, reason = ?, handle = ?, restarts = ?, changed_at = ? WHERE endpoint = ? AND name = ? AND generation = ?", [*values, *where]

@@ -19,6 +19,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
 
     state: Literal["starting", "healthy", "unhealthy", "gone"]
     reason: Reason | None = None
+    """Why it is not healthy; of a healthy one, the latest exception a request raised in the user's code."""
 
 
 class Target(Protocol):
@@ -29,6 +30,9 @@ class Target(Protocol):
 
     def observe(self, deployment: Deployment) -> Observed:
         """How it is, within half a second."""
+
+    def alive(self, deployment: Deployment) -> bool:
+        """Whether it is there at all; asked many times a second."""
 
     def stop(self, deployment: Deployment) -> None:
         """End it; nothing of it remains running when this returns."""

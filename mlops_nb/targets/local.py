@@ -65,7 +65,7 @@ def observe(deployment: Deployment) -> Observed:
         stop(deployment)
         return Observed(state="gone", reason=_why(deployment))
     if _ready(deployment.handle["port"]):
-        return Observed(state="healthy")
+        return Observed(state="healthy", reason=_request_error(deployment))
     return Observed(state="starting" if deployment.status in ("pending", "starting", "restarting") else "unhealthy", reason=_silent(deployment))
 
 
@@ -103,11 +103,6 @@ def run_folder(deployment: Deployment) -> Path:
     folder = path_inside(Workspace.current().run, "deployments", deployment.endpoint, deployment.name)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
-
-
-def request_error(deployment: Deployment) -> Reason | None:
-    """The latest exception that a request raised in the user's code."""
-    return _reason(run_folder(deployment) / "request_error.json")
 
 
 def _spec(deployment: Deployment, version: ModelVersion, folder: Path, *, port: int, token_file: Path, context: dict[str, Any]) -> ServerSpec:
@@ -223,6 +218,11 @@ def _silent(deployment: Deployment) -> Reason | None:
     if deployment.status != "healthy":
         return None
     return Reason(kind="unhealthy", message="It does not answer its health check.", log="\n".join(logs(deployment, lines=10)), hint=f"%mlops logs {deployment.ref}")
+
+
+def _request_error(deployment: Deployment) -> Reason | None:
+    """The latest exception that a request raised in the user's own code, if any did."""
+    return _reason(run_folder(deployment) / "request_error.json")
 
 
 def _reason(path: Path) -> Reason | None:

@@ -1,0 +1,139 @@
+"""A deployment that fails says why: the user's own exception, its file and line or its cell, and the log; the others keep serving."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from living import X, churn_model, deployment, wait_for
+
+from mlops_nb import errors, registry, rollout
+from mlops_nb.settings import Workspace
+from mlops_nb.store.deployments import DeploymentSpec
+
+WHOLE = 'import json\n\ndef init():\n    pass\n\ndef run(raw_data):\n    return {"n": len(json.loads(raw_data))}\n'
+
+
+@pytest.fixture
+def script(tmp_path: Path):
+    """Registers an entry script as the next version of `scripted`."""
+
+    def register(source: str, **files: str) -> str:
+        folder = tmp_path / "made"
+        folder.mkdir(exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        (folder / "score.py").write_text(textwrap.dedent(source))
+        return registry.register(folder, name="scripted", entry=folder / "score.py").version.ref
+
+    return register
+
+
+def failure_of(ref: str, **how: object) -> errors.DeploymentFailed:
+    with pytest.raises(errors.DeploymentFailed) as caught:
+        rollout.deploy(ref, **how)
+    return caught.value
+
+
+def test_a_missing_package_is_named(live_workspace: Workspace, script, tmp_path: Path) -> None:
+    ref = script("def init():\n    import importlib\n    importlib.import_module('surely_not_installed')\n\ndef run(raw_data):\n    return 1\n")
+
+    error = failure_of(ref)
+
+    assert "ModuleNotFoundError: No module named 'surely_not_installed'" in str(error)
+    assert "score.py:3" in str(error)
+    assert deployment("scripted/1").reason.kind == "missing package"
+
+
+def test_a_wrong_path_is_named(live_workspace: Workspace, script) -> None:
+    ref = script("def init():\n    open('weights.bin')\n\ndef run(raw_data):\n    return 1\n")
+
+    error = failure_of(ref)
+
+    assert "FileNotFoundError" in str(error) and "weights.bin" in str(error) and "score.py:2" in str(error)
+
+
+def test_an_exception_while_loading_is_shown_with_its_line(live_workspace: Workspace, script) -> None:
+    ref = script("LIMITS = {}\n\ndef init():\n    helper()\n\ndef helper():\n    LIMITS['top']\n\ndef run(raw_data):\n    return 1\n")
+
+    error = failure_of(ref)
+
+    assert "KeyError: 'top'" in str(error) and "score.py:7" in str(error)
+    assert "helper()" in error.detail
+
+
+def test_an_exception_in_a_request_is_answered_and_kept(live_workspace: Workspace, script) -> None:
+    ref = script("def init():\n    pass\n\ndef run(raw_data):\n    return 1 / 0\n")
+    rollout.deploy(ref)
+
+    with pytest.raises(errors.InvocationFailed, match="ZeroDivisionError"):
+        rollout.invoke("scripted", "[]")
+
+    reason = wait_for(lambda: deployment("scripted/1").reason, what="the reason")
+    assert reason.message.startswith("ZeroDivisionError") and reason.where.endswith("score.py:5")
+
+
+def test_a_taken_port_is_told(live_workspace: Workspace, script) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        error = failure_of(script(WHOLE), spec=DeploymentSpec(port=port))
+
+    assert f"Port {port} is taken" in str(error)
+    assert deployment("scripted/1").reason.kind == "port taken"
+
+
+def test_exhausted_memory_is_told(live_workspace: Workspace, script) -> None:
+    ref = script("def init():\n    global held\n    held = bytearray(3_000_000_000)\n\ndef run(raw_data):\n    return 1\n")
+
+    error = failure_of(ref, spec=DeploymentSpec(memory_mb=300))
+
+    assert deployment("scripted/1").reason.kind == "out of memory"
+    assert "MemoryError" in str(error) and "score.py:3" in str(error)
+
+
+def test_an_exception_in_cell_code_names_the_cell(live_workspace: Workspace, tmp_path: Path) -> None:
+    """The class is defined in a kernel's cell, so the traceback names that cell, and shows its line."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    cells = [
+        "import pandas as pd\nfrom mlops_nb import registry, rollout, errors",
+        "class Moody:\n    def predict(self, X):\n        return X['age']\n\n    def __setstate__(self, state):\n        raise RuntimeError('not today')\n\n    def __getstate__(self):\n        return {'a': 1}",
+        "registry.register(Moody(), name='moody', sample=pd.DataFrame({'age': [1, 2]}))",
+        "try:\n    rollout.deploy('moody:1')\nexcept errors.DeploymentFailed as error:\n    print(error)\nelse:\n    raise SystemExit('it started')",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+    said = "".join(output.get("text", "") for output in notebook.cells[-1].outputs)
+    assert "RuntimeError: not today" in said
+    assert "cell [2], line 6" in said
+
+
+def test_a_version_that_cannot_start_leaves_the_old_one_serving(live_workspace: Workspace, script) -> None:
+    churn_model()
+    rollout.deploy("churn:1", endpoint="shared")
+    before = rollout.invoke("shared", X.head()).outputs
+
+    failure_of(script("raise RuntimeError('no')\n"), endpoint="shared", name="bad", traffic=50)
+
+    view = rollout.endpoints("shared")[0]
+    assert {d.name: d.traffic for d in view.deployments} == {"1": 100, "bad": 0}
+    assert rollout.invoke("shared", X.head()).outputs == before
+
+
+def test_the_command_line_shows_the_same(live_workspace: Workspace, script) -> None:
+    ref = script("def init():\n    open('weights.bin')\n\ndef run(raw_data):\n    return 1\n")
+
+    done = subprocess.run([sys.executable, "-m", "mlops_nb", "deploy", ref], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 1
+    assert "FileNotFoundError" in done.stderr and "score.py:2" in done.stderr
+    logs = subprocess.run([sys.executable, "-m", "mlops_nb", "logs", "scripted/1"], capture_output=True, text=True, timeout=60)
+    assert "FileNotFoundError" in logs.stdout
