@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PARALLEL ?= 3
+# The JupyterLab extension is built into the package as it is installed (extension/build.py): changed sources mean install again.
+EXTENSION := $(shell find extension/src extension/style extension/schema -type f) $(wildcard extension/*.json extension/*.js extension/*.lock)
 
 .PHONY: demo test lint bench dev down clean packages
 
@@ -29,7 +31,7 @@ down:
 
 clean:
 	rm -rf .venv .mlops bench/out tests/out dist
-	rm -rf extension/lib extension/node_modules mlops_nb/labextension
+	rm -rf extension/lib extension/node_modules extension/.built-from mlops_nb/labextension
 
 # Debian packages the tests use, where we may install them; elsewhere say which are missing.
 packages:
@@ -39,10 +41,10 @@ packages:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
-.venv/ready-demo: .venv/bin/uv pyproject.toml
+.venv/ready-demo: .venv/bin/uv pyproject.toml $(EXTENSION)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[demo]'
 	touch $@
 
-.venv/ready-dev: .venv/bin/uv pyproject.toml
+.venv/ready-dev: .venv/bin/uv pyproject.toml $(EXTENSION)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]'
 	touch $@ .venv/ready-demo
