@@ -96,7 +96,8 @@ def frontier(profiles: Sequence[Profile]) -> go.Figure:
         points = sorted(profile.points, key=lambda point: point["batch"])
         figure.add_scatter(
             x=[point["rows_per_second"] for point in points], y=[point["p95_ms"] for point in points], text=[f"{point['batch']:,}" for point in points],
-            name=label, mode="lines+markers+text", textposition="top center", line={"color": COLOURS[number % len(COLOURS)]},
+            name=label, mode="lines+markers+text", textposition=("top left", "bottom right", "top center")[number % 3],
+            line={"color": COLOURS[number % len(COLOURS)]},
             marker={"symbol": SHAPES[number % len(SHAPES)], "size": 10},
             hovertemplate=f"batch %{{text}}: %{{y:.3~g}} ms, %{{x:,.0f}} rows/s<extra>{label}</extra>",
         )  # fmt: skip
@@ -153,7 +154,8 @@ def drift_over_time(checks: Sequence[DriftCheck]) -> go.Figure:
         x=[check.time for check in ordered], y=counts, mode="lines+markers", line={"color": _QUIET, "width": 1}, showlegend=False,
         marker=marks, text=verdicts, hovertemplate="%{text}: %{y} features differ<extra></extra>",
     )  # fmt: skip
-    figure.update_yaxes(title="features that differ", rangemode="tozero", gridcolor=_GRID, dtick=max(1, max(counts, default=0) // 5))
+    most = max(counts, default=0)
+    figure.update_yaxes(title="features that differ", range=[-0.15 * (most + 1), most * 1.15 + 0.3], gridcolor=_GRID, dtick=max(1, most // 5))
     figure.update_xaxes(showgrid=False)
     return _finished(figure, height=260)
 
@@ -258,14 +260,28 @@ def placed(drawn: Lineage) -> dict[str, tuple[float, float]]:
     for edge in told(drawn):
         beside[edge.source].append(edge.target)
         beside[edge.target].append(edge.source)
+    family = _families(drawn)
     rows: dict[str, float] = {}
     for column in [*columns, *reversed(columns), *columns]:  # there and back and there again, so that lines cross less
-        column.sort(key=lambda id: -_middle([rows[other] for other in beside[id] if other in rows], otherwise=rows.get(id, 0.0)))
+        column.sort(key=lambda id: (family[id], -_middle([rows[other] for other in beside[id] if other in rows], otherwise=rows.get(id, 0.0))))
         rows |= {id: (len(column) - 1) / 2 - place for place, id in enumerate(column)}
     return {id: (float(x), rows[id]) for x, column in enumerate(columns) for id in column}
 
 
 _STEPS = {"dataset": 0, "run": 1, "environment": 1, "model": 2, "deployment": 3, "endpoint": 4}
+
+
+def _families(drawn: Lineage) -> dict[str, int]:
+    """Node → the number of the part of the drawing that it is connected with."""
+    family = {node.id: number for number, node in enumerate(drawn.nodes)}
+    moved = True
+    while moved:
+        moved = False
+        for edge in drawn.edges:
+            first = min(family[edge.source], family[edge.target])
+            moved = moved or family[edge.source] != family[edge.target]
+            family[edge.source] = family[edge.target] = first
+    return family
 
 
 def _middle(rows: Sequence[float], *, otherwise: float) -> float:

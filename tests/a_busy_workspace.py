@@ -36,6 +36,27 @@ def fill() -> None:
     _write_telemetry()
 
 
+def vandalise() -> None:
+    """Add words that would do harm wherever they are taken for more than words: description, tags, column, feature, reason of a split, event."""
+    signature = {"kind": "table", "inputs": [{"name": MARKUP, "type": "float64", "nullable": False}], "outputs": [], "sample": [{MARKUP: 1.0}]}
+    with store.writing() as tx:
+        version = models.ModelVersion(
+            model="vandal", version=1, flavor="python", engine="python", hash="7" * 64, files=[], signature=signature, tags={MARKUP: MARKUP},
+            description=MARKUP, author=MARKUP, created_at=store.now(),
+        )  # fmt: skip
+        models.add(tx, version)
+        deployments.ensure_endpoint(tx, "vandal", author=MARKUP)
+        reason = deployments.Reason(kind="exited", message=MARKUP, where=MARKUP, traceback=MARKUP, log=MARKUP, hint=MARKUP)
+        _deploy(tx, "vandal", "1", 1, "failed", reason=reason, spec=deployments.DeploymentSpec(hardware=MARKUP), minutes=1)
+        deployments.set_traffic(tx, "vandal", {"1": 100}, author=MARKUP, why=MARKUP)
+        checks.add_drift_check(tx, drift_check(9, days=0.1, endpoint="vandal", features=(*FEATURES, MARKUP), notes=[MARKUP]))
+        points = [{"batch": 1, "requests": 9, "p50_ms": 1, "p95_ms": 2, "p99_ms": 3, "rows_per_second": 9, "cpu_percent": 9, "memory_mb": 9}]
+        checks.add_profile(
+            tx, checks.Profile(id="vandal", endpoint="vandal", deployment="1", model="vandal", version=1, hardware=MARKUP, points=points, time=store.now())
+        )
+        events.record(tx, "NoteLeft", subject='=HYPERLINK("http://evil.example","open")', data={"note": MARKUP})
+
+
 def ago(**time: float):
     """So long before now."""
     return store.now() - timedelta(**time)
@@ -46,7 +67,7 @@ def _add_data(tx) -> None:
         schema = [{"name": name, "type": "string" if name in ("carrier", "origin") else "float64", "nullable": name == "temp"} for name in FEATURES]
         profile = [
             {"column_name": name, "column_type": "DOUBLE", "min": "-3", "max": "1301", "approx_unique": 520, "avg": "12.6", "null_percentage": 2.4, "top": []}
-            for name in (*FEATURES, MARKUP)
+            for name in FEATURES
         ]
         version = datasets.DatasetVersion(
             name="flights_q1", version=version, hash=f"d{version}", rows=rows, schema=schema, profile=profile, file=f"d{version}", bytes=2_113_000,
@@ -72,8 +93,8 @@ def _add_code(tx) -> None:
         ]
         git = runs.GitState(commit=f"a1b2c3d4e5f{number}", branch="main", dirty=number == 3, diff="-DEPTH = 8\n+DEPTH = 12\n" if number == 3 else "")
         run = runs.Run(
-            id=f"run-{number}", kind="notebook", notebook="notebooks/late_flights.ipynb", cells=cells, git=git, author="ada", host="workstation", python="3.11.7",
-            started_at=ago(days=20 - number),
+            id=f"run-{number}", kind="notebook", notebook="notebooks/late_flights.ipynb", cells=cells, git=git, author="ada", host="workstation",
+            python="3.11.7", started_at=ago(days=20 - number),
         )  # fmt: skip
         runs.add(tx, run)
 
@@ -81,26 +102,30 @@ def _add_code(tx) -> None:
 def _add_models(tx) -> None:
     signature = {
         "kind": "table",
-        "inputs": [{"name": name, "type": "string" if name in ("carrier", "origin") else "float64", "nullable": name == "temp"} for name in (*FEATURES, MARKUP)],
+        "inputs": [{"name": name, "type": "string" if name in ("carrier", "origin") else "float64", "nullable": name == "temp"} for name in FEATURES],
         "outputs": [{"name": "label", "type": "int64"}, {"name": "probabilities", "type": "float32", "shape": [None, 2]}],
-        "sample": [{name: 1.0 for name in FEATURES}],
+        "sample": [dict.fromkeys(FEATURES, 1.0)],
     }
     for number, auc in enumerate((0.71, 0.74, 0.757), start=1):
         version = models.ModelVersion(
             model="delays", version=number, flavor="sklearn", engine="onnxruntime", hash=f"{number}" * 64,
-            files=[models.StoredFile(path="model.onnx", sha256=f"{number}" * 64, bytes=184_220 * number), models.StoredFile(path="model.pkl", sha256="f" * 64, bytes=97_001)],
-            signature=signature, metrics={"auc": auc, "log_loss": 0.41 - 0.02 * number}, tags={"team": "ops", "note": MARKUP} if number == 2 else {"team": "ops"},
-            description=MARKUP if number == 2 else "Arrives more than 15 minutes late", dataset=f"flights_q1:{min(number, 2)}", environment=f"py311-3f2a:{min(number, 2)}",
-            run=f"run-{number}", author="ada", trusted=True, conversion={"to": "onnx", "equal": True, "rows": 1000, "max_difference": 1.2e-7, "labels_differ": 0},
-            created_at=ago(days=19 - 6 * number),
+            files=[_file("model.onnx", 184_220 * number), _file("model.pkl", 97_001)],
+            signature=signature, metrics={"auc": auc, "log_loss": 0.41 - 0.02 * number}, tags={"team": "ops"},
+            description="Arrives more than 15 minutes late", dataset=f"flights_q1:{min(number, 2)}", environment=f"py311-3f2a:{min(number, 2)}",
+            run=f"run-{number}", author="ada", trusted=True,
+            conversion={"to": "onnx", "equal": True, "rows": 1000, "max_difference": 1.2e-7, "labels_differ": 0}, created_at=ago(days=19 - 6 * number),
         )  # fmt: skip
         models.add(tx, version)
     models.set_alias(tx, models.search(tx, "delays")[1], "champion", author="ada")
     script = models.ModelVersion(
-        model="churn", version=1, flavor="script", engine="script", hash="9" * 64, files=[models.StoredFile(path="entry/score.py", sha256="9" * 64, bytes=812)],
+        model="churn", version=1, flavor="script", engine="script", hash="9" * 64, files=[_file("entry/score.py", 812)],
         description="Bought elsewhere", author="grace", conversion={"to": "onnx", "reason": "an entry script answers"}, created_at=ago(days=2),
     )  # fmt: skip
     models.add(tx, script)
+
+
+def _file(path: str, size: int) -> models.StoredFile:
+    return models.StoredFile(path=path, sha256=f"{size:064x}", bytes=size)
 
 
 def _add_deployments(tx) -> None:
@@ -114,7 +139,7 @@ def _add_deployments(tx) -> None:
     )  # fmt: skip
     _deploy(tx, "delays", "3", 3, "failed", reason=reason, hours=2)
     _deploy(tx, "churn", "1", 1, "healthy", target="docker", spec=deployments.DeploymentSpec(hardware="gpu"), hours=30)
-    for weights, why in (({"1": 100}, "first deployment"), ({"1": 90, "2": 10}, "try the deeper trees"), ({"1": 50, "2": 50}, MARKUP)):
+    for weights, why in (({"1": 100}, "first deployment"), ({"1": 90, "2": 10}, "try the deeper trees"), ({"1": 50, "2": 50}, "it does well")):
         deployments.set_traffic(tx, "delays", weights, author="ada", why=why)
     tx.execute("UPDATE traffic SET time = time - INTERVAL 5 DAY WHERE sequence = 1")
     tx.execute("UPDATE traffic SET time = time - INTERVAL 40 MINUTE WHERE sequence = 2")
@@ -129,7 +154,8 @@ def _deploy(tx, endpoint, name, version, status, *, reason=None, target="local",
     )  # fmt: skip
     deployments.put(tx, deployment)
     deployments.observe(tx, deployment, status=status, reason=reason)
-    events.record(tx, "DeploymentFailed" if status == "failed" else "DeploymentHealthy", subject=deployment.ref, data={"model": deployment.model_ref, "target": target})
+    what = "DeploymentFailed" if status == "failed" else "DeploymentHealthy"
+    events.record(tx, what, subject=deployment.ref, data={"model": deployment.model_ref, "target": target})
 
 
 def _add_evidence(tx) -> None:
@@ -142,27 +168,28 @@ def _add_evidence(tx) -> None:
              "cpu_percent": 94.0, "memory_mb": 118 * factor + batch / 10}
             for batch, p50, p95, p99, rate in grid
         ]  # fmt: skip
-        profile = checks.Profile(id=f"profile-{name}-{factor}", endpoint="delays", deployment=name, model="delays", version=int(name), hardware=hardware, points=points, time=ago(hours=5))
-        checks.add_profile(tx, profile)
+        told = {"endpoint": "delays", "deployment": name, "model": "delays", "version": int(name), "hardware": hardware}
+        checks.add_profile(tx, checks.Profile(id=f"profile-{name}-{factor}", **told, points=points, time=ago(hours=5)))
     for number in range(70):
         events.record(tx, "ModelRegistered", subject=f"nightly:{number + 1}", source="/mlops", data={"tags": {"run": str(number)}})
     events.record(tx, "DatasetDriftDetected", subject="delays", data={"features": ["temp", "hour"]})
     events.record(tx, "AliasSet", subject="delays:2", data={"alias": "champion"})
-    events.record(tx, "NoteLeft", subject='=HYPERLINK("http://evil.example","open")', data={"note": MARKUP})
 
 
-def drift_check(number: int, *, days: float) -> checks.DriftCheck:
+def drift_check(
+    number: int, *, days: float, endpoint: str = "delays", features=FEATURES, notes=("visib has 14 values never seen in training",)
+) -> checks.DriftCheck:
     """A check in which the later months' temperature and hour differ more and more."""
     chaos = random.Random(number)
-    features = [_feature(name, number, chaos) for name in (*FEATURES, MARKUP)]
+    found = [_feature(name, number, chaos) for name in features]
     report = monitoring.DriftReport(
-        is_drift=number >= 1, engine="scipy 1.17.1", alpha=0.01, correction="Holm", notes=["visib has 14 values never seen in training"],
+        is_drift=number >= 1, engine="scipy 1.17.1", alpha=0.01, correction="Holm", notes=list(notes),
         reference=monitoring.Compared(rows=78_000, compared=50_000, dataset="flights_q1:1"),
         window=monitoring.Compared(rows=4_200, compared=4_200, since=ago(days=days + 1), until=ago(days=days)),
-        features=sorted(features, key=lambda feature: not feature.is_drift),
+        features=sorted(found, key=lambda feature: not feature.is_drift),
     )  # fmt: skip
     return checks.DriftCheck(
-        id=f"check-{number}", endpoint="delays", deployment="1" if number % 2 else None, dataset="flights_q1:1", engine="scipy", is_drift=number >= 1,
+        id=f"check-{number}", endpoint=endpoint, deployment="1" if number % 2 else None, dataset="flights_q1:1", engine="scipy", is_drift=number >= 1,
         report=msgspec.to_builtins(report), time=ago(days=days),
     )  # fmt: skip
 

@@ -15,7 +15,6 @@ if not found.endpoint:
     parts.nothing_yet("No endpoint to watch yet.", "%mlops deploy delays:1 --endpoint delays", "%mlops drift delays")
     st.stop()
 
-by_name = {d.name: d for d in found.deployments}
 placed = {d.name for d in parts.filtered(found.deployments)}
 everywhere = parts.ALL == parts.asked("target", otherwise=parts.ALL) == parts.asked("hardware", otherwise=parts.ALL)
 checks = [check for check in found.checks if everywhere or check.deployment in placed]
@@ -25,6 +24,11 @@ check = next((c for c in checks if c.id == parts.asked("check")), next(iter(chec
 def verdict_of(feature: monitoring.FeatureDrift) -> str:
     """In a word."""
     return "drift" if feature.is_drift else "not tested" if feature.test == "none" else "no drift"
+
+
+def asked_of(check: queries.DriftCheck) -> list[queries.Deployment]:
+    """The deployments whose requests were compared, as far as they are still there."""
+    return [d for d in found.deployments if check.deployment in (None, d.name)]
 
 
 def show_verdict(check: queries.DriftCheck, report: monitoring.DriftReport) -> None:
@@ -80,8 +84,8 @@ def show_checks() -> None:
             "time": parts.said(c.time),
             "verdict": parts.marked("drift" if c.is_drift else "no drift"),
             "deployment": c.deployment or "all",
-            "target": by_name[c.deployment].target if c.deployment in by_name else "",
-            "hardware": by_name[c.deployment].spec.hardware if c.deployment in by_name else "",
+            "target": ", ".join(sorted({d.target for d in asked_of(c)})),
+            "hardware": ", ".join(sorted({d.spec.hardware for d in asked_of(c)})),
             "dataset": c.dataset,
             "engine": c.engine,
         }

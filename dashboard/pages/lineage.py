@@ -73,7 +73,7 @@ if root != EVERYTHING:
 
 st.subheader("The same as a table", anchor=False)
 names = {node.id: f"{node.kind} {figures.name_of(node)}" for node in whole.nodes}
-into = {id: [names[edge.source] for edge in whole.edges if edge.target == id] for id in (node.id for node in shown.nodes[: parts.ROWS])}
+into = {id: [names[edge.source] for edge in shown.edges if edge.target == id] for id in (node.id for node in shown.nodes[: parts.ROWS])}
 parts.table(
     [
         {"kind": node.kind, "name": node.label, "what": figures.note_of(node), "made from": ", ".join(into[node.id])}

@@ -33,7 +33,7 @@ def show_version(card: queries.Card) -> None:
                 "registered": version.created_at,
                 "author": version.author,
                 "size": f"{version.bytes:,} bytes",
-                "content": version.hash,
+                "content": f"sha256 {version.hash[:16]}…",
             }
         )
         show_deployments(card)

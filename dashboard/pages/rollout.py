@@ -50,7 +50,7 @@ def live() -> None:
         return
     words = f"Share, rate, latency and errors of {split.endpoint}'s deployments over the last {period}; the table above has the totals"
     parts.chart(figures.traffic(drawn, split.changes), key="traffic", alt=words)
-    st.caption("Dotted lines mark changes of the split.")
+    st.caption("Dotted lines mark changes of the split. Times are UTC.")
 
 
 def show_shares(split: queries.Split, totals: dict) -> None:

@@ -1,0 +1,58 @@
+"""A user's words are only ever words: in Markdown, in tables, in a file for a spreadsheet."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import a_busy_workspace
+import pytest
+
+from mlops_nb import dashboards
+
+PAGES = {
+    "overview": {},
+    "models": {"model": "vandal:1"},
+    "lineage": {"root": "vandal:1"},
+    "profiling": {"endpoint": "vandal"},
+    "deployments": {"deployment": "vandal/1"},
+    "rollout": {"endpoint": "vandal"},
+    "drift": {"endpoint": "vandal", "feature": a_busy_workspace.MARKUP},
+    "events": {},
+}
+
+
+@pytest.fixture
+def parts():
+    sys.path.insert(0, str(dashboards.folder()))
+    import parts
+
+    return parts
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_markup_in_a_users_words_never_reaches_markdown_or_html(open_page, vandalised, name):
+    page = open_page(name, **PAGES[name])
+
+    assert not page.exception
+    spoken = [element for kind in (page.markdown, page.caption, page.error, page.subheader, page.info, page.warning) for element in kind]
+    assert not [element.value for element in spoken if re.search(r"(?<!\\)(<img|\*\*bold|\[click|:red\[red|\$x)", element.value)]
+    assert not [element.value for element in spoken if getattr(element, "allow_html", False)]
+
+
+def test_a_spreadsheet_takes_no_text_of_an_export_for_a_formula(parts):
+    rows = [{"subject": text, "count": -3} for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "delays:2")]
+
+    lines = parts.csv(rows).decode().splitlines()
+
+    assert lines == ["subject,count", "'=1+1,-3", "'+1,-3", "'-1,-3", "'@SUM(A1),-3", "'\t=1,-3", "delays:2,-3"]
+
+
+def test_text_that_was_made_plain_reads_the_same(parts):
+    assert parts.plain("delays:2 **not bold** a_b") == r"delays\:2 \*\*not bold\*\* a\_b"
+
+
+def test_every_status_has_a_shape_of_its_own_within_its_family(parts):
+    statuses = ("healthy", "pending", "starting", "restarting", "unhealthy", "failed", "stopped")
+
+    assert len({parts.MARKS[status][0] for status in statuses}) == len(statuses)
