@@ -20,13 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
+import psutil
 
-from . import store
 from .errors import AgentDown
 from .settings import Workspace
-from .store import deployments as table
-from .store import state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -197,22 +194,31 @@ def stop(*, timeout_seconds: float = 30.0) -> None:
         return
     flag.touch()
     try:
-        deadline = time.monotonic() + timeout_seconds
-        while wake():
-            if time.monotonic() > deadline:
-                _kill_agent()
-                break
-            time.sleep(0.05)
+        _end_agent(timeout_seconds)
         reconcile.World().stop_all()
     finally:
         flag.unlink(missing_ok=True)
 
 
-def _kill_agent() -> None:
+def _end_agent(timeout_seconds: float) -> None:
+    """Wait for the agent to stop everything and go; kill it when it does not."""
+    process = _agent_process()
+    if process is None:
+        return
+    wake()
     try:
-        os.kill(int((Workspace.current().run / "agent.lock").read_text()), signal.SIGKILL)
-    except (ValueError, ProcessLookupError, FileNotFoundError):
-        pass  # it ended meanwhile
+        process.wait(timeout_seconds)
+    except psutil.TimeoutExpired:
+        process.kill()
+
+
+def _agent_process() -> psutil.Process | None:
+    """The process whose pid is in the lock file, if it is an agent still."""
+    try:
+        process = psutil.Process(int((Workspace.current().run / "agent.lock").read_text()))
+        return process if "mlops_nb.agent" in process.cmdline() else None
+    except (ValueError, OSError, psutil.Error):
+        return None
 
 
 if __name__ == "__main__":

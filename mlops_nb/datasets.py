@@ -70,11 +70,10 @@ def path(ref: ModelRef | str) -> Path:
 
 def frame(ref: ModelRef | str, *, columns: list[str] | None = None, most: int | None = None) -> pd.DataFrame:
     """The rows (at most *most*, of *columns*) as a pandas DataFrame, with the types they were registered with."""
-    import duckdb
 
     chosen = ", ".join(f'"{c.replace(chr(34), chr(34) * 2)}"' for c in columns) if columns else "*"
     limit = f" LIMIT {int(most)}" if most is not None else ""
-    with duckdb.connect(":memory:") as connection:
+    with _memory() as connection:
         return connection.execute(f"SELECT {chosen} FROM read_parquet(?){limit}", [str(path(ref))]).df()
 
 
@@ -83,11 +82,12 @@ def read(file: Path) -> dict[str, list[Any]]:
     import duckdb
 
     source = _reader(file)
-    with duckdb.connect(":memory:", config={"autoinstall_known_extensions": False}) as connection:
+    with _memory() as connection:
         try:
             found = connection.execute(f"SELECT * FROM {source}")
         except duckdb.Error as error:
-            raise BadOption(f"{file.name} cannot be read as a table: {str(error).splitlines()[0]}", hint="a CSV, Parquet or JSON file with one row per record") from error
+            hint = "a CSV, Parquet or JSON file with one row per record"
+            raise BadOption(f"{file.name} cannot be read as a table: {str(error).splitlines()[0]}", hint=hint) from error
         names = [column[0] for column in found.description]
         rows = found.fetchall()
     return {name: [row[place] for row in rows] for place, name in enumerate(names)}
@@ -101,7 +101,7 @@ def _copied(data: Any, parquet: Path) -> duckdb.DuckDBPyConnection:
     """Write *data* to *parquet* and return the connection that did it."""
     import duckdb
 
-    connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
+    connection = _memory()
     try:
         if isinstance(data, str | Path):
             source = _reader(Path(data))
@@ -110,8 +110,15 @@ def _copied(data: Any, parquet: Path) -> duckdb.DuckDBPyConnection:
             source = "given"
         connection.execute(f"COPY (SELECT * FROM {source}) TO '{_quoted(parquet)}' (FORMAT parquet, COMPRESSION zstd)")
     except duckdb.Error as error:
-        raise BadOption(f"This data cannot be kept as a table: {str(error).splitlines()[0]}", hint="a DataFrame with one type per column, or a CSV, Parquet or JSON file") from error
+        hint = "a DataFrame with one type per column, or a CSV, Parquet or JSON file"
+        raise BadOption(f"This data cannot be kept as a table: {str(error).splitlines()[0]}", hint=hint) from error
     return connection
+
+
+def _memory() -> duckdb.DuckDBPyConnection:
+    import duckdb
+
+    return duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
 
 
 def _reader(file: Path) -> str:

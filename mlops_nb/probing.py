@@ -97,9 +97,8 @@ def _check_present(names: list[str], dataset: DatasetVersion) -> None:
     missing = [name for name in names if name not in there]
     if missing:
         near = closest(missing[0], there)
-        raise SignatureMismatch(
-            f"The model was trained on {listed(missing)}, which {dataset.ref} lacks.", hint=f"did you mean {near}?" if near else f"%mlops datasets {dataset.name}"
-        )
+        hint = f"did you mean {near}?" if near else f"%mlops datasets {dataset.name}"
+        raise SignatureMismatch(f"The model was trained on {listed(missing)}, which {dataset.ref} lacks.", hint=hint)
 
 
 __all__ = ["feature_names", "sample_for", "signature_of"]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
-
 
 from . import gateway, keys, splits, store, targets
 from .errors import MlopsError, PortInUse
@@ -148,7 +147,8 @@ def _watch_start(deployment: Deployment) -> None:
     elif _age(deployment) > timeout:
         _stop(deployment)
         late = "\n".join(targets.get(deployment.target).logs(deployment, lines=20))
-        reason = Reason(kind="too slow", message=f"It did not answer its health check within {timeout:.0f} s.", log=late, hint="[tool.mlops] start_timeout_seconds")
+        message = f"It did not answer its health check within {timeout:.0f} s."
+        reason = Reason(kind="too slow", message=message, log=late, hint="set start_timeout_seconds in [tool.mlops]")
         _record(deployment, "failed", reason=reason, handle={}, event="DeploymentFailed")
 
 
@@ -184,7 +184,13 @@ def _fell(deployment: Deployment, reason: Reason | None) -> None:
 
 
 def _record(
-    deployment: Deployment, status: table.Status, *, reason: Reason | None = None, handle: dict[str, Any] | None = None, restarts: int | None = None, event: str = ""
+    deployment: Deployment,
+    status: table.Status,
+    *,
+    reason: Reason | None = None,
+    handle: dict[str, Any] | None = None,
+    restarts: int | None = None,
+    event: str = "",
 ) -> None:
     with store.writing() as tx:
         table.observe(tx, deployment, status=status, reason=reason, handle=handle, restarts=restarts)
@@ -212,7 +218,7 @@ def _fingerprint() -> tuple[float, ...]:
     path = Workspace.current().store
     for file in (path, path.with_name(path.name + ".wal")):
         try:
-            stat = os.stat(file)
+            stat = file.stat()
         except FileNotFoundError:
             continue
         marks += [stat.st_mtime_ns, stat.st_size, stat.st_ino]
@@ -310,16 +316,13 @@ def _route(endpoint: str, deployments: list[Deployment], weights: dict[str, int]
     reachable = [d for d in deployments if d.wanted == "running" and d.handle.get("port")]
     able = {d.name for d in reachable if d.status == "healthy"}
     shares = splits.effective({name: w for name, w in weights.items() if name in {d.name for d in reachable}}, able)
-    backends = tuple(
-        gateway.Backend(name=d.name, port=d.handle["port"], token=_read(d.handle["token_file"]), weight=shares.get(d.name, 0)) for d in reachable
-    )
+    backends = tuple(gateway.Backend(name=d.name, port=d.handle["port"], token=_read(d.handle["token_file"]), weight=shares.get(d.name, 0)) for d in reachable)
     return gateway.Route(endpoint=endpoint, key=keys.key(endpoint), backends=backends)
 
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
+        return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
 

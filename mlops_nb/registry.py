@@ -18,8 +18,9 @@ from .settings import Workspace
 from .store import datasets as dataset_table
 from .store import deployments as deployment_table
 from .store import environments as environment_table
-from .store import events, runs as run_table
+from .store import events
 from .store import models as table
+from .store import runs as run_table
 from .store.models import ModelVersion
 
 if TYPE_CHECKING:

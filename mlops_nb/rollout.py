@@ -283,7 +283,7 @@ def _until_reachable(deployment: Deployment, report: Reporter) -> None:
     """Wait until the gateway leads to it, and shares requests out as wanted.  Raises GatewayUnreachable with the reason the agent noted."""
     report.step("opening the gateway")
     deadline = time.monotonic() + 15
-    while not (why := _ways_missing(deployment)) == "":
+    while why := _ways_missing(deployment):
         with store.reading() as tx:
             base, trouble = _base_url(tx), state.get(tx, "gateway_trouble")
         if trouble or time.monotonic() > deadline:
@@ -335,14 +335,14 @@ def _until(true: Any, *, seconds: float) -> None:
 
 def _endpoint_view(tx: store.Transaction, name: str, base: str) -> EndpointView:
     shares = table.traffic(tx, name)
-    views = [
-        DeploymentView(
-            name=d.name, model=d.model_ref, target=d.target, hardware=d.spec.hardware, status=d.status, traffic=shares.get(d.name, 0),
-            wanted=d.wanted, reason=d.reason, restarts=d.restarts, since=d.changed_at,
-        )  # fmt: skip
-        for d in table.of(tx, name)
-    ]
-    return EndpointView(name=name, url=f"{base}/{name}", deployments=views)
+    return EndpointView(name=name, url=f"{base}/{name}", deployments=[_deployment_view(d, shares.get(d.name, 0)) for d in table.of(tx, name)])
+
+
+def _deployment_view(deployment: Deployment, share: int) -> DeploymentView:
+    return DeploymentView(
+        name=deployment.name, model=deployment.model_ref, target=deployment.target, hardware=deployment.spec.hardware, status=deployment.status,
+        traffic=share, wanted=deployment.wanted, reason=deployment.reason, restarts=deployment.restarts, since=deployment.changed_at,
+    )  # fmt: skip
 
 
 def _base_url(tx: store.Transaction) -> str:
@@ -350,6 +350,3 @@ def _base_url(tx: store.Transaction) -> str:
 
     port = Workspace.current().settings().gateway_port or state.get(tx, "gateway_port") or 0
     return f"http://127.0.0.1:{port}"
-
-
-__all__ = ["Deployed", "DeploymentView", "EndpointView", "WorkspaceStatus", "delete_endpoint", "deploy", "down", "endpoints", "logs", "split", "status", "undeploy", "up", "url_of"]

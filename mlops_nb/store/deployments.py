@@ -128,7 +128,13 @@ def put(tx: Transaction, deployment: Deployment) -> None:
 
 
 def observe(
-    tx: Transaction, deployment: Deployment, *, status: Status, reason: Reason | None = None, handle: Mapping[str, Any] | None = None, restarts: int | None = None
+    tx: Transaction,
+    deployment: Deployment,
+    *,
+    status: Status,
+    reason: Reason | None = None,
+    handle: Mapping[str, Any] | None = None,
+    restarts: int | None = None,
 ) -> None:
     """Record what is; says nothing about a newer generation than *deployment*'s."""
     same = status == deployment.status and handle in (None, deployment.handle)
@@ -138,7 +144,8 @@ def observe(
     ]  # fmt: skip
     where = [deployment.endpoint, deployment.name, deployment.generation]
     tx.execute(
-        "UPDATE deployments SET status = ?, reason = ?, handle = ?, restarts = ?, changed_at = ? WHERE endpoint = ? AND name = ? AND generation = ?", [*values, *where]
+        "UPDATE deployments SET status = ?, reason = ?, handle = ?, restarts = ?, changed_at = ? WHERE endpoint = ? AND name = ? AND generation = ?",
+        [*values, *where],
     )
     if status != deployment.status:
         _remember(tx, msgspec.structs.replace(deployment, status=status, reason=reason))

@@ -198,7 +198,8 @@ def _over_limit(process: psutil.Process, deployment: Deployment) -> Reason | Non
         return None
     if not limit or used <= limit:
         return None
-    return Reason(kind="out of memory", message=f"It used {used:.0f} MB of the {limit} MB it may take.", hint=f"%mlops deploy {deployment.model_ref} --memory {int(used * 1.5)}m")
+    hint = f"%mlops deploy {deployment.model_ref} --memory {int(used * 1.5)}m"
+    return Reason(kind="out of memory", message=f"It used {used:.0f} MB of the {limit} MB it may take.", hint=hint)
 
 
 def _why(deployment: Deployment) -> Reason:
@@ -209,7 +210,8 @@ def _why(deployment: Deployment) -> Reason:
     child = _children.get(deployment.handle.get("pid", 0))
     code = child.returncode if child else None
     if code == -signal.SIGKILL and deployment.spec.memory_mb:
-        return Reason(kind="out of memory", message=f"It was killed near its limit of {deployment.spec.memory_mb} MB.", log=log, hint="deploy it with more --memory")
+        message = f"It was killed near its limit of {deployment.spec.memory_mb} MB."
+        return Reason(kind="out of memory", message=message, log=log, hint="deploy it with more --memory")
     ended = "was ended from outside" if code is None else f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return Reason(kind="exited", message=f"The scoring server {ended}.", log=log, hint=f"%mlops logs {deployment.ref}")
 
@@ -217,7 +219,8 @@ def _why(deployment: Deployment) -> Reason:
 def _silent(deployment: Deployment) -> Reason | None:
     if deployment.status != "healthy":
         return None
-    return Reason(kind="unhealthy", message="It does not answer its health check.", log="\n".join(logs(deployment, lines=10)), hint=f"%mlops logs {deployment.ref}")
+    log = "\n".join(logs(deployment, lines=10))
+    return Reason(kind="unhealthy", message="It does not answer its health check.", log=log, hint=f"%mlops logs {deployment.ref}")
 
 
 def _request_error(deployment: Deployment) -> Reason | None:
