@@ -127,33 +127,29 @@ def tell(reason: Reason, spec: ServerSpec) -> None:
 
 
 async def serve(server: Server, capture: Capture, spec: ServerSpec) -> None:
-    """Answer until SIGTERM or SIGINT; then finish what is in flight and write what waits."""
+    """Answer until SIGTERM or SIGINT; then finish what is in flight (five seconds at most) and write what waits."""
     from granian.constants import HTTPModes, Interfaces
     from granian.server.embed import Server as Granian
 
     granian = Granian(
         server, address="127.0.0.1", port=spec.port, interface=Interfaces.RSGI, http=HTTPModes.auto, websockets=False, log_enabled=False, backlog=1024
     )
-    loop = asyncio.get_running_loop()
-    for stop in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(stop, granian.stop)
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for signaled in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signaled, stop.set)
     gc.collect()
     gc.freeze()
+    serving = asyncio.create_task(granian.serve())
     sys.stderr.write(f"deployment.started {spec.endpoint}/{spec.deployment} model={spec.model}:{spec.version} port={spec.port}\n")
-    await granian.serve()
-    await finish(server)
+    await asyncio.wait({serving, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    if not stop.is_set():
+        tell(failures.why(serving.exception() or RuntimeError("the HTTP server ended by itself"), spec, doing="exited"), spec)
+    granian.stop()
+    await asyncio.wait({serving}, timeout=STOP_SECONDS)
     capture.end()
-    sys.stderr.write(f"deployment.stopped {spec.endpoint}/{spec.deployment}\n")
+    sys.stderr.write(f"deployment.stopped {spec.endpoint}/{spec.deployment} unfinished={server.in_flight}\n")
     sys.stderr.flush()
-    os._exit(0)
-
-
-async def finish(server: Server) -> None:
-    """Wait for the requests in flight, five seconds at most, and a moment more for their last bytes to leave."""
-    deadline = time.monotonic() + STOP_SECONDS
-    while server.in_flight and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.1)
+    os._exit(0)  # a model that still computes does not hold it up
 
 
 main()
