@@ -240,10 +240,9 @@ def to_columns(data: Any) -> dict[str, np.ndarray]:
     if _are_records(data):
         names = list(dict.fromkeys(name for row in data for name in row))
         return {str(name): _array([row.get(name) for row in data]) for name in names}
-    array = _array(data)
-    if array.ndim == 0 or (not _is_array(data) and not isinstance(data, list | tuple)):
+    if not (data.ndim if _is_array(data) else isinstance(data, list | tuple)):
         raise SignatureMismatch(f"A {type(data).__name__} is not data for a model.", hint="a DataFrame, a dict of columns, records or an array")
-    return {"input": array}
+    return {"input": _array(data)}
 
 
 def _is_scalar(value: Any) -> bool:
@@ -309,6 +308,8 @@ def _plain(series: pd.Series) -> np.ndarray:
         return _plain(series.sparse.to_dense())
     if name.startswith(("period", "interval")):
         series = series.astype(object).map(str, na_action="ignore")
+    if getattr(dtype, "kind", "O") == "f":
+        return series.to_numpy(dtype=getattr(dtype, "numpy_dtype", "float64"), na_value=math.nan)
     missing = series.isna().to_numpy()
     if not missing.any() and getattr(dtype, "kind", "O") in "biuf":
         return series.to_numpy(dtype=getattr(dtype, "numpy_dtype", None))
@@ -326,13 +327,11 @@ def _array(values: Any) -> np.ndarray:
         array = np.asarray(values)
         return _objects(array.tolist()) if array.dtype.kind in "US" and array.ndim == 1 else array
     if not isinstance(values, list | tuple):
-        values = list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes) else values
-    kinds = set(map(type, values)) if isinstance(values, list | tuple) else {type(values)}
+        values = list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping) else [values]
+    kinds = set(map(type, values))
     if kinds <= {int, float} or kinds == {bool}:
         return _numbers(values)
-    if kinds <= {list, tuple} and kinds:
-        return _nested(values)
-    return _objects(list(values)) if isinstance(values, list | tuple) else np.asarray(values)
+    return _nested(values) if kinds <= {list, tuple} else _objects(values)
 
 
 def _numbers(values: Sequence[Any]) -> np.ndarray:
