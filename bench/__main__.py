@@ -1,0 +1,38 @@
+"""`python -m bench [FAMILY…]`: measure, print one table, write bench/out/figures.json."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlops_nb.errors import closest, listed
+
+from . import table
+
+FAMILIES = ("startup", "metadata", "registering", "deploying", "serving")
+OUT = Path(__file__).parent / "out" / "figures.json"
+
+
+def main(names: Sequence[str]) -> int:
+    """Measure the families called *names* (all unless given); 2 for one that is not there."""
+    if unknown := [name for name in names if name not in FAMILIES]:
+        near = closest(unknown[0], FAMILIES)
+        print(
+            f"No figures called {unknown[0]!r}. There are: {listed(FAMILIES)}.\n{f'Did you mean {near}?' if near else 'python -m bench startup'}",
+            file=sys.stderr,
+        )
+        return 2
+    figures: list[table.Figure] = []
+    for name in names or FAMILIES:
+        print(f"measuring {name} …", file=sys.stderr, flush=True)
+        figures += importlib.import_module(f".{name}", __package__).measure()
+    print(table.as_text(figures))
+    table.write(figures, OUT)
+    print(f"\nwritten to {OUT}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
