@@ -336,8 +336,8 @@ def _number_words(column: Column) -> list[str]:
     if not spread or not 0.8 <= spread_now / spread <= 1.25:
         words.append(f"spread {_short(spread)} → {_short(spread_now)}")
     outside = _new_share(column)
-    if outside >= 0.005:
-        words.append(f"{_percent(outside)} outside {_short(column.reference.min())}–{_short(column.reference.max())}")
+    if outside >= 0.01:
+        words.append(f"{_percent(outside)} outside [{_short(column.reference.min())}, {_short(column.reference.max())}]")
     return words
 
 

@@ -1,0 +1,105 @@
+"""An endpoint whose model has training data, and the requests it answered."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlops_nb import datasets, signature, store
+from mlops_nb.settings import Workspace
+from mlops_nb.store import deployments, models
+from mlops_nb.store.deployments import Deployment, DeploymentSpec
+from mlops_nb.store.models import ModelVersion
+from mlops_nb.telemetry import files
+
+
+class Watched:
+    """The endpoint `delays`; its deployments and requests are real rows and files."""
+
+    def __init__(self, training: pd.DataFrame) -> None:
+        self.training = training
+        self.dataset = datasets.register("flights", training)
+        with store.writing() as tx:
+            deployments.ensure_endpoint(tx, "delays", author="ada")
+
+    def deploy(self, name: str = "1", *, version: int = 1, dataset: str | None = "flights:1", inputs: pd.DataFrame | np.ndarray | None = None) -> None:
+        """Run *version* (trained on *dataset*, taking *inputs*) as `delays/name`."""
+        shape = signature.infer(self.training if inputs is None else inputs).as_json()
+        model = ModelVersion(
+            model="late",
+            version=version,
+            flavor="sklearn",
+            engine="python",
+            hash=f"h{version}",
+            files=[],
+            signature=shape,
+            dataset=dataset,
+            created_at=store.now(),
+        )
+        deployment = Deployment(
+            endpoint="delays", name=name, model="late", version=version, target="local", spec=DeploymentSpec(), wanted="running", generation=1,
+            status="healthy", created_at=store.now(), changed_at=store.now(),
+        )  # fmt: skip
+        with store.writing() as tx:
+            if version not in [known.version for known in models.search(tx, "late")]:
+                models.add(tx, model)
+            deployments.put(tx, deployment)
+        self._folder(name).mkdir(parents=True)
+        (self._folder(name) / "signature.json").write_text(json.dumps(shape))
+
+    def split(self, **weights: int) -> None:
+        """Divide the traffic, `d1=90, d2=10` for deployments 1 and 2."""
+        with store.writing() as tx:
+            deployments.set_traffic(tx, "delays", {name[1:]: weight for name, weight in weights.items()}, author="ada", why="")
+
+    def ask(self, rows: pd.DataFrame, *, deployment: str = "1", at: datetime | None = None, batch: int = 500) -> None:
+        """Requests of *batch* rows each, answered by *deployment*."""
+        moment = (at or datetime.now(UTC)).isoformat(timespec="microseconds")
+        lines = [self._line(rows.iloc[start : start + batch], f"{deployment}-{start}", moment) for start in range(0, len(rows), batch)]
+        (self._folder(deployment) / f"closed-{time.time_ns()}.jsonl").write_text("".join(lines))
+
+    def _folder(self, deployment: str) -> Path:
+        return files.folder("delays", deployment)
+
+    def _line(self, rows: pd.DataFrame, id: str, moment: str) -> str:
+        inputs = {name: json.loads(column.to_json(orient="values", date_format="iso")) for name, column in rows.items()}
+        facts = {
+            "time": moment,
+            "id": id,
+            "status": 200,
+            "latency_ms": 1.0,
+            "rows": len(rows),
+            "inputs": inputs,
+            "outputs": {"label": [0] * len(rows)},
+            "error": None,
+        }
+        return json.dumps(facts) + "\n"
+
+
+def flights(rows: int, *, seed: int, **changes: Any) -> pd.DataFrame:
+    """Flights as they were in training; *changes* replace columns."""
+    random = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "distance": random.gamma(3, 350, rows).round(),
+            "dep_delay": random.normal(12, 8, rows),
+            "carrier": random.choice(["AA", "B6", "UA", "WN"], rows, p=[0.4, 0.3, 0.2, 0.1]),
+            "wet": random.random(rows) < 0.2,
+        }
+    )
+    return frame.assign(**changes)
+
+
+@pytest.fixture
+def delays(workspace: Workspace) -> Watched:
+    """Trained on 5,000 flights and deployed as `delays/1`; not asked anything yet."""
+    watched = Watched(flights(5000, seed=0))
+    watched.deploy()
+    return watched
