@@ -173,6 +173,7 @@ def _safe(text: object) -> str:
     return text_for("html", text)
 
 
+# A doubled class outweighs what JupyterLab says of tables and lists in outputs.
 _STYLE = """<style>
 .mlops-card{--fg:var(--jp-ui-font-color1,var(--vscode-editor-foreground,#1f2328));--soft:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#57606a));
 --line:var(--jp-border-color2,var(--vscode-panel-border,#d0d7de));--tint:var(--jp-layout-color2,var(--vscode-textCodeBlock-background,#f6f8fa));
@@ -184,11 +185,15 @@ font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif)}
 body[data-jp-theme-light="true"] .mlops-card{--good:#1a7f37;--bad:#c8102e;--warn:#8a5700}
 body[data-jp-theme-light="false"] .mlops-card,body.vscode-dark .mlops-card{--good:#3fb950;--bad:#ff7b72;--warn:#e3b341}
 .mlops-card .head{display:flex;gap:10px;align-items:baseline;flex-wrap:wrap}.mlops-card .head strong{font-size:15px}.mlops-card .kind{color:var(--soft)}
-.mlops-card dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;margin:6px 0 0}.mlops-card dt{color:var(--soft)}
-.mlops-card dd{margin:0;overflow-wrap:anywhere}.mlops-card .wide{overflow-x:auto}.mlops-card table{border-collapse:collapse;margin-top:8px;color:inherit}
-.mlops-card th,.mlops-card td{text-align:left;padding:3px 14px 3px 0;border-bottom:1px solid var(--line);background:none}
-.mlops-card th{color:var(--soft);font-weight:500}
-.mlops-card .number{text-align:right;font-variant-numeric:tabular-nums}.mlops-card .mark{white-space:nowrap}.mlops-card .good{color:var(--good)}
+.mlops-card.mlops-card dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;margin:6px 0 0}
+.mlops-card.mlops-card dt{color:var(--soft);width:auto;float:none;font-weight:400;white-space:nowrap}
+.mlops-card.mlops-card dd{margin:0;width:auto;float:none;overflow-wrap:anywhere}
+.mlops-card .wide{overflow-x:auto}
+.mlops-card.mlops-card table{border-collapse:collapse;margin:8px 0 0;color:inherit;font-size:13px;table-layout:auto}
+.mlops-card.mlops-card tr{background:none}
+.mlops-card.mlops-card th,.mlops-card.mlops-card td{text-align:left;padding:3px 14px 3px 0;border-bottom:1px solid var(--line);background:none}
+.mlops-card.mlops-card th{color:var(--soft);font-weight:500}
+.mlops-card.mlops-card .number{text-align:right;font-variant-numeric:tabular-nums}.mlops-card .mark{white-space:nowrap}.mlops-card .good{color:var(--good)}
 .mlops-card .bad{color:var(--bad)}.mlops-card .warn{color:var(--warn)}.mlops-card .idle{color:var(--soft)}
 .mlops-card .share{display:inline-block;width:60px;height:8px;border:1px solid var(--line);border-radius:4px;overflow:hidden}
 .mlops-card .share span{display:block;height:100%;background:var(--soft)}

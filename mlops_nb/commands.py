@@ -403,7 +403,7 @@ def invoke(endpoint: str, data: str, deployment: str | None) -> Answer:
     """Send rows to an endpoint and show the answers."""
     from . import rollout
 
-    sent = _rows(face().input() if data == "-" else face().meaning(data))
+    sent = _rows(face().input() if data == "-" else face().meaning(data), endpoint)
     return rollout.invoke(endpoint, sent, deployment=deployment and deployment.removeprefix(f"{endpoint}/"))
 
 
@@ -587,10 +587,10 @@ def clean() -> Facts:
 # ── reading words ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rows(data: Any) -> Any:
+def _rows(data: Any, endpoint: str) -> Any:
     """What goes to an endpoint: live data as it is, a file's or a text's content."""
     if isinstance(data, Path) and data.suffix.lower() != ".json":
-        return _table(data)
+        return _table(data, text=_text_columns(endpoint))
     if isinstance(data, Path | str):
         return _json_rows(data.read_text(encoding="utf-8") if isinstance(data, Path) else data)
     return data
@@ -611,10 +611,21 @@ def _is_record(data: Any) -> bool:
     return isinstance(data, dict) and not any(isinstance(value, list) for value in data.values())
 
 
-def _table(file: Path) -> Any:
+def _table(file: Path, *, text: Sequence[str] = ()) -> Any:
     from . import datasets
 
-    return datasets.read(file)
+    return datasets.read(file, text=text)
+
+
+def _text_columns(endpoint: str) -> list[str]:
+    """The columns that the endpoint's models take as text, whatever a CSV file makes them look like."""
+    from . import store
+    from .store import deployments as table
+    from .store import models as model_table
+
+    with store.reading() as tx:
+        versions = [model_table.get(tx, ModelRef(d.model, version=d.version)) for d in table.of(tx, endpoint)]
+    return [column["name"] for version in versions for column in (version.signature or {}).get("inputs", []) if column["type"] == "string"]
 
 
 def _deployment(ref: str) -> str:

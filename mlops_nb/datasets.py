@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,13 +78,20 @@ def frame(ref: ModelRef | str, *, columns: list[str] | None = None, most: int | 
         return connection.execute(f"SELECT {chosen} FROM read_parquet(?){limit}", [str(path(ref))]).df()
 
 
-def read(file: Path) -> dict[str, list[Any]]:
-    """The columns of a CSV, Parquet or JSON file.  Raises FileMissing, BadOption."""
+def read(file: Path, *, text: Collection[str] = ()) -> dict[str, list[Any]]:
+    """The columns of a CSV, Parquet or JSON file; those in *text* stay text in a CSV, so that `001` keeps its zeros.
+
+    Raises FileMissing, BadOption.
+    """
     import duckdb
 
     source = _reader(file)
     with _memory() as connection:
         try:
+            if source.startswith("read_csv"):
+                there = [column[0] for column in connection.execute(f"SELECT * FROM {source} LIMIT 0").description]
+                kept = ", ".join(f"'{name.replace(chr(39), chr(39) * 2)}': 'VARCHAR'" for name in there if name in text)
+                source = f"{source[:-1]}, types = {{{kept}}})" if kept else source
             found = connection.execute(f"SELECT * FROM {source}")
         except duckdb.Error as error:
             hint = "a CSV, Parquet or JSON file with one row per record"

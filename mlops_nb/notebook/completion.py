@@ -38,7 +38,7 @@ def _matches(context: CompletionContext, shell: InteractiveShell) -> SimpleMatch
     if asked is None or not context.text_until_cursor.endswith(asked[1]):
         return {"completions": [], "suppress": False}
     words, fragment = asked
-    found = _offers(words, fragment, shell)
+    found = _offers(words, fragment, shell) or ([SimpleCompletion(text=fragment)] if fragment else [])  # itself, or Python's names would fill in
     return {"completions": found, "matched_fragment": fragment, "ordered": True, "suppress": bool(found)}
 
 
@@ -56,8 +56,16 @@ def _offers(words: list[str], fragment: str, shell: InteractiveShell) -> list[Si
     from .magics import Notebook
 
     items = grammar.completions(commands.mlops, words, fragment, Notebook(shell))
+    takes_paths = any(item.type in ("file", "dir") for item in items)
     named = [SimpleCompletion(text=item.value, type=item.help if item.help == "variable" else "mlops") for item in items if item.type == "plain"]
-    return named + ([_path(path) for path in _paths(fragment)] if any(item.type in ("file", "dir") for item in items) else [])
+    return named + ([*_attributes(fragment, shell), *(_path(path) for path in _paths(fragment))] if takes_paths else [])
+
+
+def _attributes(fragment: str, shell: InteractiveShell) -> list[SimpleCompletion]:
+    """`X.head` for `X.he`, as Python's own completion has it."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.\w*)+", fragment) or fragment.split(".")[0] not in shell.user_ns:
+        return []
+    return [SimpleCompletion(text=text, type="attribute") for text in shell.Completer.attr_matches(fragment) if not text.rpartition(".")[2].startswith("_")]
 
 
 def _paths(fragment: str) -> list[str]:

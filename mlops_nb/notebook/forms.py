@@ -58,8 +58,8 @@ class DeployForm:
         self.running: threading.Thread | None = None
         self.fields = _fields(given)
         self.messages = {name: widgets.HTML() for name in self.fields}
-        self.button = widgets.Button(description="Deploy", button_style="primary", icon="play")
-        self.copy = widgets.Button(description="Copy the line", icon="copy")
+        self.button = widgets.Button(description="Deploy", button_style="primary")
+        self.copy = widgets.Button(description="Copy the line")
         self.reason = widgets.HTML()
         self.progress = widgets.HTML()
         self._scripts = widgets.Output()
@@ -112,7 +112,7 @@ class DeployForm:
             self.fields["endpoint"].placeholder = self.fields["model"].value or ""
         problems = self.problems()
         for field, message in self.messages.items():
-            message.value = f'<span role="alert" style="color:#b3261e">✗ {_safe(problems[field])}</span>' if field in problems else ""
+            message.value = f'<span role="alert" style="color:var(--jp-error-color1,#b3261e)">✗ {_safe(problems[field])}</span>' if field in problems else ""
         why = next((f"{_LABELS[field]}: {text}" for field, text in problems.items()), "")
         self.button.disabled = bool(why)
         self.button.tooltip = why or self.line

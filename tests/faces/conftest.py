@@ -54,7 +54,11 @@ class Kernel:
         self.home = home
         self._manager, self._client = start_new_kernel(kernel_name="python3", env=env, cwd=str(folder))
 
-    def run(self, code: str) -> Ran:
+    def interrupted(self, code: str, *, after: str) -> Ran:
+        """What a cell shows that is interrupted once it has printed *after*."""
+        return self.run(code, interrupt_after=after)
+
+    def run(self, code: str, *, interrupt_after: str = "") -> Ran:
         """What a cell shows; an error is part of that."""
         ran = Ran()
 
@@ -63,6 +67,8 @@ class Kernel:
             match message["msg_type"]:
                 case "stream" if content["name"] == "stdout":
                     ran.stdout += content["text"]
+                    if interrupt_after and interrupt_after in ran.stdout:
+                        self._manager.interrupt_kernel()
                 case "execute_result":
                     ran.result = content["data"]
                 case "display_data":

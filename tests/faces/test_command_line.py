@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from mlops_nb import datasets
+
 # ── on an empty workspace ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -176,6 +178,14 @@ def test_rows_in_a_file_are_answered(terminal: Any, name: str, text: str) -> Non
     (terminal.folder / name).write_text(text)
 
     assert terminal.result("invoke", "delays", "--data", name)["outputs"]["label"] == [1, 0]
+
+
+def test_what_a_model_takes_as_text_stays_text_in_a_csv_file(tmp_path: Any) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("code,it's\n001,12\n")
+
+    assert datasets.read(file, text=["code", "other"]) == {"code": ["001"], "it's": [12]}
+    assert datasets.read(file, text=["it's"])["it's"] == ["12"]
 
 
 def test_data_that_is_not_json_is_refused(terminal: Any) -> None:

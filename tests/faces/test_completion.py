@@ -26,6 +26,8 @@ import pytest
         ("%mlops datasets fl", ["%mlops datasets flights"]),
         ("%mlops register clf --name n --data fligh", ["%mlops register clf --name n --data flights"]),
         ("%mlops register cl", ["%mlops register clf"]),
+        ("%mlops invoke delays --data X.hea", ["%mlops invoke delays --data X.head"]),
+        ("%mlops undeploy nothing_of_this_name", ["%mlops undeploy nothing_of_this_name"]),
         ("%mlops invoke delays --data lat", ["%mlops invoke delays --data late"]),
     ],
 )

@@ -138,6 +138,13 @@ def test_help_is_text(kernel: Any) -> None:
     assert "text/html" not in ran.result
 
 
+def test_an_interrupted_command_leaves_the_notebook_usable(kernel: Any) -> None:
+    ran = kernel.interrupted("%mlops logs delays/1 --follow", after="deployment.started")
+
+    assert ran.error == "KeyboardInterrupt"
+    assert kernel.ok("%mlops endpoints").text.startswith("delays")
+
+
 def test_the_extension_can_be_loaded_again_and_taken_away(kernel: Any) -> None:
     kernel.ok("%reload_ext mlops_nb")
     assert len(kernel.ok("%mlops datasets\n%mlops datasets").displays) == 1
