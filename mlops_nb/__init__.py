@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
-
-__version__ = "0.1.0"
 
 _MODULES = ("datasets", "registry", "rollout", "monitoring", "profiling", "lineage", "environments", "dashboards", "keys", "cards", "errors", "settings")
 _NAMES = {
