@@ -27,6 +27,7 @@ def main() -> int:
             print(f"[{time.monotonic() - began:5.1f} s] {code.index(cell) + 1:2d}/{len(code)}  {_headline(cell.source)}", flush=True)
 
     client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(HERE)}}, on_cell_start=started)
+    client.extra_arguments = ["--log-level=ERROR"]
     try:
         client.execute()
     except CellExecutionError as error:
@@ -42,14 +43,14 @@ def _headline(source: str) -> str:
 
 
 def _tell(seconds: float) -> None:
-    from mlops_nb import dashboards, keys, rollout
+    from mlops_nb import dashboards, rollout
 
     view = rollout.endpoints("delays")[0]
     flight = '[{"carrier":"UA","origin":"EWR","dest":"IAH","hour":18,"weekday":4,"distance":1400,"temp":85.0,"wind_speed":12.0,"precip":0.3,"visib":6.0}]'
     print(f"\nDone in {seconds:.0f} s.  The endpoint is live:\n")
     for deployment in view.deployments:
         print(f"  {view.name}/{deployment.name}  {deployment.model}  {deployment.status}  {deployment.traffic} % of the traffic")
-    print(f"\nAsk it:\n\n  curl -s {view.url}/score -H 'Authorization: Bearer {keys.key(view.name)}' -H 'Content-Type: application/json' -d '{flight}'\n")
+    print(f"\nAsk it:\n\n  curl -s {view.url}/score -H \"Authorization: Bearer $(.venv/bin/mlops endpoints key {view.name})\" -d '{flight}'\n")
     print(f"Dashboard: {dashboards.address()}")
     print("Stop everything: make down")
 
