@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from .safety import text_for
+from .safety import checked_url, text_for
 
 Tone = Literal["good", "bad", "warn", "idle"]
 _SHAPES: dict[Tone, str] = {"good": "✓", "bad": "✗", "warn": "!", "idle": "○"}
@@ -38,7 +38,16 @@ class Share(msgspec.Struct, frozen=True):
         return f"{self.percent:g} %"
 
 
-Cell = str | Mark | Share
+class Link(msgspec.Struct, frozen=True):
+    """An address on this machine that a browser can open."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+
+Cell = str | Mark | Share | Link
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -166,6 +175,8 @@ def _cell(value: Any) -> str:
         return f'<span class="mark {value.tone}"><span aria-hidden="true">{_SHAPES[value.tone]}</span> {_safe(value.text)}</span>'
     if isinstance(value, Share):
         return f'<span class="share"><span style="width:{max(0.0, min(100.0, value.percent)):.0f}%"></span></span> {_safe(value)}'
+    if isinstance(value, Link):
+        return f'<a href="{_safe(checked_url(value.url))}" target="_blank" rel="noopener">{_safe(value.url)}</a>'
     return _safe(value)
 
 
@@ -241,6 +252,8 @@ def _status(word: str) -> Mark:
 
 def _facts(facts: Mapping[str, Any]) -> Card:
     (label, value), *rest = facts.items()
+    if set(facts) == {"url"}:
+        return Card(title="dashboard", mark=Mark("good", "running"), facts=[("url", Link(value))])
     return Card(title=f"{_words(label)}: {_brief(value)}", facts=[(_words(name), _brief(said)) for name, said in rest])
 
 
@@ -469,7 +482,7 @@ def _workspace(status: Any) -> Card:
         facts=_given(
             ("agent", Mark("good", "running") if status.agent else Mark("idle", "not running")),
             ("gateway", Mark("bad", status.gateway_trouble) if status.gateway_trouble else "" if status.gateway.endswith(":0") else status.gateway),
-            ("dashboard", status.dashboard or Mark("idle", "not running")),
+            ("dashboard", Link(status.dashboard) if status.dashboard else Mark("idle", "not running")),
             ("models", str(status.models)),
             ("deployments", str(len(rows))),
         ),

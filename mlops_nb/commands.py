@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import __version__, targets
 from .errors import BadOption, UsageError
 from .grammar import (
     A_DATASET,
@@ -29,6 +28,7 @@ from .grammar import (
     A_MOMENT,
     A_SUBJECT,
     A_TAG,
+    A_TARGET,
     A_VARIABLE,
     A_WEIGHT,
     AN_ALIAS,
@@ -36,6 +36,7 @@ from .grammar import (
     AN_ENVIRONMENT,
     CORES,
     DATA,
+    HARDWARE,
     MEMORY,
     PERCENT,
     Face,
@@ -48,6 +49,7 @@ from .grammar import (
 from .grammar import run as _run
 from .reference import DeploymentRef, ModelRef
 from .shapes import Facts, Key, Lines, Listing
+from .version import __version__
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -60,8 +62,6 @@ if TYPE_CHECKING:
     from .store.datasets import DatasetVersion
     from .store.environments import Environment
     from .store.models import ModelVersion
-
-HARDWARE = ("cpu", "gpu", "npu")
 
 
 def run(words: Sequence[str], where: Face) -> Any:
@@ -270,12 +270,12 @@ def download(ref: ModelRef, folder: str) -> Facts:
 )
 @click.argument("ref", type=A_MODEL, required=False)
 @click.option("--endpoint", type=AN_ENDPOINT, help="Where callers find it.  [default: the model's name]")
-@click.option("--to", type=click.Choice(targets.NAMES), default="local", help="Where it runs.  [default: local]")
+@click.option("--to", type=A_TARGET, default="local", help="Where it runs.  [default: local]")
 @click.option("--traffic", type=PERCENT, help="Its percentage of the endpoint's requests.  [default: all if it is the first, else none]")
 @click.option("--as", "name", type=A_DEPLOYMENT_NAME, help="The deployment's name.  [default: the version's number]")
 @click.option("--cpus", type=CORES, help="Cores it may use.  [default: all]")
 @click.option("--memory", "memory_mb", type=MEMORY, help="Memory it may take, such as 512m or 2g.  [default: no limit]")
-@click.option("--hardware", type=click.Choice(HARDWARE), default="cpu", help="What it runs on.  [default: cpu]")
+@click.option("--hardware", type=HARDWARE, default="cpu", help="What it runs on.  [default: cpu]")
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="A fixed port on 127.0.0.1.  [default: a free one]")
 @click.option("--env", "variables", type=A_VARIABLE, multiple=True, help="An environment variable, not a secret; may be repeated.")
 @click.option("--allow-mismatch", is_flag=True, help="Run although packages differ from those it was made with.")

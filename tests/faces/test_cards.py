@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mlops_nb import cards
+from mlops_nb.errors import UnsafeUrl
 from mlops_nb.shapes import Facts, Key, Listing, as_data
 from mlops_nb.store.models import ModelVersion, StoredFile
 
@@ -80,6 +81,12 @@ def test_a_card_follows_light_and_dark() -> None:
     assert "prefers-color-scheme:dark" in page
     assert "--jp-ui-font-color1" in page
     assert 'data-jp-theme-light="false"' in page
+
+
+def test_only_an_address_on_this_machine_becomes_a_link() -> None:
+    assert 'href="http://127.0.0.1:8600"' in cards.as_html(Facts({"url": "http://127.0.0.1:8600"}))
+    with pytest.raises(UnsafeUrl):
+        cards.as_html(Facts({"url": "javascript:alert(1)"}))
 
 
 def test_a_long_list_is_cut_and_says_so() -> None:

@@ -42,6 +42,8 @@ def test_the_workspace_can_be_chosen_on_either_side_of_the_command(mlops: Any, t
         (["deploy", "a:1", "--trafic", "10"], 2, "UnknownOption", "did you mean --traffic?"),
         (["deploy", "a:1", "--traffic", "300"], 2, "BadOption", "--traffic 10"),
         (["deploy", "a:0"], 2, "BadReference", "churn:3, churn@champion or churn (the newest)"),
+        (["deploy", "a:1", "--to", "locl"], 2, "BadOption", "--to local"),
+        (["deploy", "a:1", "--hardware", "gpx"], 2, "BadOption", "did you mean gpu?"),
         (["deploy", "a:1", "--memory", "lots"], 2, "BadOption", "512m or 2g"),
         (["deploy"], 2, "UsageError", "mlops deploy churn:3, or mlops deploy --form"),
         (["deploy", "--form"], 2, "UsageError", None),
@@ -203,6 +205,24 @@ def test_deleting_asks_and_keeps_the_version_where_nobody_can_be_asked(terminal:
 
     assert (done.returncode, json.loads(done.stdout)["hint"]) == (2, "add --yes")
     assert terminal.result("models", "delays:2")["version"] == 2
+
+
+@pytest.mark.parametrize(("said", "exit_code", "left"), [("n", 2, True), ("y", 0, False)])
+def test_a_person_at_a_terminal_is_asked_before_anything_is_deleted(terminal: Any, kernel: Any, said: str, exit_code: int, left: bool) -> None:
+    ref = kernel.ok("made = %mlops register clf --name doomed\nprint(made.version.ref)").stdout.strip()
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "mlops_nb", "delete", ref]
+    with subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, env=terminal.env) as asking:
+        question = b""
+        while b"[y/N]" not in question:
+            question += os.read(ours, 1000)
+        os.write(ours, said.encode() + b"\n")
+        assert asking.wait(timeout=30) == exit_code
+    os.close(theirs)
+    os.close(ours)
+
+    assert f"Delete {ref} and " in question.decode()
+    assert terminal.json("models", ref)["ok"] is left
 
 
 def test_a_name_close_to_a_known_one_is_suggested(terminal: Any) -> None:
