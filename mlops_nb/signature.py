@@ -89,9 +89,9 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         return [self.check({name: [value] for name, value in row.items()}) for row in self.sample]
 
     def _check_names(self, columns: Mapping[str, Any]) -> None:
-        wanted = [column.name for column in self.inputs]
-        if columns.keys() == set(wanted):
+        if len(columns) == len(self.inputs) and all(column.name in columns for column in self.inputs):
             return
+        wanted = [column.name for column in self.inputs]
         unknown = [name for name in columns if name not in wanted]
         lacking = [name for name in wanted if name not in columns]
         near = closest(str(unknown[0]), lacking or wanted) if unknown else ""
@@ -357,7 +357,7 @@ def _nested(values: Sequence[Any]) -> np.ndarray:
 def _objects(values: Iterable[Any]) -> np.ndarray:
     import numpy as np
 
-    values = list(values)
+    values = values if isinstance(values, list) else list(values)
     return np.fromiter(values, dtype=object, count=len(values))
 
 
@@ -365,6 +365,8 @@ def _objects(values: Iterable[Any]) -> np.ndarray:
 
 
 def _checked_column(column: Column, values: Any) -> np.ndarray:
+    if type(values) is list:
+        return _from_list(column, values)
     if _is_frame(values):
         values = _plain(values)
     if _is_array(values):
@@ -491,12 +493,13 @@ def _from_list(column: Column, values: Sequence[Any]) -> np.ndarray:
     """A list as the column's type.  The set of its members' types decides, so that plain numbers cost no Python loop."""
     import numpy as np
 
-    kinds = set(map(type, values))
+    type_, kinds = column.type, set(map(type, values))
+    if len(kinds) == 1 and _OWN_KIND.get(type_) in kinds:
+        return _own(column, values)
     if type(None) in kinds:
         if not column.nullable:
             _raise_missing(column, next(row for row, value in enumerate(values) if value is None))
         kinds.discard(type(None))
-    type_ = column.type
     if type_ == "json":
         return _objects(values)
     if type_ == "string":
@@ -511,6 +514,28 @@ def _from_list(column: Column, values: Sequence[Any]) -> np.ndarray:
         present = [row for row, value in enumerate(values) if value is not None]
         return _with_gaps(len(values), present, _ints(column, [values[row] for row in present], kinds).tolist())
     return _ints(column, values, kinds) if len(values) else np.array([], dtype=type_)
+
+
+_OWN_KIND: dict[str, type] = {"float64": float, "float32": float, "int64": int, "string": str, "bool": bool}
+
+
+def _own(column: Column, values: Sequence[Any]) -> np.ndarray:
+    """The common case, kept short for speed: every member already is of the column's kind."""
+    import numpy as np
+
+    if column.type == "string":
+        return _objects(values)
+    if column.type == "int64":
+        try:
+            return np.array(values, dtype=np.int64)
+        except OverflowError:
+            return _ints(column, values, {int})
+    if column.type == "float32":
+        return _floats(column, values, {float})
+    array = np.array(values)
+    if array.dtype.kind == "f" and not column.nullable:
+        _check_missing(column, np.isnan(array))
+    return array
 
 
 def _with_gaps(rows: int, present: list[int], values: list[Any]) -> np.ndarray:

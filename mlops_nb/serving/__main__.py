@@ -49,6 +49,8 @@ def prepare(spec: ServerSpec) -> None:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, str(max(1, int(spec.cpus or os.cpu_count() or 1))))
     os.environ.update(spec.variables)
+    # Granian's threads spin while they wait for Python's lock, and the loop waits for it behind a model in pure Python.
+    sys.setswitchinterval(0.0005)
     failures.show_cells(spec.cells)
 
 

@@ -112,7 +112,7 @@ def _signature_of(session: onnxruntime.InferenceSession) -> Signature:
 def _feed(signature: Signature, inputs: list[Any]) -> Callable[[Arrays], Arrays]:
     """How columns become the session's inputs: by name, by place, or side by side as one matrix."""
     names = [column.name for column in signature.inputs]
-    types = {arg.name: _ONNX_TYPES.get(arg.type, "json") for arg in inputs}
+    types = {arg.name: _dtype(arg.type) for arg in inputs}
     if len(inputs) == 1 and signature.kind == "table" and (len(names) > 1 or inputs[0].shape[1:] not in ([1], [])):
         return lambda columns: {inputs[0].name: _matrix(columns, types[inputs[0].name])}
     pairs = [(arg.name, arg.name if arg.name in names else names[place], types[arg.name]) for place, arg in enumerate(inputs)]
@@ -122,23 +122,38 @@ def _feed(signature: Signature, inputs: list[Any]) -> Callable[[Arrays], Arrays]
     return lambda columns: {to: _as_type(columns[name], type_, name).reshape((-1,) if to in flat else (-1, 1)) for to, name, type_ in pairs}
 
 
-def _matrix(columns: Arrays, type_: str) -> np.ndarray:
+def _dtype(onnx_type: str) -> np.dtype:
+    import numpy as np
+
+    type_ = _ONNX_TYPES.get(onnx_type, "string")
+    return np.dtype(object if type_ == "string" else type_)
+
+
+def _matrix(columns: Arrays, type_: np.dtype) -> np.ndarray:
     import numpy as np
 
     return np.column_stack([_as_type(array, type_, name) for name, array in columns.items()])
 
 
-def _as_type(array: np.ndarray, type_: str, name: str) -> np.ndarray:
-    import numpy as np
-
-    if type_ == "string":
-        return array if array.dtype.kind == "O" and None not in array else np.array(["" if value is None else str(value) for value in array], dtype=object)
+def _as_type(array: np.ndarray, type_: np.dtype, name: str) -> np.ndarray:
+    """A column as the input wants it; text that is missing is empty text."""
+    if type_.kind == "O":
+        return _as_text(array)
     if array.dtype == type_:
         return array
     try:
         return array.astype(type_)
     except (TypeError, ValueError):
         raise SignatureMismatch(f"the model's {type_} input cannot hold a missing value", column=name) from None
+
+
+def _as_text(array: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    values = array.ravel().tolist()
+    if set(map(type, values)) <= {str}:
+        return array
+    return np.array(["" if value is None else str(value) for value in values], dtype=object).reshape(array.shape)
 
 
 def _output(name: str, value: Any) -> np.ndarray:

@@ -21,6 +21,7 @@ DATATYPES = {
     "BOOL": "bool", "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64", "UINT8": "uint8", "UINT16": "uint16",
     "UINT32": "uint32", "UINT64": "uint64", "FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "string",
 }  # fmt: skip
+_OF_DTYPE = {np.dtype(type_): name for name, type_ in DATATYPES.items() if type_ != "string"}  # a dtype's own name is slow to ask for
 _NAMES = {type_: name for name, type_ in DATATYPES.items()} | {"datetime": "BYTES", "json": "BYTES"}
 
 
@@ -159,7 +160,7 @@ def answer(arrays: Mapping[str, np.ndarray], request: InferRequest, *, model: st
 def _answered(name: str, array: np.ndarray) -> Answered:
     kind = array.dtype.kind
     if kind in "biuf":
-        datatype = _NAMES.get(array.dtype.name, "FP64")
+        datatype = _OF_DTYPE.get(array.dtype, "FP64")
         return Answered(name, array.shape, datatype, array.tolist() if array.ndim == 1 else array.ravel().tolist())
     texts = [_moment(value) for value in array.ravel()] if kind == "M" else [_text(value) for value in array.ravel().tolist()]
     return Answered(name, array.shape, "BYTES", texts)

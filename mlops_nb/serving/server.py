@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from .. import __version__
 from ..errors import MlopsError, SignatureMismatch
 from ..signature import Column, Signature, as_lists
+from ..version import __version__
 from . import failures, openapi, protocol, score
 from .capture import Capture, Record
 from .engines import Arrays, Engine, EntryScript
@@ -143,14 +143,16 @@ class Server:
 
     async def _ask(self, read: Callable[[bytes], Asked], scope: Any, proto: Any) -> None:
         """Decode, check, predict, word the answer; whatever goes wrong is worded too, and all of it counted and captured."""
-        moment, started, id = time.time(), time.perf_counter(), self._id(scope)
+        moment, started, headers = time.time(), time.perf_counter(), scope.headers
+        given = _header_safe(headers.get("x-request-id"))
+        id = given or self._new_id()
         columns: Arrays = {}
         arrays: Arrays | None = None
         status, rows, error = 200, 0, None
         self.in_flight += 1
         try:
-            asked = read(await self._body(scope, proto, _JSON))
-            id = (scope.headers.get("x-request-id") and id) or _header_safe(asked.id) or id
+            asked = read(await _body(headers, proto, _JSON))
+            id = given or _header_safe(asked.id) or id
             columns = self.signature.check(asked.columns) if self.signature else {name: np.asarray(values) for name, values in asked.columns.items()}
             rows = _rows(columns)
             arrays = await self._predict(columns, rows)
@@ -182,11 +184,12 @@ class Server:
 
     async def _run_script(self, scope: Any, proto: Any) -> None:
         """Give the body to the user's run(raw_data) and answer what it returns, as JSON."""
-        moment, started, id = time.time(), time.perf_counter(), self._id(scope)
+        moment, started, headers = time.time(), time.perf_counter(), scope.headers
+        id = _header_safe(headers.get("x-request-id")) or self._new_id()
         status, error, text, result = 200, None, None, None
         self.in_flight += 1
         try:
-            text = _text(await self._body(scope, proto, _TEXT))
+            text = _text(await _body(headers, proto, _TEXT))
             result = await asyncio.get_running_loop().run_in_executor(self._pool, _guarded, self.engine.run, text)  # type: ignore[attr-defined]
             answer = self._encode(result)
         except MlopsError as refusal:
@@ -200,24 +203,8 @@ class Server:
 
     # ── in and out ──
 
-    def _id(self, scope: Any) -> str:
-        return _header_safe(scope.headers.get("x-request-id")) or f"{self._process}-{next(self._numbers):x}"
-
-    async def _body(self, scope: Any, proto: Any, kinds: tuple[str, ...]) -> bytes:
-        kind = scope.headers.get("content-type")
-        if kind and kind != "application/json" and not _is_one_of(kind, kinds):
-            raise Refused(415, f"Content type {kind[:80]!r} is not taken.", hint="content-type: application/json")
-        length = scope.headers.get("content-length")
-        if length is not None:
-            if int(length) > MOST_BYTES:
-                raise _too_large()
-            return await proto()
-        chunks = bytearray()
-        async for chunk in proto:
-            chunks += chunk
-            if len(chunks) > MOST_BYTES:
-                raise _too_large()
-        return bytes(chunks)
+    def _new_id(self) -> str:
+        return f"{self._process}-{next(self._numbers):x}"
 
     def _headers(self, id: str) -> list[tuple[str, str]]:
         headers = [("content-type", "application/json"), ("azureml-model-deployment", self.spec.deployment)]
@@ -246,6 +233,24 @@ class Server:
         self._told_at = time.monotonic()
         failures.write(reason, Path(self.spec.run_folder) / "request_error.json")
         sys.stderr.write(f"request.failed {reason.message}\n{reason.traceback}")
+
+
+async def _body(headers: Any, proto: Any, kinds: tuple[str, ...]) -> bytes:
+    """The body, whole.  Raises Refused for a content type that is not of *kinds* and for a body too large."""
+    kind = headers.get("content-type")
+    if kind and kind != "application/json" and not _is_one_of(kind, kinds):
+        raise Refused(415, f"Content type {kind[:80]!r} is not taken.", hint="content-type: application/json")
+    length = headers.get("content-length")
+    if length is not None:
+        if int(length) > MOST_BYTES:
+            raise _too_large()
+        return await proto()
+    chunks = bytearray()
+    async for chunk in proto:
+        chunks += chunk
+        if len(chunks) > MOST_BYTES:
+            raise _too_large()
+    return bytes(chunks)
 
 
 def _guarded(call: Callable[[Any], Any], argument: Any) -> Any:
@@ -296,7 +301,12 @@ def _rows(columns: Arrays) -> int:
 
 
 def _payload(columns: Arrays, arrays: Arrays | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    return as_lists(columns), as_lists(arrays) if arrays is not None else None
+    return _lists(columns), _lists(arrays) if arrays is not None else None
+
+
+def _lists(arrays: Arrays) -> dict[str, Any]:
+    """Arrays as the line's encoder takes them; it writes NaN as null."""
+    return {name: array.tolist() for name, array in arrays.items()} if all(array.dtype.kind != "M" for array in arrays.values()) else as_lists(arrays)
 
 
 def _script_payload(signature: Signature | None, text: str, result: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:

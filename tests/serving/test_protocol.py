@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import onnx
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from sklearn.pipeline import Pipeline
 
@@ -254,3 +257,19 @@ def test_a_tensor_that_does_not_fit_is_400_and_says_why(double_server: Running, 
 @pytest.mark.parametrize("body", [{"data": [[1, 2, 3]]}, [[1, 2, 3]], {"inputs": {"x": [[1, 2, 3]]}}, {"x": [[1, 2, 3]]}, {"input_data": [[1, 2, 3]]}])
 def test_a_tensor_is_scored_in_azures_ways_too(double_server: Running, body: Any):
     assert double_server.score(body).json() == {"twice": [[2, 4, 6]], "total": [6]}
+
+
+VALUES = st.lists(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3) | st.lists(st.integers()), max_size=3
+)
+TENSORS = st.fixed_dictionaries({
+    "name": st.sampled_from(["carrier", "distance", "hour", "x"]), "shape": st.lists(st.integers(-1, 3), max_size=3),
+    "datatype": st.sampled_from(["BYTES", "FP32", "FP64", "INT64", "BOOL", "UINT8", "?"]), "data": VALUES,
+})  # fmt: skip
+
+
+@given(tensors=st.lists(TENSORS, max_size=4))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_tensors_make_the_server_stumble(onnx_server: Running, double_server: Running, tensors: list[dict[str, Any]]):
+    for server in (onnx_server, double_server):
+        assert server.client.post("/v2/models/late/infer", content=json.dumps({"inputs": tensors})).status_code in (200, 400)

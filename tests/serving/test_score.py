@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,21 @@ def test_what_goes_through_json_is_predicted_as_in_the_notebook(python_server: R
     body = {"inputs": signature.as_lists(signature.to_columns(frame))}
 
     assert python_server.score(body).json()["probabilities"] == late.predict_proba(frame).tolist()
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.sampled_from([*ROW, "data", "columns", "inputs", "input_data", "x"]), children, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(body=ANYTHING)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_json_makes_the_server_stumble(onnx_server: Running, body: Any):
+    assert onnx_server.client.post("/score", content=json.dumps(body)).status_code in (200, 400)
 
 
 # ── entry scripts ──
