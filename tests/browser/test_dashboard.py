@@ -1,0 +1,212 @@
+"""The dashboard as it really runs, in a real browser.  Leaves a picture of every page in tests/out/screenshots."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import a_busy_workspace
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+
+from mlops_nb import dashboards, settings
+
+pytestmark = pytest.mark.xdist_group("dashboard")
+
+SCREENSHOTS = Path(__file__).parents[1] / "out" / "screenshots"
+PAGES = {
+    "overview": "",
+    "models": "models?model=delays:2",
+    "models-compared": "models?model=delays:3&with=delays:2",
+    "lineage": "lineage",
+    "lineage-of-a-model": "lineage?root=delays:2",
+    "profiling": "profiling",
+    "deployments": "deployments?deployment=delays/3",
+    "rollout": "rollout?endpoint=delays&period=1 hour",
+    "drift": "drift?endpoint=delays",
+    "events": "events",
+}
+HARMLESS = ("/_stcore/health", "/_stcore/host-config")
+"""Streamlit asks for these below a page's own address first, and finds them one level up."""
+VANDALISED = {
+    "models": "models?model=vandal:1",
+    "lineage": "lineage?root=vandal:1",
+    "profiling": "profiling?endpoint=vandal",
+    "deployments": "deployments?deployment=vandal/1",
+    "rollout": "rollout?endpoint=vandal",
+    "drift": "drift?endpoint=vandal",
+    "events": "events",
+}
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A dashboard that runs on a workspace as after some weeks of use."""
+    with running_dashboard(tmp_path_factory.mktemp("busy"), a_busy_workspace.fill) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def vandalised_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A dashboard on a workspace full of words that would do harm if they were taken for more than words."""
+
+    def fill() -> None:
+        a_busy_workspace.fill()
+        a_busy_workspace.vandalise()
+
+    with running_dashboard(tmp_path_factory.mktemp("vandalised"), fill) as url:
+        yield url
+
+
+@pytest.fixture
+def light_tab(browser: Browser) -> Iterator[Page]:
+    """A tab of a browser that prefers light."""
+    with a_tab(browser, color_scheme="light") as page:
+        yield page
+
+
+@pytest.mark.parametrize(("name", "scheme"), [*((name, "light") for name in PAGES), *((name, "dark") for name in ("overview", "lineage", "rollout", "drift"))])
+def test_a_page_renders_without_an_error_and_asks_nobody_but_this_machine(address, browser, name, scheme):
+    with a_tab(browser, color_scheme=scheme) as tab:
+        errors = watched(tab)
+        asked: list[str] = []
+        tab.on("request", lambda request: asked.append(request.url))
+
+        settle(tab, f"{address}/{PAGES[name]}")
+
+        keep(tab, f"{name}-{scheme}")
+        assert errors == []
+        assert [url for url in asked if not url.startswith((f"{address}/", "data:", "blob:"))] == []
+        expect(tab.get_by_test_id("stException")).to_have_count(0)
+
+
+@pytest.mark.parametrize("name", VANDALISED)
+def test_markup_in_a_users_words_is_inert(vandalised_address, light_tab, name):
+    errors = watched(light_tab)
+
+    settle(light_tab, f"{vandalised_address}/{VANDALISED[name]}")
+
+    assert light_tab.locator("img[onerror], a[href^='javascript'], [src='x']").count() == 0
+    assert errors == []
+
+
+def test_a_choice_goes_into_the_address_and_the_back_button_takes_it_back(address, light_tab):
+    settle(light_tab, f"{address}/rollout?endpoint=delays")
+
+    light_tab.get_by_role("combobox", name="Endpoint").click()
+    light_tab.get_by_role("option", name="churn").click()
+    light_tab.wait_for_url("**/rollout?endpoint=churn*")
+    light_tab.go_back()
+
+    expect(light_tab.get_by_role("combobox", name="Endpoint")).to_have_value("delays")
+
+
+def test_the_choice_of_endpoint_goes_along_to_another_page(address, light_tab):
+    settle(light_tab, f"{address}/rollout?endpoint=delays")
+
+    light_tab.get_by_test_id("stSidebar").get_by_role("link", name="Drift").click()
+
+    light_tab.wait_for_url("**/drift?endpoint=delays*")
+
+
+def test_an_alert_leads_to_why(address, light_tab):
+    settle(light_tab, address)
+
+    light_tab.get_by_test_id("stMain").get_by_role("link", name="Why").first.click()
+
+    light_tab.wait_for_url("**/d*?*delays*")
+
+
+def test_rollout_says_how_old_its_figures_are_and_goes_on_counting(address, light_tab):
+    settle(light_tab, f"{address}/rollout?endpoint=delays")
+
+    light_tab.get_by_test_id("stCheckbox").get_by_text("Pause").click()
+
+    expect(light_tab.get_by_text("paused, updated 3 s ago")).to_be_visible(timeout=20_000)
+
+
+def test_the_downloaded_events_hold_them_all_and_no_formula(vandalised_address, light_tab):
+    settle(light_tab, f"{vandalised_address}/events")
+
+    with light_tab.expect_download() as download:
+        light_tab.get_by_role("button", name="Download CSV").click()
+
+    rows = list(csv.DictReader(io.StringIO(download.value.path().read_text())))
+    assert len(rows) > 70
+    assert '\'=HYPERLINK("http://evil.example","open")' in {row["subject"] for row in rows}
+
+
+def test_a_picture_for_the_readme(address, browser):
+    with a_tab(browser, color_scheme="light", viewport={"width": 1280, "height": 800}) as page:
+        settle(page, f"{address}/{PAGES['rollout']}")
+        keep(page, "readme")
+
+    assert (SCREENSHOTS / "readme.png").stat().st_size > 50_000
+
+
+@contextmanager
+def running_dashboard(root: Path, fill) -> Iterator[str]:
+    before = os.environ.get("MLOPS_HOME")
+    os.environ["MLOPS_HOME"] = str(root)
+    try:
+        with settings.using(root):
+            fill()
+            url = dashboards.start()
+        yield url
+        with settings.using(root):
+            dashboards.stop()
+    finally:
+        os.environ.pop("MLOPS_HOME") if before is None else os.environ.update(MLOPS_HOME=before)
+
+
+@contextmanager
+def a_tab(browser: Browser, **wishes) -> Iterator[Page]:
+    context = browser.new_context(**{"viewport": {"width": 1360, "height": 900}, "reduced_motion": "reduce"} | wishes)
+    context.set_default_timeout(30_000)
+    yield context.new_page()
+    context.close()
+
+
+def watched(page: Page) -> list[str]:
+    """Errors of the page's console, as they come."""
+    errors: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type == "error" and not message.location.get("url", "").endswith(HARMLESS):
+            errors.append(f"{message.text} {message.location.get('url', '')}")
+
+    page.on("console", note)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    return errors
+
+
+def settle(page: Page, url: str) -> None:
+    """Open *url* and return once its script has run and every figure and table is drawn."""
+    page.goto(url)
+    page.get_by_role("heading", level=1).wait_for()
+    page.wait_for_function(DRAWN)
+
+
+DRAWN = """() => {
+    const seen = (selector) => [...document.querySelectorAll(selector)].filter((element) => element.checkVisibility({ visibilityProperty: true }));
+    return document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'
+        && seen('[data-testid=stSkeleton]').length === 0
+        && seen('[data-testid=stPlotlyChart]').every((chart) => chart.querySelector('.main-svg'))
+        && seen('[data-testid=stDataFrame]').every((table) => table.querySelector('canvas'));
+}"""
+"""The script has run, and what is not in a closed tab is there."""
+
+
+def keep(page: Page, name: str) -> None:
+    """A picture of the whole page."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    tall = page.evaluate("document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight")
+    if name != "readme":
+        page.set_viewport_size({"width": page.viewport_size["width"], "height": min(max(tall, 700), 2600)})
+        page.wait_for_function(DRAWN)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
