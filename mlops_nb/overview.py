@@ -23,19 +23,21 @@ NEEDS_A_LOOK = frozenset({"failed", "unhealthy", "restarting"})
 def summary(*, most_events: int = 20) -> dict[str, Any]:
     """Models, endpoints with their deployments, alerts and recent events of the current workspace, ready for JSON.
 
-    `live` counts healthy deployments.  A folder that has no store yet gets an empty answer and stays without one.
+    `models` holds those registered last of `model_count`; `live` counts healthy deployments.
+    A folder that has no store yet gets an empty answer and stays without one.
     """
     workspace = Workspace.current()
     if not workspace.store.exists():
-        return {"workspace": str(workspace.root), "models": [], "endpoints": [], "live": 0, "alerts": [], "events": []}
+        return {"workspace": str(workspace.root), "models": [], "model_count": 0, "endpoints": [], "live": 0, "alerts": [], "events": []}
     with store.reading() as tx:
-        headlines = models.headlines(tx)
+        headlines, (model_count, _) = models.headlines(tx), models.count(tx)
         endpoints, running, drift = deployments.endpoints(tx), deployments.of(tx), checks.latest_drift(tx)
         shares = {endpoint.name: deployments.traffic(tx, endpoint.name) for endpoint in endpoints}
         latest = events.latest(tx, most=most_events)
     return {
         "workspace": str(workspace.root),
         "models": [_model(name, list(versions)) for name, versions in groupby(headlines, key=lambda headline: headline.model)],
+        "model_count": model_count,
         "endpoints": [_endpoint(endpoint, [d for d in running if d.endpoint == endpoint.name], shares[endpoint.name]) for endpoint in endpoints],
         "live": sum(deployment.status == "healthy" for deployment in running),
         "alerts": _alerts(running, drift),

@@ -69,7 +69,9 @@ export interface IAlert {
 
 export interface ISummary {
   workspace: string;
+  /** Those registered last, by name. */
   models: IModel[];
+  model_count: number;
   endpoints: IEndpoint[];
   live: number;
   alerts: IAlert[];

@@ -183,16 +183,16 @@ def _conditions(model: str | None, tags: Mapping[str, str] | None, text: str | N
     return " AND ".join(where), values
 
 
-def headlines(tx: Transaction, *, newest: int = 5, most: int = 1000) -> list[Headline]:
-    """Every model's *newest* versions and all that bear an alias: by model, newest first."""
+def headlines(tx: Transaction, *, newest: int = 5, most_models: int = 50) -> list[Headline]:
+    """The *newest* versions and all that bear an alias, of the models registered last: by model, newest first."""
     sql = """
-        SELECT v.model, v.version, v.flavor, v.description, v.tags, v.created_at, to_json(coalesce(a.names, [])) AS aliases, count(*) OVER per_model AS versions
-        FROM model_versions v
-        LEFT JOIN (SELECT model, version, list(alias ORDER BY alias) AS names FROM aliases GROUP BY ALL) a USING (model, version)
-        WINDOW per_model AS (PARTITION BY v.model), ranked AS (PARTITION BY v.model ORDER BY v.version DESC)
-        QUALIFY row_number() OVER ranked <= ? OR a.names IS NOT NULL
-        ORDER BY v.model, v.version DESC LIMIT ?"""
-    return tx.rows(sql, [newest, most], as_=Headline)
+        WITH recent AS (SELECT model, count(*) AS versions FROM model_versions GROUP BY model ORDER BY max(created_at) DESC, model LIMIT ?),
+             named AS (SELECT model, version, list(alias ORDER BY alias) AS aliases FROM aliases GROUP BY model, version)
+        SELECT v.model, v.version, v.flavor, v.description, v.tags, v.created_at, to_json(coalesce(named.aliases, [])) AS aliases, recent.versions
+        FROM model_versions v JOIN recent USING (model) LEFT JOIN named USING (model, version)
+        QUALIFY row_number() OVER (PARTITION BY v.model ORDER BY v.version DESC) <= ? OR named.aliases IS NOT NULL
+        ORDER BY v.model, v.version DESC"""
+    return tx.rows(sql, [most_models, newest], as_=Headline)
 
 
 _COMPARISONS = {">": ">", "<": "<", ">=": ">=", "<=": "<=", "=": "=", "==": "="}

@@ -53,6 +53,17 @@ def test_summary_holds_the_newest_versions_and_those_with_an_alias(lab):
     assert [version["version"] for version in model["versions"]] == [30, 29, 28, 27, 26, 3]
 
 
+def test_summary_of_many_models_holds_those_registered_last_and_counts_the_rest(lab):
+    with store.writing() as tx:
+        for number in range(60):
+            models.add(tx, delays(1, model=f"m{number:02}"))
+
+    summary = lab.ask("mlops_nb/summary")[1]["result"]
+
+    assert summary["model_count"] == 60
+    assert [model["name"] for model in summary["models"]] == [f"m{number:02}" for number in range(10, 60)]
+
+
 def test_deploying_an_unknown_model_is_not_found_with_a_suggestion(lab):
     with store.writing() as tx:
         models.add(tx, delays(1))
@@ -92,5 +103,5 @@ def test_folder_outside_the_server_is_refused(lab, folder):
     assert (status, answer["code"]) == (400, "UnsafePath")
 
 
-def delays(number: int) -> ModelVersion:
-    return ModelVersion(model="delays", version=number, flavor="sklearn", engine="onnxruntime", hash=str(number), files=[], created_at=store.now())
+def delays(number: int, *, model: str = "delays") -> ModelVersion:
+    return ModelVersion(model=model, version=number, flavor="sklearn", engine="onnxruntime", hash=str(number), files=[], created_at=store.now())

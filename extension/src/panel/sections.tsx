@@ -29,11 +29,14 @@ export function section(
 
 export const Models: Section = ({ summary, trans, deploy }) =>
   summary.models.length ? (
-    <ul className="mlops-List" aria-label={trans.__('Models')}>
-      {summary.models.map(model => (
-        <Model key={model.name} model={model} trans={trans} deploy={deploy} />
-      ))}
-    </ul>
+    <>
+      <ul className="mlops-List" aria-label={trans.__('Models')}>
+        {summary.models.map(model => (
+          <Model key={model.name} model={model} trans={trans} deploy={deploy} />
+        ))}
+      </ul>
+      <Rest text={trans._n('and %1 model registered earlier', 'and %1 models registered earlier', summary.model_count - summary.models.length)} shown={summary.model_count > summary.models.length} />
+    </>
   ) : (
     <NothingYet
       text={trans.__('No model yet. In a notebook cell, after %1:', '%load_ext mlops_nb')}
@@ -56,7 +59,7 @@ function Model(props: { model: IModel; trans: TranslationBundle; deploy: (model:
           <Version key={version.version} version={version} trans={trans} deploy={deploy} />
         ))}
       </ul>
-      {older > 0 && <p className="mlops-Aside mlops-More">{trans._n('and %1 older version', 'and %1 older versions', older)}</p>}
+      <Rest text={trans._n('and %1 older version', 'and %1 older versions', older)} shown={older > 0} />
     </li>
   );
 }
@@ -172,6 +175,10 @@ function Alert(props: { alert: IAlert; trans: TranslationBundle }): JSX.Element 
       </p>
     </li>
   );
+}
+
+function Rest(props: { text: string; shown: boolean }): JSX.Element | null {
+  return props.shown ? <p className="mlops-Aside mlops-More">{props.text}</p> : null;
 }
 
 function NothingYet(props: { text: string; line: string; trans: TranslationBundle }): JSX.Element {
