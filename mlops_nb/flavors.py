@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from .errors import BadOption, MissingPackage
+from .signature import to_columns
 
 _BY_ANCESTRY = (("torch.nn", "torch"), ("onnx", "onnx"), ("xgboost", "xgboost"), ("lightgbm", "lightgbm"), ("sklearn", "sklearn"))
 _PICKLES = ("pickle", "joblib", "skops")
@@ -96,12 +97,49 @@ def _skops(path: Path) -> Any:
     return skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path))
 
 
-def _session(path: Path) -> Any:
-    import onnxruntime
+class OnnxModel:
+    """An ONNX model with the manners of the others: `predict` takes a DataFrame, an array or a dict of arrays, and gives its outputs by name.
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    Raises what ONNX Runtime raises for content it does not take.
+    """
+
+    def __init__(self, content: bytes | Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        source = content if isinstance(content, bytes) else str(content)
+        self.session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+    def __repr__(self) -> str:
+        inputs, outputs = ([arg.name for arg in args] for args in (self.session.get_inputs(), self.session.get_outputs()))
+        return f"OnnxModel({', '.join(inputs)} → {', '.join(outputs)})"
+
+    def predict(self, data: Any) -> dict[str, Any]:
+        """Outputs by name.  Columns go to inputs by name, else by place; several columns to a single input side by side."""
+        columns = to_columns(data)
+        wanted = self.session.get_inputs()
+        if len(wanted) == 1 and len(columns) > 1:
+            columns = {wanted[0].name: _side_by_side(columns)}
+        given = list(columns.values())
+        feed = {arg.name: _as_input(columns.get(arg.name, given[min(place, len(given) - 1)]), arg) for place, arg in enumerate(wanted)}
+        outputs = [output.name for output in self.session.get_outputs()]
+        return dict(zip(outputs, self.session.run(outputs, feed), strict=True))
+
+
+_ELEMENTS = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(string)": "object"}
+
+
+def _side_by_side(columns: dict[str, Any]) -> Any:
+    import numpy as np
+
+    return np.column_stack(list(columns.values()))
+
+
+def _as_input(array: Any, arg: Any) -> Any:
+    """An array with the element type and the number of axes of an input."""
+    array = array.astype(_ELEMENTS.get(arg.type, arg.type.removeprefix("tensor(").removesuffix(")")))
+    return array.reshape(-1, 1) if array.ndim == 1 and len(arg.shape) == 2 else array
 
 
 def _xgboost(path: Path) -> Any:
@@ -126,7 +164,7 @@ def _lightgbm(path: Path) -> Any:
     return lightgbm.Booster(model_file=str(path))
 
 
-_OPENERS = {"pickle": _pickled, "joblib": _joblib, "skops": _skops, "onnx": _session, "xgboost": _xgboost, "lightgbm": _lightgbm}
+_OPENERS = {"pickle": _pickled, "joblib": _joblib, "skops": _skops, "onnx": OnnxModel, "xgboost": _xgboost, "lightgbm": _lightgbm}
 
 
 # ── MLflow's folders ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,7 +19,7 @@ import msgspec
 
 from . import flavors, pickles, sources, store
 from .errors import BadOption, FileMissing, NotAModel, SampleNeeded, TrustNeeded, UnsafePath, listed
-from .flavors import ModelFile
+from .flavors import ModelFile, OnnxModel
 from .safety import path_inside
 from .settings import Workspace
 from .sources import Import, Needs
@@ -83,6 +83,7 @@ def pack_path(path: str | Path, *, trust: bool = False, entry: str | Path | None
     if not path.exists():
         raise FileMissing(path)
     files: Files = dict(_files_in(path)) if path.is_dir() else {path.name: path}
+    code = [*code, path / "code"] if (path / "code").is_dir() else code
     script = _script_in(path, entry)
     if script is not None:
         return _behind_script(script, files, code=code, trusted=trust)
@@ -91,13 +92,13 @@ def pack_path(path: str | Path, *, trust: bool = False, entry: str | Path | None
     if not path.is_dir():
         files = {}
     with _importable(path / "code"):
-        subject = _opened(file)
+        subject = _opened(file, alone=not path.is_dir())
         files[file.place] = file.path
         if file.format == "onnx":
             return _of_onnx("onnx", files, subject=subject)
         imports = pickles.dumps(subject).imports
         packed = Packed(flavor=flavors.of(subject) or "python", engine="python", files=files, modules=_frames(subject), trusted=trusted, subject=subject)
-        return _with_code(packed, imports, [*code, *([path / "code"] if (path / "code").is_dir() else [])])
+        return _with_code(packed, imports, code)
 
 
 def _with_code(packed: Packed, imports: frozenset[Import], code: Sequence[str | Path]) -> Packed:
@@ -182,18 +183,14 @@ def _of_onnx(flavor: str, files: Files, *, subject: Any) -> Packed:
     return Packed(flavor=flavor, engine="onnxruntime", files=files, modules=frozenset({"onnxruntime"}), subject=subject)
 
 
-def _session(content: bytes) -> Any:
-    """A session of these bytes.  Raises NotAModel when they are no ONNX model that ONNX Runtime takes."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+def _session(content: bytes | Path) -> OnnxModel:
+    """The model in these bytes, or this file.  Raises BadOption when ONNX Runtime does not take it."""
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return OnnxModel(content)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise BadOption(
-            f"These {len(content)} bytes are no ONNX model that ONNX Runtime takes: {str(error).splitlines()[0]}",
-            hint="an onnx.ModelProto, or the path of a .onnx file",
+            f"This is no ONNX model that ONNX Runtime takes: {str(error).splitlines()[0]}",
+            hint="an onnx.ModelProto, a .onnx file, or its folder when the weights are in files beside it",
         ) from error
 
 
@@ -264,9 +261,10 @@ def _written_here(path: Path) -> bool:
         return models.is_trusted(tx, digest, places=flavors.PLACES.values())
 
 
-def _opened(file: ModelFile) -> Any:
+def _opened(file: ModelFile, *, alone: bool) -> Any:
+    """The model in *file*; an ONNX file that is to travel *alone* must hold all of its weights."""
     if file.format == "onnx":
-        return flavors.opened(file)
+        return _session(file.path.read_bytes() if alone else file.path)
     subject = flavors.opened(file)
     if flavors.of(subject) is None:
         raise NotAModel(f"{file.path.name} holds a {type(subject).__name__}, which")

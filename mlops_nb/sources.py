@@ -56,7 +56,8 @@ def needs(names: Iterable[str | Import], *, near: Collection[Path] = (), first: 
     files: dict[str, bytes | Path] = {}
     local: set[str] = set()
     modules: set[str] = set()
-    waiting = [wanted for wanted in (Import(name) if isinstance(name, str) else name for name in names) if wanted.module not in ("", *_MAINS)]
+    waiting = [Import(name) if isinstance(name, str) else name for name in names]
+    waiting = [wanted for wanted in waiting if wanted.module not in ("", *_MAINS) and not wanted.level]
     while waiting:
         for name, spec, kind in search.meant(waiting.pop()):
             if kind == "installed":

@@ -197,7 +197,9 @@ def test_a_file_given_as_code_travels_with_what_it_imports(project, write, pytho
 
 
 def test_a_compiled_away_optional_import_is_no_need(project, write, python):
-    write("model.py", """
+    write(
+        "model.py",
+        """
         from typing import TYPE_CHECKING
         if TYPE_CHECKING:
             import only_for_types
@@ -212,9 +214,12 @@ def test_a_compiled_away_optional_import_is_no_need(project, write, python):
 
         def draw():
             import never_called_so_far
-    """)
+    """,
+    )
 
-    packed = python("import sys; sys.path.insert(0, ''); import model; from mlops_nb import packing; print(sorted(packing.pack(model.M()).modules))", folder=project)
+    packed = python(
+        "import sys; sys.path.insert(0, ''); import model; from mlops_nb import packing; print(sorted(packing.pack(model.M()).modules))", folder=project
+    )
 
     assert packed.stdout == "[]\n", packed.stderr
 

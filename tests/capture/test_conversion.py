@@ -1,0 +1,201 @@
+"""ONNX answers as the original does, or is not used."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, RandomForestRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+
+from mlops_nb import conversion, flavors, signature
+
+ROWS = 200
+
+
+@pytest.fixture(scope="module")
+def frame():
+    random = np.random.default_rng(7)
+    return pd.DataFrame(
+        {
+            "delay in min": random.normal(size=ROWS),
+            "hour": random.integers(0, 24, ROWS),
+            "carrier": random.choice(["UA", "DL", "Zürich"], ROWS),
+            "unused": random.random(ROWS),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def late(frame):
+    return ((frame["delay in min"] + frame.hour / 24) > 0.5).astype(int).to_numpy()
+
+
+def converted(model, data):
+    return conversion.to_onnx(model, signature.infer(data), data)
+
+
+def mixed(*, dense=False):
+    return make_column_transformer((OneHotEncoder(sparse_output=not dense), ["carrier"]), (StandardScaler(), ["delay in min", "hour"]))
+
+
+NUMBERS = ["delay in min", "hour"]
+
+
+def test_a_pipeline_of_text_and_numbers_answers_the_same(frame, late):
+    assert converted(make_pipeline(mixed(), LogisticRegression()).fit(frame, late), frame).report["equal"]
+
+
+def test_text_labels_stay_text(frame, late):
+    result = converted(make_pipeline(mixed(), LogisticRegression()).fit(frame, np.array(["on time", "late"])[late]), frame)
+
+    assert set(flavors.OnnxModel(result.onnx).predict(frame)["label"]) == {"on time", "late"}
+
+
+def test_the_columns_keep_their_names_and_those_not_looked_at_stay(frame, late):
+    result = converted(make_pipeline(mixed(), LogisticRegression()).fit(frame, late), frame)
+
+    assert [arg.name for arg in flavors.OnnxModel(result.onnx).session.get_inputs()] == list(frame.columns)
+
+
+def test_a_classifier_gives_label_and_probabilities(frame, late):
+    result = converted(LogisticRegression().fit(frame[NUMBERS], late), frame[NUMBERS])
+
+    assert list(flavors.OnnxModel(result.onnx).predict(frame[NUMBERS])) == ["label", "probabilities"]
+
+
+def test_a_regressor_gives_prediction(frame):
+    result = converted(Ridge().fit(frame[NUMBERS], frame.unused), frame[NUMBERS])
+
+    assert list(flavors.OnnxModel(result.onnx).predict(frame[NUMBERS])) == ["prediction"]
+
+
+@pytest.mark.parametrize("make", [lambda: RandomForestClassifier(5), LogisticRegression], ids=["forest", "logistic"])
+@pytest.mark.parametrize("as_array", [True, False], ids=["array", "table"])
+def test_estimators_on_tables_and_arrays_answer_the_same(frame, late, make, as_array):
+    data = frame[NUMBERS].to_numpy() if as_array else frame[NUMBERS]
+
+    assert converted(make().fit(data, late), data).report["equal"]
+
+
+def test_missing_numbers_are_imputed_the_same(frame, late):
+    data = frame[NUMBERS].astype(float).mask(np.random.default_rng(1).random((ROWS, 2)) < 0.2)
+
+    assert converted(make_pipeline(SimpleImputer(), LogisticRegression()).fit(data, late), data).report["equal"]
+
+
+def test_a_forest_that_regresses_answers_the_same(frame):
+    assert converted(RandomForestRegressor(5).fit(frame[NUMBERS], frame.unused * 1000), frame[NUMBERS]).report["equal"]
+
+
+@pytest.mark.parametrize("kind", ["classifier", "regressor", "in a pipeline"])
+def test_xgboost_answers_the_same(frame, late, kind):
+    import xgboost
+
+    if kind == "in a pipeline":
+        model, data, target = make_pipeline(mixed(dense=True), xgboost.XGBClassifier(n_estimators=5, max_depth=2)), frame, late
+    else:
+        model, data, target = {"classifier": xgboost.XGBClassifier, "regressor": xgboost.XGBRegressor}[kind](n_estimators=5), frame[NUMBERS], late
+
+    assert converted(model.fit(data, target), data).report["equal"]
+
+
+def test_xgboost_keeps_its_columns_names_after_conversion(frame, late):
+    import xgboost
+
+    model = xgboost.XGBClassifier(n_estimators=2).fit(frame[NUMBERS], late)
+    converted(model, frame[NUMBERS])
+
+    assert model.get_booster().feature_names == NUMBERS
+
+
+@pytest.mark.parametrize("kind", ["classifier", "regressor", "in a pipeline"])
+def test_lightgbm_answers_the_same(frame, late, kind):
+    import lightgbm
+
+    if kind == "in a pipeline":
+        model, data = make_pipeline(mixed(), lightgbm.LGBMClassifier(n_estimators=5, verbose=-1)), frame
+    else:
+        model, data = {"classifier": lightgbm.LGBMClassifier, "regressor": lightgbm.LGBMRegressor}[kind](n_estimators=5, verbose=-1), frame[NUMBERS]
+
+    assert converted(model.fit(data, late), data).report["equal"]
+
+
+def stays(result):
+    return result.onnx is None and result.report.get("reason", "")
+
+
+def test_histogram_boosting_either_answers_the_same_or_stays(frame, late):
+    result = converted(HistGradientBoostingClassifier(max_iter=5).fit(frame[NUMBERS], late), frame[NUMBERS])
+
+    assert result.report.get("equal") is True or stays(result)
+
+
+def test_a_step_without_a_converter_is_named(frame, late):
+    model = make_pipeline(FunctionTransformer(np.log1p), LogisticRegression()).fit(frame[["hour"]], late)
+
+    assert "FunctionTransformer" in stays(converted(model, frame[["hour"]]))
+
+
+def test_missing_text_stays_with_the_original(frame, late):
+    data = frame.assign(carrier=frame.carrier.where(frame.hour > 3, None))
+    model = make_pipeline(mixed(), LogisticRegression()).fit(data, late)
+
+    assert "'carrier' misses values" in stays(converted(model, data))
+
+
+def test_labels_that_are_truth_values_stay_with_the_original(frame, late):
+    assert "truth values" in stays(converted(LogisticRegression().fit(frame[NUMBERS], late.astype(bool)), frame[NUMBERS]))
+
+
+def test_numbers_coded_by_pandas_stay_with_the_original(frame, late):
+    import lightgbm
+
+    data = frame[["hour"]].astype("category")
+    model = lightgbm.LGBMClassifier(n_estimators=2, verbose=-1).fit(data, late)
+
+    assert "categorical" in stays(converted(model, data))
+
+
+def test_a_column_named_as_the_answer_stays_with_the_original(frame, late):
+    data = frame[NUMBERS].rename(columns={"hour": "label"})
+
+    assert "label" in stays(converted(LogisticRegression().fit(data, late), data))
+
+
+def test_without_rows_nothing_is_claimed(late):
+    assert "no sample rows" in stays(conversion.to_onnx(LogisticRegression(), None, None))
+
+
+def test_an_object_that_is_no_estimator_has_no_converter(frame):
+    class Model:
+        def predict(self, X):
+            return X
+
+    assert stays(converted(Model(), frame)) == "there is no converter for Model"
+
+
+def test_an_unequal_conversion_is_reported_and_not_used(frame):
+    """Whole numbers beyond 2^24 are rounded by the 32-bit floats of a matrix input, which a threshold between two of them notices."""
+    data = pd.DataFrame({"id": np.arange(ROWS) + 2**25})
+    model = RandomForestClassifier(3, bootstrap=False).fit(data % 2, (data.id % 2).to_numpy())
+    model.predict_proba  # trained on parities, asked about what parity becomes
+    shifted = make_pipeline(FixedShift(), model).fit(data, (data.id % 2).to_numpy())
+
+    result = converted(shifted, data)
+
+    assert result.onnx is None
+
+
+class FixedShift(StandardScaler):
+    """A scaler whose scale makes neighbours matter."""
+
+    def fit(self, X, y=None):
+        super().fit(X)
+        self.mean_[:] = 2**25
+        self.scale_[:] = 1
+        return self
