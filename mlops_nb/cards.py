@@ -252,9 +252,11 @@ def _status(word: str) -> Mark:
 
 def _facts(facts: Mapping[str, Any]) -> Card:
     (label, value), *rest = facts.items()
-    if set(facts) == {"url"}:
-        return Card(title="dashboard", mark=Mark("good", "running"), facts=[("url", Link(value))])
     return Card(title=f"{_words(label)}: {_brief(value)}", facts=[(_words(name), _brief(said)) for name, said in rest])
+
+
+def _dashboard(dashboard: Any) -> Card:
+    return Card(title="dashboard", mark=Mark("good", "running"), facts=[("url", Link(dashboard.url))])
 
 
 def _key(key: Any) -> Card:
@@ -539,6 +541,7 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.shapes.Listing": _listing,
     "mlops_nb.shapes.Facts": _facts,
     "mlops_nb.shapes.Key": _key,
+    "mlops_nb.shapes.Dashboard": _dashboard,
     "mlops_nb.store.models.ModelVersion": _model_version,
     "mlops_nb.registry.Registered": _registered,
     "mlops_nb.store.datasets.DatasetVersion": _dataset_version,

@@ -48,7 +48,7 @@ from .grammar import (
 )
 from .grammar import run as _run
 from .reference import DeploymentRef, ModelRef
-from .shapes import Facts, Key, Lines, Listing
+from .shapes import Dashboard, Facts, Key, Lines, Listing
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -511,7 +511,9 @@ def environments(ref: ModelRef | None, pip: bool, conda: bool) -> Text | Environ
     if (pip or conda) and (not ref or (pip and conda)):
         raise UsageError("--pip and --conda show one environment in one form.", hint="%mlops environments NAME --pip")
     with store.reading() as tx:
-        found = table.get(tx, ref) if ref else Listing(table.every(tx), what="environment", line="register MODEL --name NAME")
+        if not ref:
+            return Listing(table.every(tx), what="environment", line="register MODEL --name NAME")
+        found = table.get(tx, ref)
     if not pip and not conda:
         return found
     from . import environments as recorded
@@ -526,7 +528,7 @@ def environments(ref: ModelRef | None, pip: bool, conda: bool) -> Text | Environ
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="A port on 127.0.0.1.  [default: the one it had, or a free one]")
 @click.option("--open", "open_browser", is_flag=True, help="Open it in a browser.")
 @click.option("--stop", is_flag=True, help="Stop it.")
-def dashboard(port: int | None, open_browser: bool, stop: bool) -> Facts:
+def dashboard(port: int | None, open_browser: bool, stop: bool) -> Dashboard | Facts:
     """Start the dashboard, or stop it, and say where it is."""
     from . import dashboards
 
@@ -535,7 +537,7 @@ def dashboard(port: int | None, open_browser: bool, stop: bool) -> Facts:
     with face().reporting("starting the dashboard") as report:
         url = dashboards.start(port=port, open_browser=open_browser)
         report.step(f"the dashboard is at {url}")
-    return Facts({"url": url})
+    return Dashboard(url=url)
 
 
 @mlops.command(heading="The workspace", examples=["status"])

@@ -181,9 +181,9 @@ class Command(click.Command):
     An example starts with `%` when it only makes sense in a notebook, with `$` when only in a terminal.
     """
 
-    def __init__(self, *args: Any, examples: Sequence[str] = (), heading: str = "", **kwargs: Any) -> None:
+    def __init__(self, *, examples: Sequence[str] = (), heading: str = "", **kwargs: Any) -> None:
         params = [*(kwargs.pop("params", None) or []), *_everywhere()]
-        super().__init__(*args, params=params, add_help_option=False, **kwargs)
+        super().__init__(params=params, add_help_option=False, **kwargs)
         self.examples = tuple(examples)
         self.heading = heading
 
@@ -202,9 +202,9 @@ class Group(click.Group):
     command_class = Command
     group_class = type
 
-    def __init__(self, *args: Any, default: str | None = None, heading: str = "", **kwargs: Any) -> None:
+    def __init__(self, *, default: str | None = None, heading: str = "", **kwargs: Any) -> None:
         params = [*(kwargs.pop("params", None) or []), *_everywhere()]
-        super().__init__(*args, params=params, add_help_option=False, no_args_is_help=False, invoke_without_command=True, **kwargs)
+        super().__init__(params=params, add_help_option=False, no_args_is_help=False, invoke_without_command=True, **kwargs)
         self.default = default
         self.heading = heading
 

@@ -50,6 +50,12 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         return f"Key(endpoint={self.endpoint!r}, key=…)"
 
 
+class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the dashboard answers."""
+
+    url: str
+
+
 # ── for programs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

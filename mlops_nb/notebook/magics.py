@@ -38,7 +38,7 @@ def load(shell: InteractiveShell) -> None:
         """Register, deploy, split, watch and explain models: `%mlops --help`."""
         return carry_out(line, cell, Notebook(shell, local_ns))
 
-    shell.register_magic_function(mlops, magic_kind="line_cell", magic_name="mlops")
+    shell.magics_manager.register_function(mlops, magic_kind="line_cell", magic_name="mlops")
     shell.ast_transformers[:] = [t for t in shell.ast_transformers if not isinstance(t, ShowEveryLine)] + [ShowEveryLine()]
     completion.load(shell)
     _load_cards(shell)
@@ -288,11 +288,12 @@ class _Line:
 
 def _load_cards(shell: InteractiveShell) -> None:
     """Have nouns shown as cards.  By name, so that nothing is imported before there is one to show."""
-    html_formatter, text_formatter = (shell.display_formatter.formatters[kind] for kind in ("text/html", "text/plain"))
+    formatter: Any = shell.display_formatter
+    html_formatter, text_formatter = (formatter.formatters[kind] for kind in ("text/html", "text/plain"))
     for module, name in (("msgspec", "Struct"), ("mlops_nb.shapes", "Listing"), ("mlops_nb.shapes", "Facts")):
         html_formatter.for_type_by_name(module, name, _html)
         text_formatter.for_type_by_name(module, name, _text)
-    shell.display_formatter.ipython_display_formatter.for_type_by_name("mlops_nb.store.checks", "DriftCheck", _with_figure)
+    formatter.ipython_display_formatter.for_type_by_name("mlops_nb.store.checks", "DriftCheck", _with_figure)
 
 
 def _html(thing: Any) -> str | None:

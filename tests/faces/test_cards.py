@@ -10,7 +10,7 @@ import pytest
 
 from mlops_nb import cards
 from mlops_nb.errors import UnsafeUrl
-from mlops_nb.shapes import Facts, Key, Listing, as_data
+from mlops_nb.shapes import Dashboard, Facts, Key, Listing, as_data
 from mlops_nb.store.models import ModelVersion, StoredFile
 
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'&"
@@ -84,9 +84,9 @@ def test_a_card_follows_light_and_dark() -> None:
 
 
 def test_only_an_address_on_this_machine_becomes_a_link() -> None:
-    assert 'href="http://127.0.0.1:8600"' in cards.as_html(Facts({"url": "http://127.0.0.1:8600"}))
+    assert 'href="http://127.0.0.1:8600"' in cards.as_html(Dashboard(url="http://127.0.0.1:8600"))
     with pytest.raises(UnsafeUrl):
-        cards.as_html(Facts({"url": "javascript:alert(1)"}))
+        cards.as_html(Dashboard(url="javascript:alert(1)"))
 
 
 def test_a_long_list_is_cut_and_says_so() -> None:
