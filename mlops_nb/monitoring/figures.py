@@ -33,7 +33,9 @@ def figure(check: DriftCheck) -> go.Figure:
         if these:
             marker = {"color": colour, "symbol": symbol, "size": 12, "line": {"width": 2, "color": colour}}
             effects, labels, words = [_length(f) for f in these], [_label(f.name) for f in these], [_hover(f) for f in these]
-            drawn.add_scatter(x=effects, y=labels, mode="markers", name=verdict, marker=marker, text=words, hovertemplate="%{text}<extra></extra>")
+            drawn.add_scatter(
+                x=effects, y=labels, mode="markers", cliponaxis=False, name=verdict, marker=marker, text=words, hovertemplate="%{text}<extra></extra>"
+            )
     for f in shown:
         drawn.add_shape(type="line", x0=0, x1=_length(f), y0=_label(f.name), y1=_label(f.name), line={"color": _MARKS[_verdict(f)][0], "width": 2})
     smallest = max((f.minimum_effect for f in shown), default=0)

@@ -103,8 +103,9 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     tested = dict(zip(map(id, comparable), detector.test(comparable), strict=True))
     missing = {id(column): result for column in columns if (result := missing_test(column))}
     adjusted = _adjusted(tested, missing)
-    features = [_feature(c, tested.get(id(c)), missing.get(id(c)), adjusted, job["alpha"]) for c in columns]
-    features.sort(key=lambda f: (not f["is_drift"], -(f["effect"] or 0)))
+    with np.errstate(over="ignore", invalid="ignore"):  # the words about values near the largest number
+        features = [_feature(c, tested.get(id(c)), missing.get(id(c)), adjusted, job["alpha"]) for c in columns]
+    features.sort(key=lambda f: (not f["is_drift"], -max(f["effect"] or 0, abs(f["missing_window"] - f["missing_reference"]))))
     return {"is_drift": any(f["is_drift"] for f in features), "engine": f"{detector.name} {detector.version}", "features": features}
 
 

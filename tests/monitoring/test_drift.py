@@ -77,7 +77,7 @@ def test_exactly_what_changed_drifts(report):
 
 
 def test_what_drifts_most_comes_first(report):
-    effects = [found.effect or 0 for found in report.features if found.is_drift]
+    effects = [max(found.effect or 0, found.missing_window - found.missing_reference) for found in report.features if found.is_drift]
 
     assert [found.is_drift for found in report.features] == sorted([found.is_drift for found in report.features], reverse=True)
     assert effects == sorted(effects, reverse=True)
