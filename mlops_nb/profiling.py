@@ -89,7 +89,8 @@ def _measured(deployment: Deployment, body: bytes, batch: int) -> dict[str, Any]
     connection = http.client.HTTPConnection("127.0.0.1", deployment.handle["port"], timeout=60)
     headers = {"Content-Type": "application/json", "x-mlops-token": Path(deployment.handle["token_file"]).read_text(), NOT_CAPTURED: "1"}
     _ask(connection, deployment, body, headers)
-    busy, began, took = _cpu_seconds(process), time.perf_counter(), []
+    took: list[float] = []
+    busy, began = _cpu_seconds(process), time.perf_counter()
     while len(took) < _MOST_REQUESTS and time.perf_counter() - began < _SECONDS_EACH:
         sent = time.perf_counter()
         _ask(connection, deployment, body, headers)

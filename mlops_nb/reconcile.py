@@ -168,7 +168,7 @@ def _give_first_traffic(tx: store.Transaction, deployment: Deployment) -> None:
     weights = {name: weight for name, weight in table.traffic(tx, deployment.endpoint).items() if name in present}
     key = f"first_traffic/{deployment.ref}"
     percent = state.get(tx, key)
-    if percent is None and sum(weights.values()):
+    if percent is None and any(weights.values()):
         return
     wanted = splits.shifted(weights, deployment.name, 100 if percent is None else percent)
     if wanted != weights:

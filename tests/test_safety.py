@@ -18,7 +18,27 @@ from mlops_nb.reference import DeploymentRef, ModelRef
 from mlops_nb.safety import checked_name, checked_url, path_inside, text_for
 
 NASTY = st.text(alphabet=st.sampled_from(list("ab/.\\#?%:*~\0\n\r\t '\"`$(){}<>&;|=é\u2028\u202e")), max_size=40) | st.text(max_size=40)
-ESCAPES = ["..", "../x", "a/../../x", "/etc/passwd", "%2e%2e/x", "a%2fb", "a#b", "a?b", "C:/x", "C:\\x", "//proc/self/root", "a\0b", "a\nb", "", ".", "./a", "a//b", " a", "a "]
+ESCAPES = [
+    "..",
+    "../x",
+    "a/../../x",
+    "/etc/passwd",
+    "%2e%2e/x",
+    "a%2fb",
+    "a#b",
+    "a?b",
+    "C:/x",
+    "C:\\x",
+    "//proc/self/root",
+    "a\0b",
+    "a\nb",
+    "",
+    ".",
+    "./a",
+    "a//b",
+    " a",
+    "a ",
+]
 
 
 @pytest.fixture(scope="module")

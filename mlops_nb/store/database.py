@@ -13,7 +13,7 @@ import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 import msgspec
 
@@ -56,14 +56,22 @@ class Transaction:
         marks = ", ".join("?" * len(fields))
         self.execute(f"INSERT INTO {table} ({', '.join(fields)}) VALUES ({marks})", [getattr(row, field) for field in fields])
 
-    def rows(self, sql: str, values: Sequence[object] = (), *, as_: type[T] = dict) -> list[T]:  # type: ignore[assignment]
+    @overload
+    def rows(self, sql: str, values: Sequence[object] = ()) -> list[dict[str, Any]]: ...
+    @overload
+    def rows(self, sql: str, values: Sequence[object] = (), *, as_: type[T]) -> list[T]: ...
+    def rows(self, sql: str, values: Sequence[object] = (), *, as_: type = dict) -> list[Any]:
         """Every row of a query."""
         self.execute(sql, values)
         columns = [(name, str(kind)) for name, kind, *_ in self._connection.description or ()]
         found = [{name: _read(value, kind) for (name, kind), value in zip(columns, row, strict=True)} for row in self._connection.fetchall()]
-        return found if as_ is dict else msgspec.convert(found, list[as_])  # type: ignore[return-value, valid-type]
+        return found if as_ is dict else [msgspec.convert(row, as_) for row in found]
 
-    def maybe(self, sql: str, values: Sequence[object] = (), *, as_: type[T] = dict) -> T | None:  # type: ignore[assignment]
+    @overload
+    def maybe(self, sql: str, values: Sequence[object] = ()) -> dict[str, Any] | None: ...
+    @overload
+    def maybe(self, sql: str, values: Sequence[object] = (), *, as_: type[T]) -> T | None: ...
+    def maybe(self, sql: str, values: Sequence[object] = (), *, as_: type = dict) -> Any:
         """The first row, or None."""
         return next(iter(self.rows(sql, values, as_=as_)), None)
 

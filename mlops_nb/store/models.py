@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -28,7 +28,7 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     flavor: str
     """`sklearn`, `onnx`, `xgboost`, `lightgbm`, `torch`, `python` or `script`."""
-    engine: str
+    engine: Literal["onnxruntime", "python", "script"]
     """What answers requests: `onnxruntime`, `python` (the object itself) or `script` (an entry script)."""
     hash: str
     files: list[StoredFile]

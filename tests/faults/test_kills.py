@@ -114,7 +114,11 @@ def test_an_agent_killed_between_any_two_steps_of_a_deployment_finishes_it(live_
             pass  # it had not come up yet
         wait_for(lambda name=name: agent.ensure() or deployment(f"churn/{name}").status == "healthy", what=name)
 
-    servers = [p for p in psutil.process_iter(["cmdline"]) if str(live_workspace.run) in " ".join(p.info["cmdline"] or []) and "mlops_nb.serving" in " ".join(p.info["cmdline"] or [])]
+    servers = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if str(live_workspace.run) in " ".join(p.info["cmdline"] or []) and "mlops_nb.serving" in " ".join(p.info["cmdline"] or [])
+    ]
     assert len(servers) == 4
 
 

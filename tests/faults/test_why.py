@@ -97,18 +97,35 @@ def test_exhausted_memory_is_told(live_workspace: Workspace, script) -> None:
     assert "MemoryError" in str(error) and "score.py:3" in str(error)
 
 
+MOODY_CELLS = [
+    "import pandas as pd\nfrom mlops_nb import registry, rollout, errors",
+    """class Moody:
+    def predict(self, X):
+        return X["age"]
+
+    def __setstate__(self, state):
+        raise RuntimeError("not today")
+
+    def __getstate__(self):
+        return {"a": 1}
+""",
+    "registry.register(Moody(), name='moody', sample=pd.DataFrame({'age': [1, 2]}))",
+    """try:
+    rollout.deploy("moody:1")
+except errors.DeploymentFailed as error:
+    print(error)
+else:
+    raise SystemExit("it started")
+""",
+]
+
+
 def test_an_exception_in_cell_code_names_the_cell(live_workspace: Workspace, tmp_path: Path) -> None:
     """The class is defined in a kernel's cell, so the traceback names that cell, and shows its line."""
     import nbformat
     from nbclient import NotebookClient
 
-    cells = [
-        "import pandas as pd\nfrom mlops_nb import registry, rollout, errors",
-        "class Moody:\n    def predict(self, X):\n        return X['age']\n\n    def __setstate__(self, state):\n        raise RuntimeError('not today')\n\n    def __getstate__(self):\n        return {'a': 1}",
-        "registry.register(Moody(), name='moody', sample=pd.DataFrame({'age': [1, 2]}))",
-        "try:\n    rollout.deploy('moody:1')\nexcept errors.DeploymentFailed as error:\n    print(error)\nelse:\n    raise SystemExit('it started')",
-    ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in MOODY_CELLS])
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
     said = "".join(output.get("text", "") for output in notebook.cells[-1].outputs)

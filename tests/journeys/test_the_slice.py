@@ -19,7 +19,18 @@ from mlops_nb import registry, rollout, settings
 from mlops_nb.settings import Workspace
 
 SAMPLES = Path(__file__).parents[2] / "sample_notebooks"
-A_FLIGHT = {"carrier": "UA", "origin": "EWR", "dest": "IAH", "hour": 18, "weekday": 4, "distance": 1400, "temp": 85.0, "wind_speed": 12.0, "precip": 0.3, "visib": 6.0}
+A_FLIGHT = {
+    "carrier": "UA",
+    "origin": "EWR",
+    "dest": "IAH",
+    "hour": 18,
+    "weekday": 4,
+    "distance": 1400,
+    "temp": 85.0,
+    "wind_speed": 12.0,
+    "precip": 0.3,
+    "visib": 6.0,
+}
 
 pytestmark = pytest.mark.xdist_group("journey")
 
@@ -48,7 +59,11 @@ def mlops(*words: str) -> Any:
 def shown(notebook: nbformat.NotebookNode, line: str) -> str:
     """What the cell that holds *line* displayed, as HTML and text together."""
     cell = next(cell for cell in notebook.cells if line in cell.source)
-    return " ".join("".join(output.get("data", {}).values()) if "data" in output else output.get("text", "") for output in cell.outputs if "image/png" not in output.get("data", {}) and "application/vnd.plotly.v1+json" not in output.get("data", {}))
+    return " ".join(
+        "".join(output.get("data", {}).values()) if "data" in output else output.get("text", "")
+        for output in cell.outputs
+        if "image/png" not in output.get("data", {}) and "application/vnd.plotly.v1+json" not in output.get("data", {})
+    )
 
 
 def test_both_versions_serve_half_the_traffic_each(demo) -> None:

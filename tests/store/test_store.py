@@ -30,8 +30,20 @@ for i in range(rounds):
 """
 
 
+COUNTER = """
+from mlops_nb import store
+from mlops_nb.store import state
+for i in range(1, 80):
+    with store.writing() as tx:
+        state.put(tx, "a", i)
+        state.put(tx, "b", i)
+"""
+
+
 def start_writer(who: str, rounds: int) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", WRITER, who, str(rounds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, who, str(rounds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     return process
 
@@ -61,8 +73,7 @@ def test_readers_beside_a_writer_see_whole_transactions_only(workspace: Workspac
     with store.writing() as tx:
         state.put(tx, "a", 0)
         state.put(tx, "b", 0)
-    code = "from mlops_nb import store\nfrom mlops_nb.store import state\nfor i in range(1, 80):\n    with store.writing() as tx:\n        state.put(tx, 'a', i); state.put(tx, 'b', i)\n"
-    writer = subprocess.Popen([sys.executable, "-c", code])
+    writer = subprocess.Popen([sys.executable, "-c", COUNTER])
     while writer.poll() is None:
         with store.reading() as tx:
             assert state.get(tx, "a") == state.get(tx, "b")
@@ -101,7 +112,7 @@ def test_a_newer_store_is_told_apart_and_left_alone(workspace: Workspace) -> Non
 
     before = workspace.store.read_bytes()
     for visit in (store.reading, store.writing):
-        with pytest.raises(errors.StoreTooNew, match="upgrade|knows"), visit():
+        with pytest.raises(errors.StoreTooNew, match="knows"), visit():
             pass
     assert workspace.store.read_bytes() == before
 
@@ -161,7 +172,9 @@ def test_somebody_else_holding_the_file_is_waited_out(workspace: Workspace) -> N
     holder = subprocess.Popen([sys.executable, "-c", code, str(workspace.store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "open\n"
     reader = subprocess.Popen(
-        [sys.executable, "-c", "from mlops_nb import store\nfrom mlops_nb.store import state\nwith store.reading() as tx: print(state.get(tx, 'a'))"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", "from mlops_nb import store\nfrom mlops_nb.store import state\nwith store.reading() as tx: print(state.get(tx, 'a'))"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with pytest.raises(subprocess.TimeoutExpired):
         reader.wait(timeout=1.5)
