@@ -12,7 +12,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -28,6 +28,7 @@ PROBABILITY_TOLERANCE = 1e-4
 RELATIVE_TOLERANCE = 1e-4
 
 Arrays = dict[str, "np.ndarray"]
+Floats = Literal["Float", "Double"]
 
 
 class Conversion(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,10 +48,19 @@ def to_onnx(obj: Any, signature: Signature | None, sample: Any) -> Conversion:
     try:
         columns = _checked(obj, signature, sample)
         outputs = _expected(obj, sample)
-        content = _written(obj, signature, tuple(outputs))
-        return _compared(content, columns, outputs)
+        result = _compared(_written(obj, signature, tuple(outputs), "Float"), columns, outputs)
+        return result if result.onnx else _in_double(obj, signature, columns, outputs) or result
     except _Unconvertible as why:
         return Conversion(report={"to": "onnx", "reason": str(why)})
+
+
+def _in_double(obj: Any, signature: Signature, columns: Arrays, outputs: Arrays) -> Conversion | None:
+    """The conversion that reckons with 64 bits, if it answers the same where the quicker one with 32 did not."""
+    try:
+        result = _compared(_written(obj, signature, tuple(outputs), "Double"), columns, outputs)
+    except _Unconvertible:
+        return None  # fewer operators know 64 bits; what the first try found stands
+    return result if result.onnx else None
 
 
 def _checked(obj: Any, signature: Signature | None, sample: Any) -> Arrays:
@@ -93,7 +103,7 @@ def _expected(obj: Any, sample: Any) -> Arrays:
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _written(obj: Any, signature: Signature, outputs: Sequence[str]) -> bytes:
+def _written(obj: Any, signature: Signature, outputs: Sequence[str], floats: Floats) -> bytes:
     """The model as ONNX under the names of its columns and *outputs*."""
     if taken := set(outputs) & {column.name for column in signature.inputs}:
         raise _Unconvertible(f"a column is called {listed(sorted(taken))}, as the answer is")
@@ -101,7 +111,8 @@ def _written(obj: Any, signature: Signature, outputs: Sequence[str]) -> bytes:
     try:
         _register_boosters()
         obj = _with_plain_features(obj)
-        model = write(obj, signature, {id(obj): {"zipmap": False}} if "probabilities" in outputs else None)
+        model = write(obj, signature, {id(obj): {"zipmap": False}} if "probabilities" in outputs else None, floats)
+        _narrow_for_trees(model, floats)
     except ImportError as error:
         raise _Unconvertible(f"{error.name or 'skl2onnx'} is not installed (pip install 'mlops_nb[convert]')") from error
     except _Unconvertible:
@@ -112,26 +123,23 @@ def _written(obj: Any, signature: Signature, outputs: Sequence[str]) -> bytes:
     return model.SerializeToString()
 
 
-def _whole(obj: Any, signature: Signature, options: Any) -> onnx.ModelProto:
+def _whole(obj: Any, signature: Signature, options: Any, floats: Floats) -> onnx.ModelProto:
     """One array in, as it is."""
-    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
-
     if len(signature.inputs) != 1:
         raise _Unconvertible("it takes several arrays")
     column = signature.inputs[0]
-    kind = StringTensorType if column.type == "string" else FloatTensorType
+    kind = _tensor_type("String" if column.type == "string" else floats)
     model = _convert(obj, [("input", kind(list(column.shape or [None])))], options)
     _rename(model, {model.graph.input[0].name: column.name})
     return model
 
 
-def _by_column(obj: Any, signature: Signature, options: Any) -> onnx.ModelProto:
+def _by_column(obj: Any, signature: Signature, options: Any, floats: Floats) -> onnx.ModelProto:
     """A table's columns one by one, for a model that chooses among them by name."""
-
     try:
-        model = _convert(obj, _typed(signature, whole_numbers=True), options)
+        model = _convert(obj, _typed(signature, floats, whole_numbers=True), options)
     except Exception:  # some converters take no mixture of types: then all numbers as floats, or else the second error is the one to tell
-        model = _convert(obj, _typed(signature, whole_numbers=False), options)
+        model = _convert(obj, _typed(signature, floats, whole_numbers=False), options)
     if len(model.graph.input) != len(signature.inputs):
         raise _Unconvertible("its converter drops columns")
     # skl2onnx makes identifiers of the names; their order stays.
@@ -139,16 +147,16 @@ def _by_column(obj: Any, signature: Signature, options: Any) -> onnx.ModelProto:
     return model
 
 
-def _side_by_side(obj: Any, signature: Signature, options: Any) -> onnx.ModelProto:
+def _side_by_side(obj: Any, signature: Signature, options: Any, floats: Floats) -> onnx.ModelProto:
     """A table's columns put side by side as the one matrix the model takes."""
     from onnx import TensorProto, helper
-    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 
     texts = {column.type == "string" for column in signature.inputs}
     if len(texts) > 1:
         raise _Unconvertible("it takes text and numbers in one matrix")
-    kind, element = (StringTensorType, TensorProto.STRING) if texts == {True} else (FloatTensorType, TensorProto.FLOAT)
-    model = _convert(obj, [("side_by_side", kind([None, len(signature.inputs)]))], options)
+    kind = "String" if texts == {True} else floats
+    element = TensorProto.DataType.Value(kind.upper())
+    model = _convert(obj, [("side_by_side", _tensor_type(kind)([None, len(signature.inputs)]))], options)
     matrix = model.graph.input.pop().name
     names = [column.name for column in signature.inputs]
     _rename(model, {name: f"{name}_inside" for name in names})  # what is inside may bear a column's name by chance
@@ -189,17 +197,34 @@ def _chooses_columns(obj: Any) -> bool:
     return any(type(part).__name__ == "ColumnTransformer" for part in (obj, *obj.get_params(deep=True).values()))
 
 
-def _typed(signature: Signature, *, whole_numbers: bool) -> list[tuple[str, Any]]:
-    from skl2onnx.common.data_types import BooleanTensorType, FloatTensorType, Int64TensorType, StringTensorType
-
-    def type_of(column: Column) -> Any:
+def _typed(signature: Signature, floats: Floats, *, whole_numbers: bool) -> list[tuple[str, Any]]:
+    def kind_of(column: Column) -> str:
         if column.type == "string":
-            return StringTensorType
+            return "String"
         if not whole_numbers or column.nullable or column.type.startswith("float"):
-            return FloatTensorType  # a whole number that may be missing comes as a float with NaN
-        return BooleanTensorType if column.type == "bool" else Int64TensorType
+            return floats  # a whole number that may be missing comes as a float with NaN
+        return "Boolean" if column.type == "bool" else "Int64"
 
-    return [(column.name, type_of(column)([None, 1])) for column in signature.inputs]
+    return [(column.name, _tensor_type(kind_of(column))([None, 1])) for column in signature.inputs]
+
+
+def _tensor_type(kind: str) -> Any:
+    from skl2onnx.common import data_types
+
+    return getattr(data_types, f"{kind}TensorType")
+
+
+def _narrow_for_trees(model: onnx.ModelProto, floats: Floats) -> None:
+    """Let trees see 32-bit floats, as those of XGBoost and scikit-learn do, also where all before them is reckoned with 64."""
+    from onnx import TensorProto, helper
+
+    if floats == "Float":
+        return
+    for place, node in reversed(list(enumerate(model.graph.node))):
+        if node.op_type.startswith("TreeEnsemble"):
+            narrow = helper.make_node("Cast", [node.input[0]], [f"{node.input[0]}_narrow_{place}"], to=TensorProto.FLOAT)
+            node.input[0] = narrow.output[0]
+            model.graph.node.insert(place, narrow)
 
 
 def _register_boosters() -> None:
@@ -255,7 +280,7 @@ def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
 
 def _in_a_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text if len(text) <= 140 else text[:139] + '…'}" if text else type(error).__name__
 
 
 # ── comparing ────────────────────────────────────────────────────────────────────────────────────────────────────────
