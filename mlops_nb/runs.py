@@ -90,11 +90,11 @@ def _shell() -> Any:
 
 def _cells(shell: Any) -> Iterator[Cell]:
     """The cells in the order they were executed, the one that is running included, under the names tracebacks give them."""
-    sent, compiled = shell.history_manager.input_hist_raw, shell.history_manager.input_hist_parsed
-    for number, source in enumerate(sent):
+    # what the compiler noted: the history drops a last line end, so that a name made again from it can differ
+    named = {number: filename for filename, number in getattr(shell.compile, "_filename_map", {}).items()}
+    for number, source in enumerate(shell.history_manager.input_hist_raw):
         if number and source:
-            filename = shell.compile.get_code_name(source, compiled[number], number)
-            yield Cell(number=number, source=without_secrets(source), filename=filename)
+            yield Cell(number=number, source=without_secrets(source), filename=named.get(number, ""))
 
 
 def _script_cells() -> Iterator[Cell]:
