@@ -68,7 +68,8 @@ def come_up(spec: ServerSpec) -> tuple[Server, Capture]:
     outputs, quick = warm_up(engine, spec)
     capture = Capture(Path(spec.capture_folder), payload_percent=spec.capture_payload_percent)
     server = Server(spec, engine, capture, outputs=outputs, quick=quick)
-    capture.start(signature=engine.signature.as_json() if engine.signature else None)
+    told = msgspec.structs.replace(engine.signature, outputs=outputs) if engine.signature else None
+    capture.start(signature=told.as_json() if told else None)
     return server, capture
 
 
@@ -97,7 +98,7 @@ def limit_memory(spec: ServerSpec) -> None:
 
 
 def warm_up(engine: Engine, spec: ServerSpec) -> tuple[list, bool]:
-    """Answer the signature's own sample once.  Returns the outputs as columns, and whether that was quick.
+    """Answer the signature's own sample once.  Returns the outputs as they came (ONNX may narrow what was registered), and whether that was quick.
 
     A model that fails on every row it was registered with cannot answer: the reason is written and the process ends.
     """
@@ -112,7 +113,7 @@ def warm_up(engine: Engine, spec: ServerSpec) -> tuple[list, bool]:
             arrays = engine.predict(columns)
             started = time.perf_counter()
             engine.predict(columns)
-            return known or outputs_of(arrays), time.perf_counter() - started < QUICK_SECONDS
+            return outputs_of(arrays), time.perf_counter() - started < QUICK_SECONDS
         except (Exception, SystemExit) as error:
             if number == len(rows) - 1:
                 reason = failures.why(error, spec, doing="exception in a request")

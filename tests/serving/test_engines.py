@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.cluster import KMeans
-from sklearn.ensemble import IsolationForest
-from sklearn.linear_model import LinearRegression
+from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
 from mlops_nb import signature
-from mlops_nb.serving import engines
+from mlops_nb.serving import engines, score
 from mlops_nb.serving.spec import ServerSpec
 
 FRAME = pd.DataFrame({"kind": pd.Categorical(["a", "b", "c", "a"] * 30), "size": np.tile([1.0, 2.0, np.nan, 4.0], 30), "count": [1, 2, 3, 4] * 30})
@@ -123,3 +125,28 @@ def test_a_frame_answered_is_one_output_per_column(pickled: Callable[[Any], Path
     answer = asked(loaded(pickled(Ranges()), NUMBERS, flavor="python"), NUMBERS.head(2))
 
     assert {name: values.tolist() for name, values in answer.items()} == {"low": [0, 1], "high": [2, 3]}
+
+
+def scored(engine: engines.Engine, body: Any) -> dict[str, np.ndarray]:
+    """What the engine answers to the body of POST /score."""
+    assert engine.signature
+    return engine.predict(engine.signature.check(score.columns(body, engine.signature)))
+
+
+def test_null_and_an_absent_key_are_missing_values_where_the_training_data_had_some(pickled: Callable[[Any], Path]):
+    frame = pd.DataFrame({"a": [1.0, None, 3.0, 4.0] * 20, "b": pd.array([1, None, 0, 2] * 20, dtype="Int64")})
+    model = HistGradientBoostingClassifier(max_iter=3).fit(frame, [0, 1, 0, 1] * 20)
+
+    answer = scored(loaded(pickled(model), frame, flavor="sklearn"), [{"a": None, "b": 1}, {"a": 3, "b": None}, {"a": 1}])
+
+    missing = pd.DataFrame({"a": [None, 3.0, 1.0], "b": pd.array([1, None, None], dtype="Int64")})
+    np.testing.assert_array_equal(answer["probabilities"], model.predict_proba(missing))
+
+
+def test_a_model_of_texts_gets_a_series(pickled: Callable[[Any], Path]):
+    texts = pd.Series(["good flight", "bad delay", "good crew", "bad seat"], name="review")
+    model = make_pipeline(CountVectorizer(), LogisticRegression()).fit(texts, ["yes", "no", "yes", "no"])
+
+    answer = scored(loaded(pickled(model), texts, flavor="sklearn"), [{"review": "bad bad"}, {"review": "good"}])
+
+    assert answer["label"].tolist() == ["no", "yes"]
