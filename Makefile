@@ -6,7 +6,7 @@ PARALLEL ?= 3
 # The JupyterLab extension is built into the package as it is installed (extension/build.py): changed sources mean install again.
 EXTENSION := $(shell find extension/src extension/style extension/schema -type f) $(wildcard extension/*.json extension/*.js extension/*.lock)
 
-.PHONY: demo test lint bench dev down clean packages
+.PHONY: demo test lint bench dev picture down clean packages
 
 demo: .venv/ready-demo
 	$(BIN)/python sample_notebooks/run.py
@@ -25,6 +25,11 @@ bench: .venv/ready-dev
 
 dev: .venv/ready-dev
 	@echo "Activate it: source .venv/bin/activate"
+
+# The README's picture of the dashboard, taken by a test.
+picture: .venv/ready-dev
+	$(BIN)/python -m pytest tests/browser/test_dashboard.py -k picture
+	mkdir -p docs/images && cp tests/out/screenshots/readme.png docs/images/dashboard.png
 
 down:
 	$(BIN)/mlops down

@@ -75,7 +75,8 @@ def _add_deployment(figure: go.Figure, name: str, rows: Sequence[Mapping[str, An
         figure.add_trace(trace, row=row, col=col)
 
     area = {"stackgroup": "share", "groupnorm": "percent", "line": {"color": colour, "width": 1}, "hovertemplate": f"%{{y:.1f}} %<extra>{label}</extra>"}
-    figure.add_trace(go.Scatter(**drawn | {"mode": "lines"}, y=[row["requests"] for row in rows], showlegend=False, **area), row=1, col=1)
+    shares = drawn | {"mode": "lines", "x": [row["time"] for row in rows if row["asked"]]}
+    figure.add_trace(go.Scatter(**shares, y=[row["requests"] for row in rows if row["asked"]], showlegend=False, **area), row=1, col=1)
     add("requests_per_second", 1, 2)
     for percentile, dash, opacity in (("p50_ms", "solid", 1.0), ("p95_ms", "dash", 0.75), ("p99_ms", "dot", 0.5)):
         add(percentile, 2, 1, dash=dash, opacity=opacity, width=2.4 if dash == "solid" else 1.4)
@@ -262,7 +263,7 @@ def placed(drawn: Lineage) -> dict[str, tuple[float, float]]:
         beside[edge.target].append(edge.source)
     family = _families(drawn)
     rows: dict[str, float] = {}
-    for column in [*columns, *reversed(columns), *columns]:  # there and back and there again, so that lines cross less
+    for column in [*columns, *reversed(columns)] * 3:  # there and back and there again, so that lines cross less
         column.sort(key=lambda id: (family[id], -_middle([rows[other] for other in beside[id] if other in rows], otherwise=rows.get(id, 0.0))))
         rows |= {id: (len(column) - 1) / 2 - place for place, id in enumerate(column)}
     return {id: (float(x), rows[id]) for x, column in enumerate(columns) for id in column}

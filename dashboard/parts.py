@@ -23,11 +23,11 @@ ROWS = 50
 """How many rows of a long table stand on one page of it."""
 
 PERIODS = {
-    "15 min": timedelta(minutes=15),
-    "1 hour": timedelta(hours=1),
-    "6 hours": timedelta(hours=6),
-    "24 hours": timedelta(hours=24),
-    "7 days": timedelta(days=7),
+    "15m": timedelta(minutes=15),
+    "1h": timedelta(hours=1),
+    "6h": timedelta(hours=6),
+    "24h": timedelta(hours=24),
+    "7d": timedelta(days=7),
 }
 MARKS = {
     "healthy": ("●", "green"),
@@ -74,7 +74,8 @@ def sidebar(groups: Mapping[str, Sequence[Any]]) -> None:
             for page in pages:
                 st.page_link(page, query_params=carried, width="stretch")
         st.space("small")
-        st.caption(f"Workspace  \n{plain(str(Workspace.current().root))}")
+        root = Workspace.current().root
+        st.caption(f"Workspace  \n{plain('/'.join(root.parts[-2:]))}", help=plain(root))
 
 
 def header(title: str, intro: str) -> None:
@@ -131,7 +132,7 @@ def search(label: str, *, param: str, **shown: Any) -> str:
     return value
 
 
-def period(otherwise: str = "1 hour") -> str:
+def period(otherwise: str = "1h") -> str:
     """The chosen stretch of time, a key of PERIODS."""
     return asked("period", PERIODS, otherwise=otherwise)
 
@@ -200,8 +201,8 @@ def filtered(deployments: Sequence[Deployment]) -> list[Deployment]:
 def choose_place(deployments: Sequence[Deployment]) -> None:
     """Lists of the targets and the hardware there are."""
     targets, kinds = sorted({d.target for d in deployments}), sorted({d.spec.hardware for d in deployments})
-    choose("Target", [ALL, *targets], param="target", value=asked("target", targets, otherwise=ALL), width=180)
-    choose("Hardware", [ALL, *kinds], param="hardware", value=asked("hardware", kinds, otherwise=ALL), width=180)
+    choose("Target", [ALL, *targets], param="target", value=asked("target", targets, otherwise=ALL), width=140)
+    choose("Hardware", [ALL, *kinds], param="hardware", value=asked("hardware", kinds, otherwise=ALL), width=140)
 
 
 # ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────────

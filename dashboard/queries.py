@@ -256,21 +256,23 @@ def _chosen(asked: str, names: Sequence[str]) -> str:
 # ── telemetry ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-BUCKETS = {"15 min": 10, "1 hour": 60, "6 hours": 300, "24 hours": 900, "7 days": 7200}
+BUCKETS = {"15m": 10, "1h": 60, "6h": 300, "24h": 900, "7d": 7200}
 """Seconds that one point of a line covers."""
 
 
 def traffic(endpoint: str, period: str) -> list[dict[str, Any]]:
     """Requests, errors and latency per deployment and bucket of time, by time; a bucket without requests is there with none.
 
-    `requests_per_second` and `errors_per_second` are reckoned from the bucket's length.
+    `requests_per_second` and `errors_per_second` are reckoned from the bucket's length; `asked` tells whether any deployment was.
     """
     seconds = BUCKETS[period]
     found = telemetry.traffic(endpoint, since=parts.since(period), bucket_seconds=seconds)
     seen = {(row["time"], row["deployment"]): row for row in found}
     names = sorted({row["deployment"] for row in found})
     rows = [seen.get((time, name)) or _NOBODY_ASKED | {"time": time, "deployment": name} for time in _buckets(found, seconds) for name in names]
-    return [row | {"requests_per_second": row["requests"] / seconds, "errors_per_second": row["errors"] / seconds} for row in rows]
+    asked = {row["time"] for row in found}
+    rates = ({"requests_per_second": row["requests"] / seconds, "errors_per_second": row["errors"] / seconds, "asked": row["time"] in asked} for row in rows)
+    return [row | rate for row, rate in zip(rows, rates, strict=True)]
 
 
 _NOBODY_ASKED: dict[str, Any] = {"requests": 0, "errors": 0, "rows": 0, "p50_ms": None, "p95_ms": None, "p99_ms": None}

@@ -32,6 +32,7 @@ if found.events:
     parts.table(
         [queries.event_row(event) | {"time": parts.said(event.time)} for event in found.events],
         alt="Events, newest first",
+        column_order=("time", "type", "subject", "data"),
         column_config={"time": st.column_config.TextColumn(width="medium"), "data": st.column_config.TextColumn(width="large")},
     )
 else:

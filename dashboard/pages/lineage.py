@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import figures
 import parts
 import streamlit as st
@@ -72,8 +74,10 @@ if root != EVERYTHING:
     show_answers(root)
 
 st.subheader("The same as a table", anchor=False)
-names = {node.id: f"{node.kind} {figures.name_of(node)}" for node in whole.nodes}
-into = {id: [names[edge.source] for edge in shown.edges if edge.target == id] for id in (node.id for node in shown.nodes[: parts.ROWS])}
+names = {node.id: f"{node.kind} {figures.name_of(node)}" for node in shown.nodes}
+into = defaultdict(list)
+for edge in shown.edges:
+    into[edge.target].append(names[edge.source])
 parts.table(
     [
         {"kind": node.kind, "name": node.label, "what": figures.note_of(node), "made from": ", ".join(into[node.id])}

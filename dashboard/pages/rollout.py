@@ -19,9 +19,9 @@ if not found.endpoint:
     parts.nothing_yet("No endpoint yet.", "%mlops deploy delays:1 --endpoint delays", "%mlops deploy delays:2 --endpoint delays --traffic 10")
     st.stop()
 
-period = parts.period("15 min")
+period = parts.period("15m")
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    parts.choose("Endpoint", found.endpoints, param="endpoint", value=found.endpoint, width=220)
+    parts.choose("Endpoint", found.endpoints, param="endpoint", value=found.endpoint, width=200)
     parts.choose_place(found.deployments)
     parts.switch("Period", list(parts.PERIODS), param="period", value=period)
     paused = st.toggle("Pause", key="paused", help=f"While it runs, the figures are read again every {REFRESH_SECONDS} s.")

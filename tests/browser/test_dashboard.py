@@ -26,7 +26,7 @@ PAGES = {
     "lineage-of-a-model": "lineage?root=delays:2",
     "profiling": "profiling",
     "deployments": "deployments?deployment=delays/3",
-    "rollout": "rollout?endpoint=delays&period=1 hour",
+    "rollout": "rollout?endpoint=delays&period=1h",
     "drift": "drift?endpoint=delays",
     "events": "events",
 }
@@ -46,7 +46,7 @@ VANDALISED = {
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A dashboard that runs on a workspace as after some weeks of use."""
-    with running_dashboard(tmp_path_factory.mktemp("busy"), a_busy_workspace.fill) as url:
+    with running_dashboard(tmp_path_factory.mktemp("busy") / "flights" / ".mlops", a_busy_workspace.fill) as url:
         yield url
 
 
@@ -58,7 +58,7 @@ def vandalised_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         a_busy_workspace.fill()
         a_busy_workspace.vandalise()
 
-    with running_dashboard(tmp_path_factory.mktemp("vandalised"), fill) as url:
+    with running_dashboard(tmp_path_factory.mktemp("vandalised") / ".mlops", fill) as url:
         yield url
 
 
@@ -141,7 +141,7 @@ def test_the_downloaded_events_hold_them_all_and_no_formula(vandalised_address, 
 
 
 def test_a_picture_for_the_readme(address, browser):
-    with a_tab(browser, color_scheme="light", viewport={"width": 1280, "height": 800}) as page:
+    with a_tab(browser, color_scheme="light") as page:
         settle(page, f"{address}/{PAGES['rollout']}")
         keep(page, "readme")
 
@@ -206,7 +206,6 @@ def keep(page: Page, name: str) -> None:
     """A picture of the whole page."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     tall = page.evaluate("document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight")
-    if name != "readme":
-        page.set_viewport_size({"width": page.viewport_size["width"], "height": min(max(tall, 700), 2600)})
-        page.wait_for_function(DRAWN)
+    page.set_viewport_size({"width": 1360, "height": min(max(tall, 700), 2600)})
+    page.wait_for_function(DRAWN)
     page.screenshot(path=SCREENSHOTS / f"{name}.png")

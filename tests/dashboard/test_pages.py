@@ -139,7 +139,7 @@ def test_the_deployments_page_opens_on_what_wants_a_look(open_page, busy):
 
 
 def test_rollout_shows_how_each_deployment_answers(open_page, busy):
-    row = open_page("rollout", endpoint="delays", period="1 hour").dataframe[0].value.set_index("deployment").loc["1"]
+    row = open_page("rollout", endpoint="delays", period="1h").dataframe[0].value.set_index("deployment").loc["1"]
 
     assert row["wanted share"] == 50
     assert row["live share"] > 75
@@ -155,7 +155,7 @@ def test_rollout_lists_every_change_of_the_split(open_page, busy):
 
 
 def test_an_endpoint_nobody_asked_shows_the_line_that_asks_it(open_page, busy):
-    assert open_page("rollout", endpoint="churn", period="15 min").dataframe[0].value["requests"][0] > 0
+    assert open_page("rollout", endpoint="churn", period="15m").dataframe[0].value["requests"][0] > 0
     with store.writing() as tx:
         tx.execute("INSERT INTO endpoints VALUES ('quiet', now(), 'ada')")
 
