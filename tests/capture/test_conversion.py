@@ -179,23 +179,20 @@ def test_an_object_that_is_no_estimator_has_no_converter(frame):
     assert stays(converted(Model(), frame)) == "there is no converter for Model"
 
 
-def test_an_unequal_conversion_is_reported_and_not_used(frame):
-    """Whole numbers beyond 2^24 are rounded by the 32-bit floats of a matrix input, which a threshold between two of them notices."""
-    data = pd.DataFrame({"id": np.arange(ROWS) + 2**25})
-    model = RandomForestClassifier(3, bootstrap=False).fit(data % 2, (data.id % 2).to_numpy())
-    model.predict_proba  # trained on parities, asked about what parity becomes
-    shifted = make_pipeline(FixedShift(), model).fit(data, (data.id % 2).to_numpy())
+def test_a_threshold_that_32_bits_blur_is_kept_by_reckoning_with_64(frame, late):
+    import xgboost
 
-    result = converted(shifted, data)
+    data = pd.DataFrame({"x": 1e6 + frame["delay in min"], "carrier": frame.carrier})
+    columns = make_column_transformer((OneHotEncoder(sparse_output=False), ["carrier"]), (StandardScaler(), ["x"]))
 
-    assert result.onnx is None
+    assert converted(make_pipeline(columns, xgboost.XGBClassifier(n_estimators=5)).fit(data, late), data).report["equal"]
 
 
-class FixedShift(StandardScaler):
-    """A scaler whose scale makes neighbours matter."""
+def test_an_unequal_conversion_is_reported_and_not_used():
+    """LightGBM compares with 64 bits what its ONNX form compares with 32."""
+    import lightgbm
 
-    def fit(self, X, y=None):
-        super().fit(X)
-        self.mean_[:] = 2**25
-        self.scale_[:] = 1
-        return self
+    data = pd.DataFrame({"x": 1 + np.arange(ROWS) * 1e-9})
+    result = converted(lightgbm.LGBMClassifier(n_estimators=5, verbose=-1).fit(data, (np.arange(ROWS) >= ROWS // 2).astype(int)), data)
+
+    assert (result.onnx, result.report["equal"], result.report["labels_differ"] > 0) == (None, False, True)
