@@ -1,4 +1,4 @@
-"""What the figures are measured on: synthetic flights, a pipeline over them, a forest.  Imports nothing of this project, so that a peer's interpreter can use it too."""
+"""What the figures are measured on: synthetic flights, a pipeline, a forest.  Imports nothing of this project: a peer's interpreter uses it too."""
 
 from __future__ import annotations
 

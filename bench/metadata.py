@@ -48,7 +48,7 @@ def measure() -> list[Figure]:
 def _commands(*, size: int) -> list[Figure]:
     ours = {"register, metadata part": _register, "get": _get, "search by tag": _search}
     raw = {"register, metadata part": _register_raw, "get": _get_raw, "search by tag": _search_raw}
-    steps = {step: work for what in ours for step, work in ((what, ours[what]), (f"raw: {what}", raw[what]))}
+    steps = {step: work for what in ours for step, work in ((what, timing.timed(ours[what])), (f"raw: {what}", timing.timed(raw[what])))}
     seconds = timing.medians(steps, rounds=ROUNDS)
     figures = []
     for what, goal in _GOALS_MS.items():

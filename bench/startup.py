@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from functools import partial
 
 from . import timing
@@ -38,6 +37,6 @@ def _added(seconds: dict[str, float], name: str, *, to: str) -> Figure:
     return Figure(name=f"{name}, added", value=max(0.0, seconds[name] - seconds[to]), unit="s", baseline=to, at_most=0.15)
 
 
-def _process(code: str, folder: str) -> Callable[[], object]:
+def _process(code: str, folder: str) -> timing.Timed:
     environment = os.environ | {"IPYTHONDIR": f"{folder}/ipython", "MLOPS_HOME": f"{folder}/.mlops"}
-    return partial(subprocess.run, [sys.executable, "-c", code], cwd=folder, env=environment, check=True)
+    return timing.timed(partial(subprocess.run, [sys.executable, "-c", code], cwd=folder, env=environment, check=True))

@@ -6,19 +6,22 @@ import time
 from collections.abc import Callable, Mapping
 from statistics import median
 
-
-def interleaved(steps: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every step: *rounds* rounds of one of each, after one that does not count."""
-    taken: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 1):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            step()
-            if number:
-                taken[name].append(time.perf_counter() - began)
-    return taken
+Timed = Callable[[], float]
+"""A step that tells how many seconds of it count."""
 
 
-def medians(steps: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
-    """The median of every step's seconds."""
-    return {name: median(seconds) for name, seconds in interleaved(steps, rounds=rounds).items()}
+def timed(step: Callable[[], object]) -> Timed:
+    """*step*, all of which counts."""
+
+    def run() -> float:
+        began = time.perf_counter()
+        step()
+        return time.perf_counter() - began
+
+    return run
+
+
+def medians(steps: Mapping[str, Timed], *, rounds: int) -> dict[str, float]:
+    """Every step's median seconds over *rounds* rounds of one of each, after one round that does not count."""
+    taken = [{name: step() for name, step in steps.items()} for _ in range(rounds + 1)][1:]
+    return {name: median(each[name] for each in taken) for name in steps}

@@ -1,0 +1,75 @@
+"""From `deploy` to the first answer of a registered scikit-learn model, with the agent warm and with nothing running at all."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlops_nb import artifacts, registry, rollout
+
+from . import examples, processes, timing, workspaces
+from .table import Figure
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlops_nb.store.models import ModelVersion
+
+WARM_ROUNDS = 7
+COLD_ROUNDS = 3
+_numbers = count(1)
+
+
+def measure() -> list[Figure]:
+    """The model as ONNX and as the Python object, beside a bare Granian and ONNX Runtime started by hand."""
+    frame, late = examples.flights()
+    with workspaces.fresh():
+        version = registry.register(examples.pipeline(frame, late), name="delays", sample=frame).version
+        registry.register(examples.pipeline(frame, late), name="delays", sample=frame, convert=False)
+        onnx, python = partial(_deployed, "delays:1", frame.head(1)), partial(_deployed, "delays:2", frame.head(1))
+        warm = timing.medians({"bare": partial(_by_hand, _onnx_file(version), frame.head(1)), "ONNX": onnx, "Python": python}, rounds=WARM_ROUNDS)
+        cold = timing.medians({"ONNX": partial(_after_down, onnx)}, rounds=COLD_ROUNDS)
+    by_hand = Figure(name="Granian and ONNX Runtime by hand, to the first answer", value=warm["bare"], unit="s")
+    first = Figure(name="deploy to the first answer, agent warm", value=warm["ONNX"], unit="s", baseline=by_hand.name, at_most=1.5)
+    return [
+        by_hand,
+        first,
+        Figure(name="deploy to the first answer, agent warm, as Python object", value=warm["Python"], unit="s", baseline=by_hand.name, at_most=1.5),
+        Figure(name="deploy to the first answer, nothing running", value=cold["ONNX"], unit="s", baseline=first.name),
+    ]
+
+
+def _deployed(model: str, row: pd.DataFrame) -> float:
+    """Seconds from the command to the first answer, at an endpoint that did not exist; it is withdrawn afterwards."""
+    endpoint = f"e{next(_numbers)}"
+    began = time.perf_counter()
+    rollout.deploy(model, endpoint=endpoint)
+    answer = rollout.invoke(endpoint, row)
+    seconds = time.perf_counter() - began
+    assert answer.outputs["label"] in ([0], [1]), answer
+    rollout.delete_endpoint(endpoint)
+    return seconds
+
+
+def _after_down(deployed: timing.Timed) -> float:
+    """The same when neither agent nor gateway runs."""
+    rollout.down()
+    return deployed()
+
+
+def _by_hand(model: Path, row: pd.DataFrame) -> float:
+    """Seconds from starting a bare server to its first answer."""
+    body = json.dumps({name: [[value] for value in values] for name, values in row.to_dict("list").items()}).encode()
+    began = time.perf_counter()
+    with processes.bare_server(str(model)) as port:
+        status, _ = processes.ask(port, "/", body, {})
+        assert status == 200
+        return time.perf_counter() - began
+
+
+def _onnx_file(version: ModelVersion) -> Path:
+    return artifacts.address(next(file.sha256 for file in version.files if file.path == "model.onnx"))

@@ -1,0 +1,44 @@
+"""A bare server in a process of its own, and one request to a server."""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlops_nb.targets.local import free_port
+
+_SECONDS = 60
+
+
+@contextmanager
+def bare_server(*arguments: str) -> Iterator[int]:
+    """The port of a `bench.bare` process that may not answer yet; it is ended with the block."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-m", "bench.bare", str(port), *arguments], cwd=Path(__file__).parent.parent)
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ask(port: int, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    """Status and body of one POST; waits for a server that is still coming up."""
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SECONDS)
+        try:
+            connection.request("POST", path, body, {"Content-Type": "application/json", **headers})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        finally:
+            connection.close()
