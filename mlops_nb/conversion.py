@@ -46,6 +46,8 @@ class _Unconvertible(Exception):
 def to_onnx(obj: Any, signature: Signature | None, sample: Any) -> Conversion:
     """*obj* (scikit-learn, XGBoost's or LightGBM's estimators, alone or in pipelines) as ONNX, tried on *sample*.  Raises nothing."""
     try:
+        if signature is None or sample is None or not len(sample):
+            raise _Unconvertible("there are no sample rows to compare answers on")
         columns = _checked(obj, signature, sample)
         outputs = _expected(obj, sample)
         result = _compared(_written(obj, signature, tuple(outputs), "Float"), columns, outputs)
@@ -63,12 +65,10 @@ def _in_double(obj: Any, signature: Signature, columns: Arrays, outputs: Arrays)
     return result if result.onnx else None
 
 
-def _checked(obj: Any, signature: Signature | None, sample: Any) -> Arrays:
+def _checked(obj: Any, signature: Signature, sample: Any) -> Arrays:
     """The sample's columns, when there is any use in trying."""
     if not (hasattr(obj, "get_params") and hasattr(obj, "fit")):
         raise _Unconvertible(f"there is no converter for {type(obj).__name__}")
-    if signature is None or sample is None or not len(sample):
-        raise _Unconvertible("there are no sample rows to compare answers on")
     if wrong := next(filter(None, map(_unfit, signature.inputs)), None):
         raise _Unconvertible(wrong)
     return signature.check(signature.table_of(sample))
@@ -310,7 +310,7 @@ def _run(content: bytes, columns: Arrays, outputs: list[str]) -> list[Any]:
 
 
 def _fed(column: np.ndarray, arg: Any) -> np.ndarray:
-    kinds = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64", "tensor(bool)": "bool", "tensor(string)": object}
+    kinds = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64", "tensor(bool)": "bool", "tensor(string)": "object"}
     return column.astype(kinds[arg.type]).reshape(-1, 1) if column.ndim == 1 and len(arg.shape) == 2 else column.astype(kinds[arg.type])
 
 
