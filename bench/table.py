@@ -69,7 +69,7 @@ def _row(figure: Figure, named: dict[str, Figure]) -> tuple[str, ...]:
         figure.name,
         "—" if figure.value is None else _number(figure.value),
         figure.unit,
-        f"{beside.name}: {'—' if beside.value is None else _number(beside.value)}" if beside else figure.note,
+        figure.note or (f"{beside.name}: {'—' if beside.value is None else _number(beside.value)}" if beside else ""),
         "" if ratio is None else f"{ratio:.2f}×",
         figure.goal,
     )
