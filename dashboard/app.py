@@ -1,4 +1,7 @@
-"""The dashboard: `%mlops dashboard`, or `streamlit run dashboard/app.py` with MLOPS_HOME set."""
+"""The dashboard: `%mlops dashboard`, or `streamlit run dashboard/app.py` with MLOPS_HOME set.
+
+The pages stand in `views/`: beside a folder called `pages/` Streamlit takes the first visitor who comes by a link past this file.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,17 @@ from mlops_nb.errors import MlopsError  # noqa: E402
 st.set_page_config(page_title="mlops_nb", page_icon=str(Path(__file__).parent / "icon.svg"), layout="wide")
 
 GROUPS = {
-    "": [st.Page("pages/overview.py", title="Overview", icon=":material/dashboard:", default=True)],
+    "": [st.Page("views/overview.py", title="Overview", icon=":material/dashboard:", default=True)],
     "Made": [
-        st.Page("pages/models.py", title="Models", icon=":material/deployed_code:"),
-        st.Page("pages/lineage.py", title="Lineage", icon=":material/account_tree:"),
-        st.Page("pages/profiling.py", title="Profiling", icon=":material/speed:"),
+        st.Page("views/models.py", title="Models", icon=":material/deployed_code:"),
+        st.Page("views/lineage.py", title="Lineage", icon=":material/account_tree:"),
+        st.Page("views/profiling.py", title="Profiling", icon=":material/speed:"),
     ],
     "Running": [
-        st.Page("pages/deployments.py", title="Deployments", icon=":material/rocket_launch:"),
-        st.Page("pages/rollout.py", title="Rollout traffic", icon=":material/alt_route:"),
-        st.Page("pages/drift.py", title="Drift", icon=":material/ssid_chart:"),
-        st.Page("pages/events.py", title="Events", icon=":material/list_alt:"),
+        st.Page("views/deployments.py", title="Deployments", icon=":material/rocket_launch:"),
+        st.Page("views/rollout.py", title="Rollout traffic", icon=":material/alt_route:"),
+        st.Page("views/drift.py", title="Drift", icon=":material/ssid_chart:"),
+        st.Page("views/events.py", title="Events", icon=":material/list_alt:"),
     ],
 }
 

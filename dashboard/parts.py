@@ -88,7 +88,7 @@ def links(*targets: tuple[str, str, str, dict[str, str]]) -> None:
     """Links to other pages in a row: page, label (words of ours), icon and what the page shall show."""
     with st.container(horizontal=True):
         for page, label, icon, params in targets:
-            st.page_link(f"pages/{page}.py", label=label, icon=f":material/{icon}:", query_params=params)
+            st.page_link(f"views/{page}.py", label=label, icon=f":material/{icon}:", query_params=params)
 
 
 def mistake(error: MlopsError) -> None:

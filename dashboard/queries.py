@@ -78,13 +78,13 @@ def alerts(found: Overview) -> list[Alert]:
 
 def _sick(d: Deployment) -> Alert:
     line = parts.one_line(d.reason) or f"it is {d.status}"
-    return Alert(status=d.status, subject=d.ref, line=line, time=d.changed_at, page="pages/deployments.py", params={"deployment": d.ref})
+    return Alert(status=d.status, subject=d.ref, line=line, time=d.changed_at, page="views/deployments.py", params={"deployment": d.ref})
 
 
 def _drifted(check: DriftCheck) -> Alert:
     names = [str(feature["name"]) for feature in check.report.get("features", []) if feature.get("is_drift")]
     line = f"requests differ from {check.dataset} in {len(names)} feature{'s' * (len(names) != 1)}: {', '.join(names[:5])}{' …' * (len(names) > 5)}"
-    return Alert(status="drift", subject=check.endpoint, line=line, time=check.time, page="pages/drift.py", params={"endpoint": check.endpoint})
+    return Alert(status="drift", subject=check.endpoint, line=line, time=check.time, page="views/drift.py", params={"endpoint": check.endpoint})
 
 
 def _shares(tx: store.Transaction) -> Shares:

@@ -84,6 +84,13 @@ def test_a_page_renders_without_an_error_and_asks_nobody_but_this_machine(addres
         expect(tab.get_by_test_id("stException")).to_have_count(0)
 
 
+def test_the_first_visitor_may_come_by_a_link(tmp_path, light_tab):
+    with running_dashboard(tmp_path, a_busy_workspace.fill) as url:
+        settle(light_tab, f"{url}/drift?endpoint=delays")
+
+        expect(light_tab.get_by_test_id("stSidebar").get_by_role("link", name="Rollout traffic")).to_be_visible()
+
+
 @pytest.mark.parametrize("name", VANDALISED)
 def test_markup_in_a_users_words_is_inert(vandalised_address, light_tab, name):
     errors = watched(light_tab)

@@ -24,7 +24,7 @@ def open_page(workspace) -> OpenPage:
         app.run()
         app.query_params.clear()
         app.query_params.update(params)
-        return app.switch_page(f"pages/{name}.py").run()
+        return app.switch_page(f"views/{name}.py").run()
 
     return open_it
 

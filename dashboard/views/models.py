@@ -67,7 +67,7 @@ def show_deployments(card: queries.Card) -> None:
     for d in card.deployments:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"{parts.coloured(d.status)} on {parts.plain(d.target)}, {parts.plain(d.spec.hardware)}", width="content")
-            st.page_link("pages/deployments.py", label=parts.plain(d.ref), icon=":material/rocket_launch:", query_params={"deployment": d.ref})
+            st.page_link("views/deployments.py", label=parts.plain(d.ref), icon=":material/rocket_launch:", query_params={"deployment": d.ref})
 
 
 def show_signature(signature: dict | None) -> None:

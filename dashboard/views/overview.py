@@ -80,4 +80,4 @@ parts.table(
     [{"when": parts.ago(event.time), "what": event.type.removeprefix("mlops."), "about": event.subject} for event in found.events],
     alt="The latest events, newest first",
 )
-st.page_link("pages/events.py", label="All events", icon=":material/arrow_forward:")
+st.page_link("views/events.py", label="All events", icon=":material/arrow_forward:")
