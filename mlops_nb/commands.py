@@ -135,6 +135,7 @@ def list_datasets(ref: ModelRef | None) -> DatasetVersion | Listing[DatasetVersi
     heading="Models",
     examples=[
         "%register clf --name delays --data flights_q1 --metric auc=0.71 --tag team=ops",
+        "%register clf2 --name delays --data flights_q1 --target late",
         "register model.onnx --name delays --alias champion",
         "register folder/ --name fraud --entry score.py",
         "register model.pkl --name delays --trust",
@@ -144,6 +145,7 @@ def list_datasets(ref: ModelRef | None) -> DatasetVersion | Listing[DatasetVersi
 @click.option("--name", type=A_MODEL_NAME, required=True, help="The model's name; it gets the next version.")
 @click.option("--data", type=A_DATASET_OR_FRAME, help="What it was trained on: a registered data set, or a DataFrame or array.")
 @click.option("--sample", type=DATA, help="Rows such as it was trained on, where --data is not to be kept: a DataFrame or array, or a file.")
+@click.option("--target", metavar="COLUMN", help="The column of the data set that the model predicts.  [default: known from the model or its last version]")
 @click.option("--metric", "metrics", type=A_METRIC, multiple=True, help="A figure such as auc=0.71; may be repeated.")
 @click.option("--tag", "tags", type=A_TAG, multiple=True, help="A tag such as team=ops; may be repeated.")
 @click.option("--description", default="", metavar="TEXT", help="What it is for.")
@@ -157,6 +159,7 @@ def register(
     name: str,
     data: str | None,
     sample: str | None,
+    target: str | None,
     metrics: Sequence[tuple[str, float]],
     tags: Sequence[tuple[str, str]],
     description: str,
@@ -178,7 +181,7 @@ def register(
     with face().reporting(f"registering {name}") as report:
         registered = registry.register(
             meant, name=name, data=trained_on if isinstance(trained_on, str) else None,
-            sample=_table(shown) if isinstance(shown, Path) else shown,
+            sample=_table(shown) if isinstance(shown, Path) else shown, target=target,
             metrics=dict(metrics), tags=dict(tags), description=description, entry=entry, code=code, alias=alias, trust=trust, convert=convert, report=report,
         )  # fmt: skip
         report.step(f"registered {registered.version.ref}")

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -35,7 +35,7 @@ class Packed(msgspec.Struct, frozen=True, kw_only=True):
     """The files of a model version, and what they need to work."""
 
     flavor: str
-    engine: str
+    engine: Literal["onnxruntime", "python", "script"]
     """`onnxruntime`, `python` or `script`."""
     files: Files
     """Place in the model's folder → content, or the file that holds it."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from .store import runs as run_table
 from .store.models import ModelVersion
 
 if TYPE_CHECKING:
+    from .conversion import Conversion
     from .packing import Packed
     from .signature import Signature
 
@@ -70,44 +72,28 @@ def register(
     unless everything succeeded.
     Raises BadName, NotAModel, TrustNeeded, FileMissing, DatasetNotFound, EnvironmentIncomplete, SignatureMismatch, StoreFull.
     """
-    from . import environments, packing, probing, runs
+    from . import environments, probing, runs
 
     checked_name(name, what="model")
     if alias:
         checked_name(alias, what="alias")
     dataset = _dataset(data)
+    rows_for = partial(probing.sample_for, dataset=dataset, sample=sample, earlier=_latest(name), target=target, most=_SAMPLE_ROWS)
     report.step("packing the model and the code it needs")
-    from_path = isinstance(model, str | Path)
-    packed = packing.pack_path(model, trust=trust, entry=entry) if from_path else packing.pack(model, entry=entry, code=code)
-    subject = None if packed.engine == "script" else _opened(packed) if from_path else model
-    earlier = _latest(name)
-    rows = None if subject is None else probing.sample_for(subject, dataset, sample, earlier=earlier, target=target, most=_SAMPLE_ROWS)
-    signature, converted = _understood(subject, packed, rows, convert=convert, report=report)
+    packed = _packed(model, entry=entry, code=code, trust=trust, rows_for=rows_for)
+    signature, converted = _understood(packed, rows_for, convert=convert, report=report)
     report.step("recording the environment")
-    environment = environments.capture(packed.modules)
+    frames = {"pandas"} if packed.engine == "python" and signature and signature.kind == "table" else set()
+    environment = environments.capture(packed.modules | frames)
     run = runs.capture()
     files = [artifacts.keep(content, path=path) for path, content in sorted(packed.files.items())]
-    content = artifacts.hash_of(files)
-    engine = packed.engine
-    if converted and converted.onnx and "model.onnx" not in packed.files:
-        files.append(artifacts.keep(converted.onnx, path="model.onnx"))
-        engine = "onnxruntime"
-    with store.writing() as tx:
-        _kept_again(files, packed)
-        same = table.with_hash(tx, name, content)
-        version = ModelVersion(
-            model=name, version=table.next_version(tx, name), flavor=packed.flavor, engine=engine, hash=content, files=files,
-            signature=msgspec.to_builtins(signature) if signature else None, metrics=dict(metrics or {}), tags=dict(tags or {}),
-            description=description, dataset=dataset.ref if dataset else None, environment=environment.ref, run=run.id,
-            author=getpass.getuser(), trusted=packed.trusted, conversion=converted.report if converted else {}, created_at=store.now(),
-            aliases=[alias] if alias else [],
-        )  # fmt: skip
-        run_table.add(tx, run)
-        table.add(tx, version)
-        if alias:
-            table.set_alias(tx, version, alias, author=version.author)
-        events.record(tx, "ModelRegistered", subject=version.ref, data={"hash": content, "dataset": version.dataset, "tags": version.tags})
-    return Registered(version=version, same_as=same.ref if same else None)
+    draft = ModelVersion(
+        model=name, version=0, flavor=packed.flavor, engine=packed.engine, hash=artifacts.hash_of(files), files=files,
+        signature=msgspec.to_builtins(signature) if signature else None, metrics=dict(metrics or {}), tags=dict(tags or {}),
+        description=description, dataset=dataset.ref if dataset else None, environment=environment.ref, run=run.id,
+        author=getpass.getuser(), trusted=packed.trusted, created_at=store.now(), aliases=[alias] if alias else [],
+    )  # fmt: skip
+    return _recorded(_with_onnx(draft, converted), run, packed)
 
 
 def get(ref: ModelRef | str) -> ModelVersion:
@@ -244,30 +230,54 @@ def _kept_again(files: Sequence[table.StoredFile], packed: Packed) -> None:
             artifacts.keep(packed.files[file.path], path=file.path)
 
 
-def _opened(packed: Packed) -> Any:
-    """The object behind files that were given as a path, laid out for a moment."""
-    import tempfile
-
-    from . import packing
-
-    with tempfile.TemporaryDirectory(prefix="mlops-") as scratch:
-        kept = [artifacts.keep(content, path=path) for path, content in packed.files.items()]
-        return packing.load(artifacts.copy_out(kept, Path(scratch)), packed.flavor)
-
-
 def _latest(name: str) -> ModelVersion | None:
     with store.reading() as tx:
         return next(iter(table.search(tx, name, most=1)), None)
 
 
-def _understood(subject: Any, packed: Packed, rows: Any, *, convert: bool, report: Reporter) -> tuple[Signature | None, Any]:
+def _packed(model: Any, *, entry: str | Path | None, code: Sequence[str | Path], trust: bool, rows_for: Callable[[Any], Any]) -> Packed:
+    from . import flavors, packing
+
+    if isinstance(model, str | Path):
+        return packing.pack_path(model, trust=trust, entry=entry, code=code)
+    rows = rows_for(model) if flavors.of(model) == "torch" else None  # a torch module is exported by running it
+    return packing.pack(model, entry=entry, code=code, sample=rows)
+
+
+def _understood(packed: Packed, rows_for: Callable[[Any], Any], *, convert: bool, report: Reporter) -> tuple[Signature | None, Conversion | None]:
     """The signature of what will be served, and its ONNX form where one was asked for and can be had."""
     from . import conversion, probing
 
-    if subject is None:
+    if packed.subject is None:
         return None, None
-    signature = probing.signature_of(subject, packed.flavor, rows)
-    if not convert or rows is None or packed.engine != "python":
+    rows = rows_for(packed.subject)
+    signature = probing.signature_of(packed.subject, packed.flavor, rows)
+    if not convert or signature is None or packed.engine != "python":
         return signature, None
     report.step("converting to ONNX and comparing answers")
-    return signature, conversion.to_onnx(subject, signature, rows)
+    return signature, conversion.to_onnx(packed.subject, signature, rows)
+
+
+def _with_onnx(draft: ModelVersion, converted: Conversion | None) -> ModelVersion:
+    """The version served from its ONNX form, where there is one that answers as the original does."""
+    if converted is None:
+        return draft
+    draft = msgspec.structs.replace(draft, conversion=converted.report)
+    if converted.onnx is None or any(file.path == "model.onnx" for file in draft.files):
+        return draft
+    kept = artifacts.keep(converted.onnx, path="model.onnx")
+    return msgspec.structs.replace(draft, engine="onnxruntime", files=[*draft.files, kept])
+
+
+def _recorded(draft: ModelVersion, run: run_table.Run, packed: Packed) -> Registered:
+    """Give it its number and record it with its run, alias and event, in one transaction."""
+    with store.writing() as tx:
+        _kept_again(draft.files, packed)
+        same = table.with_hash(tx, draft.model, draft.hash)
+        version = msgspec.structs.replace(draft, version=table.next_version(tx, draft.model))
+        run_table.add(tx, run)
+        table.add(tx, version)
+        for alias in version.aliases:
+            table.set_alias(tx, version, alias, author=version.author)
+        events.record(tx, "ModelRegistered", subject=version.ref, data={"hash": version.hash, "dataset": version.dataset, "tags": version.tags})
+    return Registered(version=version, same_as=same.ref if same else None)

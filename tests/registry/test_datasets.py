@@ -1,0 +1,77 @@
+"""Registered data: the same content is the same version, types stay what they are, the profile counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pytest
+
+from mlops_nb import datasets, errors
+from mlops_nb.settings import Workspace
+
+MIXED = pd.DataFrame(
+    {
+        "id": ["001", "002", None],
+        "amount": [1.5, None, 3.0],
+        "kind": pd.Categorical(["a", "b", "a"]),
+        "when": pd.to_datetime(["2013-01-01", "2013-02-01", None]),
+        'odd "name"; --': [1, 2, 3],
+        "sure": [True, False, True],
+    }
+)
+
+
+def test_types_and_missing_values_are_described(workspace: Workspace) -> None:
+    version = datasets.register("mixed", MIXED)
+
+    assert {c["name"]: (c["type"], c["nullable"]) for c in version.schema} == {
+        "id": ("string", True), "amount": ("float64", True), "kind": ("string", False), "when": ("datetime", True),
+        'odd "name"; --': ("int64", False), "sure": ("bool", False),
+    }  # fmt: skip
+    assert version.rows == 3
+    assert datasets.frame("mixed", columns=["id"])["id"].tolist()[:2] == ["001", "002"]
+
+
+def test_the_same_rows_are_the_same_version_and_others_the_next(workspace: Workspace) -> None:
+    assert datasets.register("mixed", MIXED).ref == "mixed:1"
+    assert datasets.register("mixed", MIXED.copy()).ref == "mixed:1"
+    assert datasets.register("mixed", MIXED.assign(amount=0.0)).ref == "mixed:2"
+    assert datasets.get("mixed").version == 2
+    assert datasets.get("mixed:1").version == 1
+
+
+def test_one_missing_value_in_many_rows_counts(workspace: Workspace) -> None:
+    rows = pd.DataFrame({"x": [None, *range(200_000)]}, dtype="float64")
+    assert datasets.register("many", rows).schema[0]["nullable"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "json"])
+def test_files_are_taken_too(workspace: Workspace, tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"it's data.{suffix}"
+    plain = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+    if suffix == "csv":
+        plain.to_csv(file, index=False)
+    elif suffix == "json":
+        plain.to_json(file, orient="records")
+    else:
+        duckdb.from_df(plain).write_parquet(str(file))
+
+    assert datasets.register("from_file", file).rows == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"), [("nowhere.csv", errors.FileMissing), ("setup.exe", errors.FileMissing), (object(), errors.BadOption), (42, errors.BadOption)]
+)
+def test_what_is_no_table_is_refused_and_nothing_kept(workspace: Workspace, data: object, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        datasets.register("nothing", data)
+    assert datasets.every() == []
+
+
+def test_an_unknown_name_suggests_the_nearest(workspace: Workspace) -> None:
+    datasets.register("customers", MIXED)
+    with pytest.raises(errors.DatasetNotFound) as caught:
+        datasets.get("custmers")
+    assert caught.value.hint == "did you mean customers?"
