@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mlops_nb.settings import Workspace
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+OUT = Path(__file__).parent / "out"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 
 
 @pytest.fixture
@@ -25,3 +34,37 @@ def live_workspace(workspace: Workspace) -> Iterator[Workspace]:
 
     yield workspace
     rollout.down()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium, one for the tests of a file."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def browser_page(browser: Browser) -> Iterator[Page]:
+    """A page with cookies and storage of its own; waits at most 20 s for anything."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(20_000)
+    context.set_default_navigation_timeout(60_000)
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture
+def screenshot(request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """`screenshot(page, "name")` keeps `tests/out/name.png`, a folder that git ignores."""
+
+    def take(page: Page, name: str) -> Path:
+        OUT.mkdir(exist_ok=True)
+        path = OUT / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.png"
+        page.screenshot(path=path)
+        return path
+
+    return take

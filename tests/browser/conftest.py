@@ -1,10 +1,9 @@
-"""A real browser (Debian's Chromium, driven by Playwright) and a real JupyterLab server."""
+"""A real JupyterLab server."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -18,44 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
 
 from mlops_nb.settings import Workspace
-
-OUT = Path(__file__).parents[1] / "out"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium, one per test process."""
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def browser_page(browser: Browser) -> Iterator[Page]:
-    """A page with cookies and storage of its own; waits at most 20 s for anything."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(20_000)
-    context.set_default_navigation_timeout(60_000)
-    yield context.new_page()
-    context.close()
-
-
-@pytest.fixture
-def screenshot(request: pytest.FixtureRequest) -> Callable[..., Path]:
-    """`screenshot(page, "name")` keeps `tests/out/name.png`, a folder that git ignores."""
-
-    def take(page: Page, name: str) -> Path:
-        OUT.mkdir(exist_ok=True)
-        path = OUT / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.png"
-        page.screenshot(path=path)
-        return path
-
-    return take
 
 
 class Lab(NamedTuple):

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
@@ -16,6 +17,9 @@ from nbclient import NotebookClient
 
 from mlops_nb import dashboards, registry, rollout
 from mlops_nb.settings import Workspace
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 SECONDS = 60
 pytestmark = pytest.mark.xdist_group("journey")
@@ -32,11 +36,11 @@ tags
 """
 
 
-def test_two_notebooks_a_dashboard_and_a_command_line_share_a_workspace(live_workspace: Workspace, tmp_path: Path, page) -> None:
+def test_two_notebooks_a_dashboard_and_a_command_line_share_a_workspace(live_workspace: Workspace, tmp_path: Path, browser_page: Page) -> None:
     churn_model()
     rollout.deploy("churn:1")
     url = dashboards.start()
-    page.goto(f"{url}/rollout?endpoint=churn")
+    browser_page.goto(f"{url}/rollout?endpoint=churn")
     results: dict[str, object] = {}
     faces = [threading.Thread(target=_notebook, args=(name, tmp_path, results)) for name in ("ada", "bob")]
     faces.append(threading.Thread(target=_command_line, args=(results,)))
@@ -44,8 +48,8 @@ def test_two_notebooks_a_dashboard_and_a_command_line_share_a_workspace(live_wor
         face.start()
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
-        page.goto(f"{url}/models")
-        page.get_by_text("churn").first.wait_for()
+        browser_page.goto(f"{url}/models")
+        browser_page.get_by_text("churn").first.wait_for()
     for face in faces:
         face.join()
 
