@@ -146,7 +146,9 @@ class WeightsDoNotSum(UsageError):
 
     def __init__(self, endpoint: str, weights: Mapping[str, int]) -> None:
         said = " ".join(f"{name}={weight}" for name, weight in weights.items())
-        super().__init__(f"Weights of {endpoint!r} must be 0–100 and sum to 100; {said} sums to {sum(weights.values())}.", hint=even_split(endpoint, list(weights)))
+        super().__init__(
+            f"Weights of {endpoint!r} must be 0–100 and sum to 100; {said} sums to {sum(weights.values())}.", hint=even_split(endpoint, list(weights))
+        )
 
 
 class SignatureMismatch(UsageError):
@@ -188,14 +190,18 @@ class SampleNeeded(UsageError):
     """A model that can only be exported by running it once."""
 
     def __init__(self, kind: str) -> None:
-        super().__init__(f"A {kind} is exported to ONNX by running it once, and no sample came with it.", hint="--sample X[:10], data such as it was trained on")
+        super().__init__(
+            f"A {kind} is exported to ONNX by running it once, and no sample came with it.", hint="--sample X[:10], data such as it was trained on"
+        )
 
 
 class TrustNeeded(UsageError):
     """Opening this file runs code that this workspace did not write."""
 
     def __init__(self, path: object) -> None:
-        super().__init__(f"{path} is a pickle that this workspace did not write; opening it can run any code.", hint="add --trust if you know where it comes from")
+        super().__init__(
+            f"{path} is a pickle that this workspace did not write; opening it can run any code.", hint="add --trust if you know where it comes from"
+        )
 
 
 class LicenceNotAccepted(UsageError):
@@ -322,7 +328,9 @@ class StoreBusy(Busy):
     """Another process held the store for too long."""
 
     def __init__(self, path: object, *, waited_seconds: float) -> None:
-        super().__init__(f"Another process has held {path} for {waited_seconds:.0f} s.", hint="%mlops status shows who; close any program that keeps store.duckdb open")
+        super().__init__(
+            f"Another process has held {path} for {waited_seconds:.0f} s.", hint="%mlops status shows who; close any program that keeps store.duckdb open"
+        )
 
 
 class VersionInUse(Busy):
@@ -423,7 +431,9 @@ class EnvironmentMismatch(Failed):
     """The packages here differ from those the model was made with."""
 
     def __init__(self, version: str, differences: Iterable[str]) -> None:
-        super().__init__(f"{version} was made with other packages: {listed(differences, most=4)}.", hint=f"install those, or %mlops deploy {version} --allow-mismatch")
+        super().__init__(
+            f"{version} was made with other packages: {listed(differences, most=4)}.", hint=f"install those, or %mlops deploy {version} --allow-mismatch"
+        )
 
 
 class InvocationFailed(Failed):
@@ -456,10 +466,12 @@ class GatewayRefused(Failed):
 
 
 class HardwareMissing(Failed):
-    """The hardware a deployment asked for is not here, or ONNX Runtime was installed without it."""
+    """The hardware that was asked for cannot be used here; nothing else was put in its place."""
 
-    def __init__(self, hardware: str, *, providers: Iterable[str]) -> None:
-        super().__init__(f"Hardware {hardware!r} was asked for; ONNX Runtime here runs on {listed(providers)}.", hint="--hardware cpu, or the onnxruntime package for it")
+    def __init__(self, hardware: str, *, reason: str, available: Iterable[str]) -> None:
+        names = list(available)
+        super().__init__(f"Hardware {hardware!r} cannot be used here: {reason}. Available: {listed(names)}.", hint="%mlops hardware")
+        self.reason = reason
 
 
 class NothingToCompare(Failed):

@@ -11,8 +11,8 @@ from typing import Any, Protocol, cast
 import click
 from click.shell_completion import CompletionItem, ShellComplete
 
-from . import settings, targets
-from .errors import BadOption, MlopsError, UnknownCommand, UnknownOption, UsageError, closest, listed, suggested
+from . import hardware, settings, targets
+from .errors import BadOption, MlopsError, UnknownCommand, UnknownOption, UsageError, closest
 from .progress import Reporter
 from .reference import DeploymentRef, ModelRef
 from .safety import checked_name
@@ -21,7 +21,6 @@ _PAIR = re.compile(r"[\w.:-]+=", re.ASCII)
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(k|m|g)?i?b?", re.IGNORECASE)
-HARDWARES = ("cpu", "gpu", "npu")
 _MEGABYTES = {"k": 1 / 1024, "m": 1, "g": 1024, "": 1}
 
 
@@ -446,12 +445,6 @@ def _target(text: str) -> str:
     return text
 
 
-def _hardware(text: str) -> str:
-    if text not in HARDWARES:
-        raise BadOption(f"No hardware {text!r}. There are: {listed(HARDWARES)}.", hint=suggested(text, HARDWARES, "--hardware cpu"))
-    return text
-
-
 def _percentage(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) <= 100):
         raise BadOption(f"{text!r} is not a whole percentage from 0 to 100.", hint="--traffic 10")
@@ -498,7 +491,7 @@ A_WEIGHT = Pair("DEPLOYMENT=PERCENT", _number)
 A_MOMENT = Word("AGE|TIME", _moment)
 MEMORY = Word("SIZE", _megabytes)
 A_TARGET = Word("TARGET", _target, lambda _: targets.NAMES)
-HARDWARE = Word("HARDWARE", _hardware, lambda _: HARDWARES)
+HARDWARE = Word("HARDWARE", hardware.checked, lambda _: hardware.NAMES)
 PERCENT = Word("PERCENT", _percentage)
 CORES = Word("CORES", _cores)
 A_MODEL_OBJECT = Live("MODEL")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from . import agent, client, environments, splits, store, targets
+from . import agent, client, environments, hardware, splits, store, targets
 from .client import Answer
 from .errors import BadOption, DeploymentFailed, DeploymentNotFound, EnvironmentMismatch, GatewayUnreachable, NameTaken
 from .progress import SILENT, Reporter
@@ -94,7 +94,7 @@ def deploy(
     if traffic is not None and not 0 <= traffic <= 100:
         raise BadOption(f"--traffic {traffic} is no percentage.", hint="a whole number from 0 to 100")
     report.step(f"looking up {ref}")
-    _fits_here(ref, spec)
+    _fits_here(ref, spec, to)
     with store.writing() as tx:
         version = models.get(tx, ref)
         where = checked_name(endpoint or version.model, what="endpoint")
@@ -221,13 +221,15 @@ def url_of(endpoint: str) -> str:
         return f"{_base_url(tx)}/{endpoint}"
 
 
-def _fits_here(ref: ModelRef, spec: DeploymentSpec) -> None:
-    """Refuse before anything starts when a package that the model needs differs here."""
+def _fits_here(ref: ModelRef, spec: DeploymentSpec, to: str) -> None:
+    """Refuse before anything starts when a package that the model needs differs here, or the hardware is not here."""
     with store.reading() as tx:
         version = models.get(tx, ref)
         environment = environment_table.get(tx, ModelRef.parse(version.environment)) if version.environment else None
     if environment and version.engine != "onnxruntime" and not spec.allow_mismatch and (different := environments.differences(environment)):
         raise EnvironmentMismatch(version.ref, different)
+    if to == "local":
+        hardware.check_for(version.engine, spec.hardware)
 
 
 def _wanted(

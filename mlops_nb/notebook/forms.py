@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from IPython.display import display
 
-from .. import cards, commands, grammar, targets
+from .. import cards, commands, grammar, hardware, targets
 from ..errors import MissingExtra, MlopsError
 from ..safety import text_for
 
@@ -232,7 +232,7 @@ def _fields(given: Mapping[str, Any]) -> dict[str, Any]:
         "endpoint": field(widgets.Combobox, "endpoint", options=list(grammar.endpoint_names()), value=text["endpoint"], continuous_update=True),
         "to": field(widgets.Dropdown, "to", options=list(targets.NAMES), value=given.get("to", "local")),
         "name": field(widgets.Text, "name", value=text["name"], placeholder="the version's number"),
-        "hardware": field(widgets.Dropdown, "hardware", options=list(grammar.HARDWARES), value=given.get("hardware", "cpu")),
+        "hardware": field(widgets.Dropdown, "hardware", options=list(hardware.NAMES), value=given.get("hardware", "cpu")),
         "cpus": field(widgets.Text, "cpus", value=text["cpus"], placeholder="all"),
         "memory_mb": field(widgets.Text, "memory_mb", value=text["memory_mb"], placeholder="no limit, or 512m"),
         "traffic": field(widgets.Text, "traffic", value=text["traffic"], placeholder="all if it is the first, else none"),

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import HardwareMissing, NotAModel, NotAnEntryScript, SignatureMismatch, TrustNeeded
+from .. import hardware
+from ..errors import NotAModel, NotAnEntryScript, SignatureMismatch, TrustNeeded
 from ..signature import Column, Signature, as_frame
 from .spec import ServerSpec
 
@@ -55,10 +56,6 @@ _ONNX_TYPES = {
     "tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(uint32)": "uint32", "tensor(uint64)": "uint64",
 }  # fmt: skip
 _PLAIN_NAMES = {"output_label": "label", "output_probability": "probabilities", "variable": "prediction"}
-_PROVIDERS = {
-    "gpu": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "ROCMExecutionProvider", "CoreMLExecutionProvider", "DmlExecutionProvider"],
-    "npu": ["QNNExecutionProvider", "VitisAIExecutionProvider"],
-}
 
 
 class OnnxModel:
@@ -75,8 +72,9 @@ class OnnxModel:
         # Threads that spin between requests would take the cores of the models beside.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(str(Path(spec.folder) / "model.onnx"), options, providers=_providers(spec.hardware, onnxruntime))
+        session = onnxruntime.InferenceSession(str(Path(spec.folder) / "model.onnx"), options, providers=hardware.providers(spec.hardware))
         self.providers: list[str] = session.get_providers()
+        hardware.check_given(spec.hardware, self.providers)
         self._run = session.run
         self._outputs = [output.name for output in session.get_outputs()]
         self._names = self._outputs if spec.flavor in ("onnx", "torch") else [_PLAIN_NAMES.get(name, name) for name in self._outputs]
@@ -87,16 +85,6 @@ class OnnxModel:
         """Outputs under the model's names; a regression's single column is flat."""
         values = self._run(self._outputs, self._feed(columns))
         return {name: _output(name, value) for name, value in zip(self._names, values, strict=True)}
-
-
-def _providers(hardware: str, onnxruntime: ModuleType) -> list[str]:
-    available = onnxruntime.get_available_providers()
-    if hardware in ("", "cpu"):
-        return ["CPUExecutionProvider"]
-    wanted = [provider for provider in _PROVIDERS.get(hardware, []) if provider in available]
-    if not wanted:
-        raise HardwareMissing(hardware, providers=available)
-    return [*wanted, "CPUExecutionProvider"]
 
 
 def _signature_of(session: onnxruntime.InferenceSession) -> Signature:

@@ -24,7 +24,7 @@ from . import failures, openapi, protocol, score
 from .capture import Capture, Record
 from .engines import Arrays, Engine, EntryScript
 from .metrics import Metrics
-from .spec import ServerSpec
+from .spec import NOT_CAPTURED, ServerSpec
 
 MOST_BYTES = 256_000_000
 INLINE_ROWS = 256
@@ -99,6 +99,7 @@ class Server:
                 "deployment": self.spec.deployment,
                 "engine": self.engine.name,
                 "execution_providers": self.engine.providers,
+                "hardware": self.spec.hardware,
             },
         }
 
@@ -163,7 +164,7 @@ class Server:
             status, error, answer = self._raised(raised)
         self._answer(proto, status, answer, id)
         payload = partial(_payload, columns, arrays) if columns and self.capture.sampled() else None
-        self._finish(Record(moment, id, status, (time.perf_counter() - started) * 1000, rows, payload, rows * len(columns) if payload else 0, error))
+        self._finish(Record(moment, id, status, (time.perf_counter() - started) * 1000, rows, payload, rows * len(columns) if payload else 0, error), headers)
 
     def _read_infer(self, body: bytes) -> Asked:
         request = _decoded(protocol.decode, body)
@@ -199,7 +200,7 @@ class Server:
         self._answer(proto, status, answer, id)
         payload = partial(_script_payload, self.signature, text, result) if text is not None and self.capture.sampled() else None
         rows = len(result) if isinstance(result, list) else 1
-        self._finish(Record(moment, id, status, (time.perf_counter() - started) * 1000, rows, payload, len(text or "") // 8, error))
+        self._finish(Record(moment, id, status, (time.perf_counter() - started) * 1000, rows, payload, len(text or "") // 8, error), headers)
 
     # ── in and out ──
 
@@ -216,10 +217,11 @@ class Server:
     def _refuse(self, proto: Any, refusal: Refused) -> None:
         self._answer(proto, refusal.http_status, _refusal(refusal)[2], "")
 
-    def _finish(self, record: Record) -> None:
+    def _finish(self, record: Record, headers: Any) -> None:
         self.in_flight -= 1
         self.metrics.count(record.status, record.latency_ms / 1000, record.rows)
-        self.capture.put(record)
+        if not hmac.compare_digest((headers.get(NOT_CAPTURED) or "").encode(), self._token):
+            self.capture.put(record)
 
     def _raised(self, error: BaseException) -> tuple[int, str, bytes]:
         reason = failures.why(error, self.spec, doing="exception in a request")

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 import msgspec
 
+NOT_CAPTURED = "x-mlops-uncaptured"
+"""Header that keeps one request out of the telemetry; its value must be the server's token, which no caller of the gateway knows."""
+
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """A notebook cell whose code the model carries, so that its tracebacks can show it."""

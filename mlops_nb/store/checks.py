@@ -24,17 +24,30 @@ class DriftCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """Latency, CPU and memory of one deployment: one point per batch size."""
+    """Latency, CPU and memory of a model version on servers of its own, or of a running deployment: a point for each hardware, number of cores and batch."""
 
     id: str
-    endpoint: str
-    deployment: str
+    endpoint: str = ""
+    deployment: str = ""
+    """Empty, as is `endpoint`, for a model version measured on servers of its own."""
     model: str
     version: int
     hardware: str
+    """What was measured on, in words."""
     points: list[dict[str, Any]]
-    """`batch`, `requests`, `p50_ms`, `p95_ms`, `p99_ms`, `rows_per_second`, `cpu_percent`, `memory_mb`."""
+    """Each a `profiling.Point` as JSON: `hardware`, `cpus`, `batch`, `rate`, `p50_ms`, `p95_ms`, `p99_ms`, `rows_per_second`, `memory_mb` …"""
+    settings: dict[str, Any] = {}
+    """What was asked: the objective, the grid, and the machine."""
+    advice: dict[str, Any] = {}
+    """A `profiling.Advice` as JSON."""
+    complete: bool = True
+    """False while points are missing: it goes on, was interrupted, or the model failed."""
     time: datetime
+
+    @property
+    def subject(self) -> str:
+        """`churn/3` for a deployment, `churn:3` for a model version."""
+        return f"{self.endpoint}/{self.deployment}" if self.endpoint else f"{self.model}:{self.version}"
 
 
 def add_drift_check(tx: Transaction, check: DriftCheck) -> None:
@@ -59,7 +72,22 @@ def add_profile(tx: Transaction, profile: Profile) -> None:
     tx.insert("profiles", profile)
 
 
+def put_profile(tx: Transaction, profile: Profile) -> None:
+    """Record *profile*, in place of what was known of it before."""
+    values = [profile.points, profile.settings, profile.advice, profile.complete, profile.hardware, profile.time, profile.id]
+    if tx.value("SELECT count(*) FROM profiles WHERE id = ?", [profile.id]):
+        tx.execute("UPDATE profiles SET points = ?, settings = ?, advice = ?, complete = ?, hardware = ?, time = ? WHERE id = ?", values)
+    else:
+        add_profile(tx, profile)
+
+
 def profiles(tx: Transaction, endpoint: str | None = None, *, most: int = 100) -> list[Profile]:
     """Profiles (of *endpoint*), newest first."""
     where, values = ("WHERE endpoint = ?", [endpoint]) if endpoint else ("", [])
     return tx.rows(f"SELECT * FROM profiles {where} ORDER BY time DESC LIMIT ?", [*values, most], as_=Profile)
+
+
+def profiles_of(tx: Transaction, model: str, version: int, *, endpoint: str = "", deployment: str = "", most: int = 20) -> list[Profile]:
+    """Profiles of this version, on servers of its own or (when given) as this deployment, newest first."""
+    sql = "SELECT * FROM profiles WHERE model = ? AND version = ? AND endpoint = ? AND deployment = ? ORDER BY time DESC LIMIT ?"
+    return tx.rows(sql, [model, version, endpoint, deployment, most], as_=Profile)

@@ -46,7 +46,13 @@ CREATE TABLE profiles (
 CREATE TABLE workspace_state (key VARCHAR PRIMARY KEY, value JSON);
 """
 
-STEPS: tuple[tuple[str, str], ...] = (("first tables", FIRST_TABLES),)
+PROFILES_WITH_ADVICE = """
+ALTER TABLE profiles ADD COLUMN settings JSON DEFAULT '{}';
+ALTER TABLE profiles ADD COLUMN advice JSON DEFAULT '{}';
+ALTER TABLE profiles ADD COLUMN complete BOOLEAN DEFAULT true;
+"""
+
+STEPS: tuple[tuple[str, str], ...] = (("first tables", FIRST_TABLES), ("profiles with advice", PROFILES_WITH_ADVICE))
 """Name and SQL of every step; step N of the store is the Nth of these."""
 
 _LEDGER = "CREATE TABLE IF NOT EXISTS migrations (number INTEGER, name VARCHAR, applied_at TIMESTAMP)"
@@ -72,7 +78,7 @@ def _applied(connection: duckdb.DuckDBPyConnection) -> int:
     import duckdb
 
     try:
-        row = connection.execute("SELECT coalesce(max(number), 0) FROM migrations").fetchone()
+        rows = connection.execute("SELECT number FROM migrations").fetchall()
     except duckdb.CatalogException:
         return 0  # a store just made
-    return row[0] if row else 0
+    return max((number for (number,) in rows), default=0)

@@ -1,0 +1,205 @@
+"""What a model can be run on here: ONNX Runtime's execution providers, the devices behind them, and their limits.
+
+One list for all: what `%mlops hardware` shows, what `--hardware` takes, and what a scoring server hands to ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from .errors import BadOption, HardwareMissing, listed, suggested
+
+_CPU_PROVIDER = "CPUExecutionProvider"
+
+
+class Hardware(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of hardware: here, or why not."""
+
+    name: str
+    """What `--hardware` takes."""
+    kind: Literal["cpu", "gpu", "npu"]
+    provider: str
+    """ONNX Runtime's name of what executes the model."""
+    available: bool
+    reason: str = ""
+    """Why it cannot be used here; empty when it can."""
+    device: str = ""
+    """The device's own name."""
+    cores: int | None = None
+    """Cores this process may use (of a CPU)."""
+    memory_mb: int | None = None
+    """Memory there is, the limit of a container counted (of a CPU: the machine's)."""
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """One row of the table below."""
+
+    name: str
+    kind: Literal["cpu", "gpu", "npu"]
+    provider: str
+    package: str
+    systems: tuple[str, ...] = ()
+    """Values of sys.platform it exists on; empty for any."""
+    devices: Callable[[], tuple[str, str, int | None]] | None = None
+    """Gives (device, what is missing, memory in MB); None where only the package decides."""
+
+
+def found() -> list[Hardware]:
+    """Every kind of hardware this package knows, the CPU first, each with the reason where it cannot be used here."""
+    import onnxruntime
+
+    providers = onnxruntime.get_available_providers()
+    return [_cpu(), *(_looked_at(known, providers) for known in _TABLE)]
+
+
+def available() -> list[str]:
+    """The names that can be asked for here."""
+    return [one.name for one in found() if one.available]
+
+
+def asked(name: str) -> Hardware:
+    """The hardware called *name*; `gpu` and `npu` are the first of their kind that is here.
+
+    Raises BadOption for a name nobody knows, HardwareMissing with the reason when it is not here.
+    """
+    checked(name)
+    if name == "cpu":
+        return _cpu()
+    every = found()
+    chosen = [one for one in every if name in (one.name, one.kind)]
+    usable = next((one for one in chosen if one.available), None)
+    if usable is None:
+        raise HardwareMissing(name, reason=_why_none(chosen), available=[one.name for one in every if one.available])
+    return usable
+
+
+def checked(name: str) -> str:
+    """*name* when it is in the list, whether it is here or not.  Raises BadOption."""
+    if name not in NAMES:
+        raise BadOption(f"No hardware {name!r}. There are: {listed(NAMES, most=20)}.", hint=suggested(name, NAMES, "%mlops hardware"))
+    return name
+
+
+def providers(name: str) -> list[str]:
+    """What to hand to ONNX Runtime for *name*: its provider, then the CPU for the operators that it lacks.  Raises as `asked`."""
+    provider = asked(name).provider
+    return [_CPU_PROVIDER] if provider == _CPU_PROVIDER else [provider, _CPU_PROVIDER]
+
+
+def check_given(name: str, given: Sequence[str]) -> None:
+    """Raises HardwareMissing when ONNX Runtime, asked for *name*, put another provider first: it falls back without an error."""
+    wanted = providers(name)[0]
+    if wanted not in given:
+        reason = f"ONNX Runtime could not start its {wanted}, mostly for a library it needs (the server's log names it)"
+        raise HardwareMissing(name, reason=reason, available=available())
+
+
+def check_for(engine: str, name: str) -> None:
+    """Raises as `asked`, and HardwareMissing for a model that ONNX Runtime does not execute: its own code chooses the device."""
+    asked(name)
+    if name != "cpu" and engine != "onnxruntime":
+        raise HardwareMissing(name, reason="only models in ONNX can be put on it; this one runs as Python, which chooses its device itself", available=["cpu"])
+
+
+def cores() -> list[int]:
+    """The numbers of the cores this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def _why_none(chosen: Sequence[Hardware]) -> str:
+    return "; ".join(one.reason if len(chosen) == 1 else f"{one.name}: {one.reason}" for one in chosen)
+
+
+def _looked_at(known: _Known, providers: Sequence[str]) -> Hardware:
+    device, lacking, memory = known.devices() if known.devices else ("", "", None)
+    if known.systems and sys.platform not in known.systems:
+        lacking = f"only on {' and '.join(_SYSTEMS[system] for system in known.systems)}"
+    elif known.provider not in providers:
+        lacking = "; ".join(filter(None, [lacking, known.package]))
+    return Hardware(
+        name=known.name, kind=known.kind, provider=known.provider, available=not lacking, reason=lacking, device=device, memory_mb=memory
+    )  # fmt: skip
+
+
+# ── the CPU ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _cpu() -> Hardware:
+    return Hardware(name="cpu", kind="cpu", provider=_CPU_PROVIDER, available=True, device=cpu_model(), cores=len(cores()), memory_mb=_memory_mb())
+
+
+def cpu_model() -> str:
+    """The processor's name, as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
+
+
+def _memory_mb() -> int:
+    import psutil
+
+    limits = [psutil.virtual_memory().total, *filter(None, map(_limit, ("memory.max", "memory/memory.limit_in_bytes")))]
+    return min(limits) // 1_000_000
+
+
+def _limit(file: str) -> int | None:
+    """A container's limit, in either version of Linux's control groups."""
+    try:
+        text = (Path("/sys/fs/cgroup") / file).read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+# ── other devices ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _NvmlMemory(ctypes.Structure):
+    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
+
+
+def _nvidia() -> tuple[str, str, int | None]:
+    """NVIDIA's first GPU, asked of the driver's own library (NVML), which starts nothing on the device."""
+    try:
+        nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+    except OSError:
+        return "", "no NVIDIA driver", None
+    count, handle, name, memory = ctypes.c_uint(), ctypes.c_void_p(), ctypes.create_string_buffer(96), _NvmlMemory()
+    if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)):
+        return "", "the NVIDIA driver does not answer", None
+    if not count.value or nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)):
+        return "", "the NVIDIA driver finds no GPU", None
+    nvml.nvmlDeviceGetName(handle, name, len(name))
+    nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
+    more = f" and {count.value - 1} more" if count.value > 1 else ""
+    return name.value.decode(errors="replace") + more, "", memory.total // 1_000_000 or None
+
+
+def _amd() -> tuple[str, str, int | None]:
+    """AMD's compute driver shows itself as a device file."""
+    return ("AMD GPU", "", None) if Path("/dev/kfd").exists() else ("", "no AMD ROCm driver", None)
+
+
+_SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
+_TABLE = (
+    _Known("openvino", "cpu", "OpenVINOExecutionProvider", "onnxruntime-openvino is not installed (it takes the place of onnxruntime)", ("linux", "win32")),
+    _Known("cuda", "gpu", "CUDAExecutionProvider", "onnxruntime-gpu is not installed", ("linux", "win32"), _nvidia),
+    _Known("tensorrt", "gpu", "TensorrtExecutionProvider", "onnxruntime-gpu is not installed", ("linux", "win32"), _nvidia),
+    _Known("rocm", "gpu", "MIGraphXExecutionProvider", "onnxruntime-migraphx is not installed", ("linux",), _amd),
+    _Known("coreml", "gpu", "CoreMLExecutionProvider", "this onnxruntime was built without CoreML", ("darwin",)),
+    _Known("directml", "gpu", "DmlExecutionProvider", "onnxruntime-directml is not installed", ("win32",)),
+    _Known("qnn", "npu", "QNNExecutionProvider", "onnxruntime-qnn is not installed", ("linux", "win32")),
+)
+NAMES = ("cpu", *(known.name for known in _TABLE), "gpu", "npu")
+"""Every word `--hardware` takes: the list, and `gpu` and `npu` for the first of their kind that is here."""
