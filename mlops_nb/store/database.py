@@ -36,7 +36,7 @@ T = TypeVar("T")
 LOCK_TIMEOUT_SECONDS = 30.0
 
 _visit = threading.RLock()  # one visit at a time in this process: all share one in-memory instance
-_instance: duckdb.DuckDBPyConnection | None = None
+_instance: tuple[duckdb.DuckDBPyConnection, duckdb.DuckDBPyConnection] | None = None
 _inside = threading.local()
 
 
@@ -78,8 +78,8 @@ class Transaction:
     def value(self, sql: str, values: Sequence[object] = ()) -> Any:
         """The first column of the first row, or None."""
         self.execute(sql, values)
-        row = self._connection.fetchone()
-        return row[0] if row else None
+        rows = self._connection.fetchall()  # all of them: a result that is not read to its end keeps the file open
+        return rows[0][0] if rows else None
 
 
 @contextmanager
@@ -173,31 +173,44 @@ def _flock(descriptor: int, how: int, path: Path) -> None:
 def _attached(store: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
     import duckdb
 
-    connection = _memory()
-    _attach(connection, store, read_only=read_only)
+    memory, inside = _connections()
+    _attach(memory, store, read_only=read_only)
     try:
-        connection.execute("USE store")
-        yield connection
-    except duckdb.Error as error:
-        _raise_translated(error, store)
+        yield inside
+    except BaseException as error:
+        _drop_unread(inside)
+        if isinstance(error, duckdb.Error):
+            _raise_translated(error, store)
+        raise
     finally:
-        _detach(connection)
+        _detach()
 
 
-def _detach(connection: duckdb.DuckDBPyConnection) -> None:
+def _drop_unread(inside: duckdb.DuckDBPyConnection) -> None:
+    """A result that was not read to its end would keep the file open."""
+    import duckdb
+
+    try:
+        inside.execute("SELECT 1").fetchall()
+    except duckdb.Error:
+        pass  # the instance is spoilt, and thrown away next
+
+
+def _detach() -> None:
     """Let the file go; an instance that a damaged file has spoilt is thrown away whole."""
     global _instance
     import duckdb
 
+    memory, inside = _connections()
     try:
-        connection.execute("USE memory")
-        connection.execute("DETACH store")
+        memory.execute("DETACH store")
     except duckdb.Error:
-        connection.close()
+        inside.close()
+        memory.close()
         _instance = None
 
 
-def _attach(connection: duckdb.DuckDBPyConnection, store: Path, *, read_only: bool) -> None:
+def _attach(memory: duckdb.DuckDBPyConnection, store: Path, *, read_only: bool) -> None:
     """Attach *store*, waiting out a program that opened the file without our lock."""
     import duckdb
 
@@ -205,7 +218,7 @@ def _attach(connection: duckdb.DuckDBPyConnection, store: Path, *, read_only: bo
     deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
     while True:
         try:
-            connection.execute(f"ATTACH '{where}' AS store{' (READ_ONLY)' if read_only else ''}")
+            memory.execute(f"ATTACH '{where}' AS store{' (READ_ONLY)' if read_only else ''}")
             return
         except duckdb.Error as error:
             if "Conflicting lock" not in str(error) and "set lock on file" not in str(error):
@@ -243,12 +256,18 @@ def _raise_translated(error: Exception, store: Path) -> NoReturn:
     raise error
 
 
-def _memory() -> duckdb.DuckDBPyConnection:
+def _connections() -> tuple[duckdb.DuckDBPyConnection, duckdb.DuckDBPyConnection]:
+    """This process's instance: one connection that attaches and detaches, one that looks into what is attached."""
     global _instance
     if _instance is None:
         import duckdb
 
-        _instance = duckdb.connect(":memory:", config={"threads": 1, "autoinstall_known_extensions": False})
+        memory = duckdb.connect(":memory:", config={"threads": 1, "autoinstall_known_extensions": False})
+        inside = memory.cursor()
+        memory.execute("ATTACH ':memory:' AS store")
+        inside.execute("USE store")  # by name, so it holds for every file that bears the name from now on
+        memory.execute("DETACH store")
+        _instance = memory, inside
     return _instance
 
 

@@ -10,7 +10,10 @@ import msgspec
 
 from ..errors import AliasNotFound, ModelNotFound, VersionNotFound
 from ..reference import ModelRef
+from . import state
 from .database import Transaction, now
+
+_LAST_VERSION = "last_version/"
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,16 +97,19 @@ def names(tx: Transaction) -> list[str]:
 
 def next_version(tx: Transaction, model: str) -> int:
     """The number the next version gets; the number of a deleted newest version is not given twice."""
-    key = f"last_version/{model}"
-    last = tx.value("SELECT value::VARCHAR FROM workspace_state WHERE key = ?", [key])
-    version = int(last or 0) + 1
-    tx.execute("INSERT INTO workspace_state VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", [key, str(version)])
-    return version
+    newest = tx.value("SELECT max(version) FROM model_versions WHERE model = ?", [model])
+    return max(newest or 0, _deleted(tx, model)) + 1
+
+
+def _deleted(tx: Transaction, model: str) -> int:
+    """The highest number that a deleted version had."""
+    return int(tx.value("SELECT value::VARCHAR FROM workspace_state WHERE key = ?", [_LAST_VERSION + model]) or 0)
 
 
 def with_hash(tx: Transaction, model: str, hash: str) -> ModelVersion | None:
     """The newest version of *model* that holds these very bytes."""
-    return _first(tx, "SELECT * FROM model_versions v WHERE v.model = ? AND v.hash = ? ORDER BY v.version DESC LIMIT 1", [model, hash])
+    number = tx.value("SELECT max(version) FROM model_versions WHERE model = ? AND hash = ?", [model, hash])
+    return get(tx, ModelRef(model, version=number)) if number else None
 
 
 def get(tx: Transaction, ref: ModelRef) -> ModelVersion:
@@ -127,9 +133,9 @@ def _first(tx: Transaction, sql: str, values: list[Any]) -> ModelVersion | None:
 def _with_aliases(tx: Transaction, sql: str, values: list[Any]) -> list[ModelVersion]:
     rows = tx.rows(sql, values)
     named: dict[tuple[str, int], list[str]] = {}
-    for row in tx.rows("SELECT model, version, alias FROM aliases ORDER BY alias") if rows else []:
+    for row in tx.rows("SELECT model, version, alias FROM aliases") if rows else []:
         named.setdefault((row["model"], row["version"]), []).append(row["alias"])
-    return msgspec.convert([row | {"aliases": named.get((row["model"], row["version"]), [])} for row in rows], list[ModelVersion])
+    return msgspec.convert([row | {"aliases": sorted(named.get((row["model"], row["version"]), []))} for row in rows], list[ModelVersion])
 
 
 def _why_not(tx: Transaction, ref: ModelRef) -> Exception:
@@ -222,6 +228,7 @@ def set_conversion(tx: Transaction, version: ModelVersion, *, engine: str, files
 
 def delete(tx: Transaction, version: ModelVersion) -> None:
     """Forget this version; its number is not given again."""
+    state.put(tx, _LAST_VERSION + version.model, max(version.version, _deleted(tx, version.model)))
     tx.execute("DELETE FROM aliases WHERE model = ? AND version = ?", [version.model, version.version])
     tx.execute("DELETE FROM model_versions WHERE model = ? AND version = ?", [version.model, version.version])
 
