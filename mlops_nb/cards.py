@@ -459,6 +459,17 @@ def _event(event: Any) -> Card:
     )
 
 
+def _serving(serving: Any) -> Card:
+    rows = [[d.deployment, d.model, _status(d.status), Share(d.traffic), d.target] for d in serving.deployments]
+    return Card(
+        title=serving.endpoint,
+        kind=f"as it was on {serving.time:%Y-%m-%d at %H:%M:%S} UTC",
+        tables=[Table(["deployment", "model", "status", "traffic", "target"], rows)],
+        note="" if rows else "Nothing served it then.",
+        line=f"history {serving.endpoint}",
+    )
+
+
 def _environment(environment: Any) -> Card:
     direct = [f"{p.name} {p.version}" for p in environment.packages if p.direct]
     return Card(
@@ -531,6 +542,10 @@ _ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
         ["environment", "python", "#packages", "imported", "captured"],
         lambda e: [e.ref, e.python, str(len(e.packages)), ", ".join(p.name for p in e.packages if p.direct), ago(e.created_at)],
     ),
+    "mlops_nb.history.Change": (
+        ["time (UTC)", "deployment", "model", "change", "by", "why"],
+        lambda c: [f"{c.time:%Y-%m-%d %H:%M:%S}", c.deployment, c.model, f"split {c.what}" if not c.deployment else _status(c.what), c.author, c.why],
+    ),
     "mlops_nb.store.events.Event": (
         ["time", "event", "subject", "data"],
         lambda e: [ago(e.time), e.type.removeprefix("mlops."), e.subject, _brief(e.data)[:80]],
@@ -552,6 +567,7 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.store.checks.DriftCheck": _drift,
     "mlops_nb.store.checks.Profile": _profile,
     "mlops_nb.lineage.Lineage": _lineage,
+    "mlops_nb.history.Serving": _serving,
     "mlops_nb.store.events.Event": _event,
     "mlops_nb.store.environments.Environment": _environment,
 }

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .client import Answer
+    from .history import Change, Serving
     from .lineage import Lineage
     from .registry import Registered
     from .rollout import Deployed, EndpointView, WorkspaceStatus
@@ -485,6 +486,19 @@ def lineage(ref: str | None) -> Lineage:
     from . import lineage as origins
 
     return origins.graph(ref)
+
+
+@mlops.command(heading="Watching", examples=["history delays", "history delays --at 2026-01-31", "history delays --at 2h"])
+@click.argument("endpoint", type=AN_ENDPOINT)
+@click.option("--at", type=A_MOMENT, help="What served at that moment, such as 2h (ago) or 2026-01-31T08:00.  [default: every change]")
+@click.option("--most", type=click.IntRange(min=1), metavar="COUNT", default=50, help="How many changes.  [default: 50]")
+def history(endpoint: str, at: datetime | None, most: int) -> Serving | Listing[Change]:
+    """Show what served an endpoint and when that changed, by whose hand and why."""
+    from . import history as past
+
+    if at:
+        return past.at(endpoint, at)
+    return Listing(past.of(endpoint, most=most), what="change")
 
 
 @mlops.command(heading="Watching", examples=["events", "events delays", "events delays:2 --most 5"])
