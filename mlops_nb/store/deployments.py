@@ -135,20 +135,19 @@ def observe(
     reason: Reason | None = None,
     handle: Mapping[str, Any] | None = None,
     restarts: int | None = None,
-) -> None:
-    """Record what is; says nothing about a newer generation than *deployment*'s."""
+) -> bool:
+    """Record what is, and say whether that was done: nothing is said about a newer generation than *deployment*'s."""
     same = status == deployment.status and handle in (None, deployment.handle)
     values = [
         status, reason, dict(deployment.handle if handle is None else handle), deployment.restarts if restarts is None else restarts,
         deployment.changed_at if same else now(),
     ]  # fmt: skip
     where = [deployment.endpoint, deployment.name, deployment.generation]
-    tx.execute(
-        "UPDATE deployments SET status = ?, reason = ?, handle = ?, restarts = ?, changed_at = ? WHERE endpoint = ? AND name = ? AND generation = ?",
-        [*values, *where],
-    )
-    if status != deployment.status:
+    changes = "status = ?, reason = ?, handle = ?, restarts = ?, changed_at = ?"
+    current = bool(tx.rows(f"UPDATE deployments SET {changes} WHERE endpoint = ? AND name = ? AND generation = ? RETURNING name", [*values, *where]))
+    if current and status != deployment.status:
         _remember(tx, msgspec.structs.replace(deployment, status=status, reason=reason))
+    return current
 
 
 def want(tx: Transaction, deployment: Deployment, wanted: Literal["running", "stopped"]) -> None:
@@ -157,8 +156,10 @@ def want(tx: Transaction, deployment: Deployment, wanted: Literal["running", "st
 
 
 def remove(tx: Transaction, deployment: Deployment) -> None:
-    """Forget a stopped deployment; its history stays."""
-    tx.execute("DELETE FROM deployments WHERE endpoint = ? AND name = ?", [deployment.endpoint, deployment.name])
+    """Forget a stopped deployment, unless it is wanted anew meanwhile; its history stays."""
+    where = [deployment.endpoint, deployment.name, deployment.generation]
+    if tx.rows("DELETE FROM deployments WHERE endpoint = ? AND name = ? AND generation = ? RETURNING name", where):
+        _remember(tx, deployment, status="withdrawn")
 
 
 def of(tx: Transaction, endpoint: str | None = None) -> list[Deployment]:
@@ -204,6 +205,23 @@ def history(tx: Transaction, endpoint: str, *, most: int = 200) -> list[dict[str
     return tx.rows("SELECT * FROM deployment_history WHERE endpoint = ? ORDER BY time DESC LIMIT ?", [endpoint, most])
 
 
-def _remember(tx: Transaction, deployment: Deployment) -> None:
-    row = [deployment.endpoint, deployment.name, deployment.model, deployment.version, deployment.target, deployment.status, deployment.reason, now()]
+def traffic_at(tx: Transaction, endpoint: str, time: datetime) -> dict[str, int]:
+    """The split that was in force at *time*."""
+    sql = "SELECT * FROM traffic WHERE endpoint = ? AND time <= ? ORDER BY sequence DESC LIMIT 1"
+    change = tx.maybe(sql, [endpoint, time], as_=TrafficChange)
+    return change.weights if change else {}
+
+
+def statuses_at(tx: Transaction, endpoint: str, time: datetime) -> list[dict[str, Any]]:
+    """For each deployment the endpoint had until *time*, its latest change of status by then."""
+    sql = """
+        SELECT * FROM deployment_history WHERE endpoint = ? AND time <= ?
+        QUALIFY row_number() OVER (PARTITION BY name ORDER BY time DESC) = 1 ORDER BY name
+    """
+    return tx.rows(sql, [endpoint, time])
+
+
+def _remember(tx: Transaction, deployment: Deployment, *, status: str | None = None) -> None:
+    identity = [deployment.endpoint, deployment.name, deployment.model, deployment.version, deployment.target]
+    row = [*identity, status or deployment.status, deployment.reason, now()]
     tx.execute("INSERT INTO deployment_history VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
