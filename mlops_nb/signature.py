@@ -44,6 +44,8 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The categories in the order the model saw them."""
     missing: str = ""
     """How the training frame marked a missing object: `None` or `nan`."""
+    infinite: bool = False
+    """Whether a number may be infinite."""
 
     def __str__(self) -> str:
         axes = f"[{', '.join('any' if n is None else str(n) for n in self.shape)}]" if self.shape else ""
@@ -143,12 +145,21 @@ def outputs_of(outputs: Any) -> list[Column]:
 
 def _described(name: str, array: np.ndarray) -> Column:
     type_, nullable = _type_of(name, array)
-    return Column(name=name, type=type_, nullable=nullable)
+    return Column(name=name, type=type_, nullable=nullable, infinite=_has_infinity(type_, array))
 
 
 def _described_tensor(name: str, array: np.ndarray) -> Column:
     type_, nullable = _type_of(name, array)
-    return Column(name=name, type=type_, shape=[None, *array.shape[1:]], nullable=nullable)
+    return Column(name=name, type=type_, shape=[None, *array.shape[1:]], nullable=nullable, infinite=_has_infinity(type_, array))
+
+
+def _has_infinity(type_: Type, array: np.ndarray) -> bool:
+    import numpy as np
+
+    if not type_.startswith("float"):
+        return False
+    with np.errstate(over="ignore"):
+        return bool(np.isinf(array.astype(type_ if array.dtype.kind == "f" else np.float64)).any())
 
 
 def _type_of(name: str, array: np.ndarray) -> tuple[Type, bool]:
@@ -442,14 +453,10 @@ def _narrowed(column: Column, array: np.ndarray) -> np.ndarray:
 
     type_ = column.type
     if array.dtype == type_:
-        if array.dtype.kind == "f":
-            _check_missing(column, np.isnan(array))
-        return array
+        return _check_floats(column, array) if array.dtype.kind == "f" else array
     if type_.startswith("float"):
-        if array.dtype.kind == "f":
-            _check_missing(column, np.isnan(array))
         with np.errstate(over="ignore"):
-            return array.astype(type_)
+            return _check_floats(column, array.astype(type_))
     return _whole(column, array)
 
 
@@ -473,6 +480,17 @@ def _check_rows(column: Column, array: np.ndarray, good: np.ndarray, expected: s
     if not good.all():
         row = int((~good).argmax())
         raise SignatureMismatch(f"{expected.format(type=column.type)}, got {_shown(array[row].item())}", column=column.name, row=row)
+
+
+def _check_floats(column: Column, array: np.ndarray) -> np.ndarray:
+    """The array, once it holds no missing and no infinite number that its column may not hold."""
+    import numpy as np
+
+    if array.size and not math.isfinite(array.dot(array)):  # one product tells of most arrays that all is well
+        _check_missing(column, np.isnan(array))
+        if not column.infinite:
+            _check_rows(column, array, ~np.isinf(array), "expected a finite number ({type})")
+    return array
 
 
 def _check_missing(column: Column, gone: np.ndarray) -> None:
@@ -533,9 +551,7 @@ def _own(column: Column, values: Sequence[Any]) -> np.ndarray:
     if column.type == "float32":
         return _floats(column, values, {float})
     array = np.array(values)
-    if array.dtype.kind == "f" and not column.nullable:
-        _check_missing(column, np.isnan(array))
-    return array
+    return _check_floats(column, array) if array.dtype.kind == "f" else array
 
 
 def _with_gaps(rows: int, present: list[int], values: list[Any]) -> np.ndarray:
@@ -612,8 +628,7 @@ def _floats(column: Column, values: Sequence[Any], kinds: set[type]) -> np.ndarr
         except OverflowError:
             row = next(row for row, value in enumerate(values) if isinstance(value, int) and abs(value) > 10**308)
             raise SignatureMismatch(f"expected {column.type}, got a number too large", column=column.name, row=row) from None
-    _check_missing(column, np.isnan(array))
-    return array
+        return _check_floats(column, array)
 
 
 def _ints(column: Column, values: Sequence[Any], kinds: set[type]) -> np.ndarray:

@@ -103,6 +103,7 @@ def warm_up(engine: Engine, spec: ServerSpec) -> tuple[list, bool]:
     A model that fails on every row it was registered with cannot answer: the reason is written and the process ends.
     """
     from ..signature import outputs_of
+    from .engines import predict
 
     signature = engine.signature
     known = list(signature.outputs) if signature else []
@@ -110,9 +111,9 @@ def warm_up(engine: Engine, spec: ServerSpec) -> tuple[list, bool]:
         return known, True
     for number, columns in enumerate(rows):
         try:
-            arrays = engine.predict(columns)
+            arrays = predict(engine, columns)
             started = time.perf_counter()
-            engine.predict(columns)
+            predict(engine, columns)
             return outputs_of(arrays), time.perf_counter() - started < QUICK_SECONDS
         except (Exception, SystemExit) as error:
             if number == len(rows) - 1:

@@ -5,17 +5,17 @@ This module is only ever run in a scoring server; still it imports each runtime 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .. import hardware
-from ..errors import NotAModel, NotAnEntryScript, SignatureMismatch, TrustNeeded
+from ..errors import NotAModel, SignatureMismatch, TrustNeeded
 from ..signature import Column, Signature, as_frame
+from .entry import EntryScript
 from .spec import ServerSpec
 
 if TYPE_CHECKING:
@@ -34,10 +34,28 @@ class Engine(Protocol):
     signature: Signature | None
     inline: bool
     """Quick and thread-safe enough to run between two events of the server's loop."""
+    matrix: Matrix | None
+    """How a table's columns go in when all of them go in side by side."""
 
-    def predict(self, columns: Arrays) -> Arrays:
+    def feed(self, columns: Arrays) -> Arrays:
+        """Columns that passed the signature as `compute` takes them, rows first.  Raises SignatureMismatch."""
+        ...
+
+    def compute(self, feed: Arrays) -> Arrays:
         """Outputs by name, rows first.  Raises whatever the model raises."""
         ...
+
+
+class Matrix(NamedTuple):
+    """The one input that takes all columns of a table, in the signature's order."""
+
+    name: str
+    type: np.dtype
+
+
+def predict(engine: Engine, columns: Arrays) -> Arrays:
+    """Outputs by name of columns that passed the signature.  Raises whatever the model raises."""
+    return engine.compute(engine.feed(columns))
 
 
 def load(spec: ServerSpec) -> Engine:
@@ -68,7 +86,9 @@ class OnnxModel:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = max(1, int(spec.cpus)) if spec.cpus else min(2, os.cpu_count() or 1)
+        # Without a wish, one thread: sums then do not depend on how many rows are asked at once (two threads split a forest's
+        # trees for few rows and its rows for many), so requests can be batched, and each spares the hand-over between threads.
+        options.intra_op_num_threads = max(1, int(spec.cpus)) if spec.cpus else 1
         # Threads that spin between requests would take the cores of the models beside.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
@@ -79,11 +99,12 @@ class OnnxModel:
         self._outputs = [output.name for output in session.get_outputs()]
         self._names = self._outputs if spec.flavor in ("onnx", "torch") else [_PLAIN_NAMES.get(name, name) for name in self._outputs]
         self.signature = signature or _signature_of(session)
-        self._feed = _feed(self.signature, session.get_inputs())
+        self.matrix = _matrix_of(self.signature, session.get_inputs())
+        self.feed = _feed(self.signature, session.get_inputs(), self.matrix)
 
-    def predict(self, columns: Arrays) -> Arrays:
+    def compute(self, feed: Arrays) -> Arrays:
         """Outputs under the model's names; a regression's single column is flat."""
-        values = self._run(self._outputs, self._feed(columns))
+        values = self._run(self._outputs, feed)
         return {name: _output(name, value) for name, value in zip(self._names, values, strict=True)}
 
 
@@ -97,12 +118,18 @@ def _signature_of(session: onnxruntime.InferenceSession) -> Signature:
     return Signature(kind="tensors", inputs=[column(arg) for arg in session.get_inputs()], outputs=[column(arg) for arg in session.get_outputs()])
 
 
-def _feed(signature: Signature, inputs: list[Any]) -> Callable[[Arrays], Arrays]:
+def _matrix_of(signature: Signature, inputs: list[Any]) -> Matrix | None:
+    if len(inputs) == 1 and signature.kind == "table" and (len(signature.inputs) > 1 or inputs[0].shape[1:] not in ([1], [])):
+        return Matrix(inputs[0].name, _dtype(inputs[0].type))
+    return None
+
+
+def _feed(signature: Signature, inputs: list[Any], matrix: Matrix | None) -> Callable[[Arrays], Arrays]:
     """How columns become the session's inputs: by name, by place, or side by side as one matrix."""
     names = [column.name for column in signature.inputs]
     types = {arg.name: _dtype(arg.type) for arg in inputs}
-    if len(inputs) == 1 and signature.kind == "table" and (len(names) > 1 or inputs[0].shape[1:] not in ([1], [])):
-        return lambda columns: {inputs[0].name: _matrix(columns, types[inputs[0].name])}
+    if matrix:
+        return lambda columns: {matrix.name: _matrix(columns, matrix.type)}
     pairs = [(arg.name, arg.name if arg.name in names else names[place], types[arg.name]) for place, arg in enumerate(inputs)]
     if signature.kind == "tensors":
         return lambda columns: {to: _as_type(columns[name], type_, name) for to, name, type_ in pairs}
@@ -163,6 +190,7 @@ class PythonModel:
 
     name = "python"
     inline = False
+    matrix = None
 
     def __init__(self, spec: ServerSpec, signature: Signature | None) -> None:
         from .. import packing
@@ -174,9 +202,13 @@ class PythonModel:
         self.providers = [f"Python {sys.version_info.major}.{sys.version_info.minor}"]
         self.signature = signature
 
-    def predict(self, columns: Arrays) -> Arrays:
+    def feed(self, columns: Arrays) -> Arrays:
+        """The columns themselves."""
+        return columns
+
+    def compute(self, feed: Arrays) -> Arrays:
         """`label` and `probabilities` of a classifier, `prediction` of a regressor, else `output` or a returned dict's keys."""
-        return answers(self._model, self._data(columns))
+        return answers(self._model, self._data(feed))
 
     def _data(self, columns: Arrays) -> Any:
         if self.signature and self.signature.kind == "table":
@@ -251,40 +283,3 @@ def _rows(values: Any) -> np.ndarray:
     except ValueError:  # rows of different lengths
         array = np.fromiter(values, dtype=object, count=len(values))
     return array.reshape(1) if array.ndim == 0 else array
-
-
-# ── the user's entry script ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-class EntryScript:
-    """`entry/score.py` with `init()`, called once, and `run(raw_data)`, called with each request's body as text."""
-
-    name = "script"
-    inline = False
-
-    def __init__(self, spec: ServerSpec, signature: Signature | None) -> None:
-        entry = Path(spec.folder) / "entry" / "score.py"
-        for folder in (Path(spec.folder) / "code", entry.parent):
-            if folder.is_dir() and str(folder) not in sys.path:
-                sys.path.insert(0, str(folder))
-        module = _module(entry)
-        self.providers = [f"Python {sys.version_info.major}.{sys.version_info.minor}"]
-        self.signature = signature
-        if not callable(getattr(module, "run", None)):
-            raise NotAnEntryScript(entry)
-        self.run: Callable[[str], Any] = module.run
-        if callable(init := getattr(module, "init", None)):
-            init()
-
-    def predict(self, columns: Arrays) -> Arrays:
-        """An entry script reads bodies, not columns."""
-        raise SignatureMismatch("This deployment runs an entry script, which reads the body itself.", hint="POST /score")
-
-
-def _module(path: Path) -> ModuleType:
-    location = importlib.util.spec_from_file_location("score", path)
-    assert location and location.loader
-    module = importlib.util.module_from_spec(location)
-    sys.modules["score"] = module
-    location.loader.exec_module(module)
-    return module

@@ -22,7 +22,7 @@ from ..signature import Column, Signature, as_lists
 from ..version import __version__
 from . import failures, openapi, protocol, score
 from .capture import Capture, Record
-from .engines import Arrays, Engine, EntryScript
+from .engines import Arrays, Engine, EntryScript, predict
 from .metrics import Metrics
 from .spec import NOT_CAPTURED, ServerSpec
 
@@ -180,8 +180,8 @@ class Server:
         if not rows:
             raise SignatureMismatch("The request has no rows.", hint="at least one row")
         if self._inline and rows <= INLINE_ROWS:
-            return self.engine.predict(columns)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, _guarded, self.engine.predict, columns)
+            return predict(self.engine, columns)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, _guarded, partial(predict, self.engine), columns)
 
     async def _run_script(self, scope: Any, proto: Any) -> None:
         """Give the body to the user's run(raw_data) and answer what it returns, as JSON."""

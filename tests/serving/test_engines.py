@@ -39,7 +39,7 @@ def asked(engine: engines.Engine, data: Any) -> dict[str, np.ndarray]:
     """What the engine answers to *data* after its way through JSON."""
     assert engine.signature
     body = msgspec.json.decode(msgspec.json.encode(signature.as_lists(signature.to_columns(data))))
-    return engine.predict(engine.signature.check(body))
+    return engines.predict(engine, engine.signature.check(body))
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_a_frame_answered_is_one_output_per_column(pickled: Callable[[Any], Path
 def scored(engine: engines.Engine, body: Any) -> dict[str, np.ndarray]:
     """What the engine answers to the body of POST /score."""
     assert engine.signature
-    return engine.predict(engine.signature.check(score.columns(body, engine.signature)))
+    return engines.predict(engine, engine.signature.check(score.columns(body, engine.signature)))
 
 
 def test_null_and_an_absent_key_are_missing_values_where_the_training_data_had_some(pickled: Callable[[Any], Path]):
