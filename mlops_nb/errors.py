@@ -10,13 +10,15 @@
     │   └── ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
     │       EndpointNotFound  DeploymentNotFound  FileMissing  LineageRootNotFound  FeatureNotFound
     ├── Busy                       exit 4   HTTP 409   somebody or something holds it
-    │   └── StoreBusy  VersionInUse  PortInUse  NameTaken
+    │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  StillRunning
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
     └── Failed                     exit 1   HTTP 500
         └── StoreTooNew  StoreCorrupt  StoreFull  MissingExtra  MissingPackage  EnvironmentIncomplete
             EnvironmentMismatch  NotExportable
             DeploymentFailed  DashboardFailed  GatewayUnreachable  NothingToCompare  HardwareMissing
-            DriftCheckFailed  EngineMissing  EngineInstallFailed  …
+            ModelFailedUnderLoad
+            DriftCheckFailed  EngineMissing  EngineInstallFailed  TookTooLong  ServerEnding
+            EnvironmentNotBuilt  EntryScriptFailed  …
 
 A leaf takes data and words itself.  The base knows the exit code, the HTTP status, the JSON shape and the two lines that a
 notebook shows.
@@ -216,7 +218,8 @@ class UnknownVariable(UsageError):
     """A {name} or $name in a magic line that the notebook does not define."""
 
     def __init__(self, name: str, *, known: Iterable[str] = ()) -> None:
-        super().__init__(f"No variable named {name!r} in this notebook.", hint=suggested(name, known, f"define {name} in a cell above"))
+        otherwise = f"define {name} in a cell above" if name.isidentifier() else "give it a name in a cell above, and that name here"
+        super().__init__(f"No variable named {name!r} in this notebook.", hint=suggested(name, known, otherwise))
 
 
 class UnknownCommand(UsageError):
@@ -380,10 +383,17 @@ class StoreFull(Failed):
 
 
 class AgentDown(Failed):
-    """The background agent did not come up."""
+    """The background agent did not come up, or does not end."""
 
-    def __init__(self, log_file: object, tail: str) -> None:
-        super().__init__(f"The agent that runs deployments did not start; its log is {log_file}.", hint="%mlops status", detail=tail)
+    def __init__(self, log_file: object, tail: str, *, not_done: str = "start") -> None:
+        super().__init__(f"The agent that runs deployments did not {not_done}; its log is {log_file}.", hint="%mlops status", detail=tail)
+
+
+class StillRunning(Busy):
+    """A deployment that is being withdrawn does not end."""
+
+    def __init__(self, ref: str, *, waited_seconds: float) -> None:
+        super().__init__(f"{ref} is being withdrawn and has not ended within {waited_seconds:.0f} s.", hint="%mlops down ends it")
 
 
 class DeploymentFailed(Failed):
@@ -406,6 +416,21 @@ class MissingPackage(Failed):
 
     def __init__(self, package: str, *, doing: str) -> None:
         super().__init__(f"{doing} needs {package}, which is not installed.", hint=f"pip install {package}")
+
+
+class TookTooLong(Failed):
+    """The user's code did not answer a request in time."""
+
+    http_status = 504
+
+
+class ServerEnding(Failed):
+    """A scoring server that can answer no more; another one is on its way."""
+
+    http_status = 503
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"The server is being restarted: {why}.", hint="ask again in a second")
 
 
 class EnvironmentIncomplete(Failed):
@@ -437,10 +462,10 @@ class EnvironmentMismatch(Failed):
 
 
 class InvocationFailed(Failed):
-    """An endpoint answered a request with an error."""
+    """An endpoint answered a request with an error; *model* is what refused data that does not fit it."""
 
-    def __init__(self, endpoint: str, status: int, message: str) -> None:
-        super().__init__(f"{endpoint} answered {status}: {message}", hint=f"%mlops endpoints {endpoint}")
+    def __init__(self, endpoint: str, status: int, message: str, *, model: str = "") -> None:
+        super().__init__(f"{endpoint} answered {status}: {message}", hint=f"%mlops models {model}" if model else f"%mlops endpoints {endpoint}")
         self.status = status
 
 
@@ -463,6 +488,15 @@ class GatewayRefused(Failed):
 
     def __init__(self, file: str, log: object) -> None:
         super().__init__(f"The gateway did not take its new {file}; it serves what it served before.", hint=f"the cause is at the end of {log}")
+
+
+class ModelFailedUnderLoad(Failed):
+    """A model that was being measured answered a request with an error, or its server ended; says the model's own error."""
+
+    def __init__(self, subject: str, message: str, *, under: str, where: str = "", detail: str = "") -> None:
+        place = f" ({where})" if where else ""
+        hint = f"%mlops logs {subject}" if "/" in subject else "mend the model and register it again, or measure a smaller --batch"
+        super().__init__(f"{subject} failed under load ({under}): {message}{place}", hint=hint, detail=detail)
 
 
 class HardwareMissing(Failed):

@@ -8,6 +8,7 @@ import re
 import sys
 import sysconfig
 import tempfile
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..errors import MlopsError
 from ..store.deployments import Reason
 from .spec import Cell, ServerSpec
 
-_OURS = str(Path(__file__).resolve().parent.parent)
+_OURS = (str(Path(__file__).parent.parent), str(Path(__file__).resolve().parent.parent))  # in an environment of its own it is a link
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _NO_MEMORY = re.compile(r"bad.?alloc|cannot allocate memory|failed to allocate|unable to allocate|failed to map segment", re.IGNORECASE)
 
@@ -49,10 +50,14 @@ def message(error: BaseException) -> str:
 
 def where(error: BaseException, spec: ServerSpec) -> str:
     """The innermost line of the user's own code: `score.py:12`'s full path, or `cell [12], line 3`; empty when none is in the traceback."""
-    cells = {cell.filename: cell for cell in spec.cells if cell.filename}
     frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
         frames.append((error.filename, error.lineno or 0))
+    return _innermost(frames, spec)
+
+
+def _innermost(frames: Sequence[tuple[str, int]], spec: ServerSpec) -> str:
+    cells = {cell.filename: cell for cell in spec.cells if cell.filename}
     for filename, line in reversed(frames):
         if filename in cells:
             return f"cell [{cells[filename].number if cells[filename].number is not None else ' '}], line {line}"
@@ -66,7 +71,7 @@ def _is_users(filename: str, spec: ServerSpec) -> bool:
         return True
     if filename.startswith("<") or not Path(filename).is_absolute():
         return False
-    return not filename.startswith((_OURS, *_INSTALLED)) and f"{os.sep}site-packages{os.sep}" not in filename
+    return not filename.startswith((*_OURS, *_INSTALLED)) and f"{os.sep}site-packages{os.sep}" not in filename
 
 
 def text(error: BaseException) -> str:
@@ -76,9 +81,29 @@ def text(error: BaseException) -> str:
 
 def _from_users(trace: TracebackType | None) -> TracebackType | None:
     first = trace
-    while first is not None and first.tb_frame.f_code.co_filename.startswith((_OURS, sysconfig.get_path("stdlib"), "<frozen")):
+    while first is not None and first.tb_frame.f_code.co_filename.startswith((*_OURS, sysconfig.get_path("stdlib"), "<frozen")):
         first = first.tb_next
     return first or trace
+
+
+def stuck(thread: int, spec: ServerSpec) -> Reason:
+    """Why a request that is still being computed in *thread* was given up, and at which line it is."""
+    frame = sys._current_frames().get(thread)
+    stack = traceback.extract_stack(frame) if frame else traceback.StackSummary()
+    users = [entry for entry in stack if not entry.filename.startswith((*_OURS, "<frozen"))]
+    return Reason(
+        kind="too slow", message=f"run() did not return within {spec.timeout_seconds:g} s", traceback="".join(traceback.format_list(users)),
+        where=_innermost([(entry.filename, entry.lineno or 0) for entry in stack], spec),
+        hint="make run() quicker, or raise request_timeout_seconds in [tool.mlops]",
+    )  # fmt: skip
+
+
+def end(reason: Reason, spec: ServerSpec) -> None:
+    """Write failure.json, say it in the log, and end the process with exit code 1."""
+    write(reason, Path(spec.run_folder) / "failure.json")
+    sys.stderr.write(f"deployment.failed kind={reason.kind!r} where={reason.where!r} {reason.message}\n{reason.traceback}")
+    sys.stderr.flush()
+    os._exit(1)  # threads that the user's code started do not hold it up
 
 
 def show_cells(cells: Sequence[Cell]) -> None:
@@ -98,6 +123,23 @@ def write(reason: Reason, path: Path) -> None:
         os.replace(scratch, path)
     except OSError as error:
         sys.stderr.write(f"{path} cannot be written: {error}\n")
+
+
+class Latest:
+    """The latest exception of the model's code, left for the owner in request_error.json, once a second at most."""
+
+    def __init__(self, spec: ServerSpec) -> None:
+        self._spec = spec
+        self._told_at = float("-inf")
+
+    def tell(self, error: BaseException) -> Reason:
+        """*error* as a reason."""
+        reason = why(error, self._spec, doing="exception in a request")
+        if time.monotonic() - self._told_at >= 1:
+            self._told_at = time.monotonic()
+            write(reason, Path(self._spec.run_folder) / "request_error.json")
+            sys.stderr.write(f"request.failed {reason.message}\n{reason.traceback}")
+        return reason
 
 
 def _hint(kind: str, error: BaseException, spec: ServerSpec) -> str:

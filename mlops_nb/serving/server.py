@@ -21,8 +21,10 @@ from ..errors import MlopsError, SignatureMismatch
 from ..signature import Column, Signature, as_lists
 from ..version import __version__
 from . import failures, openapi, protocol, score
+from .azure import AMLRequest
 from .capture import Capture, Record
-from .engines import Arrays, Engine, EntryScript, predict
+from .engines import Arrays, Engine, predict
+from .entry import Desk, EntryScript
 from .metrics import Metrics
 from .spec import NOT_CAPTURED, ServerSpec
 
@@ -30,7 +32,6 @@ MOST_BYTES = 256_000_000
 INLINE_ROWS = 256
 """Larger batches run beside the loop, so that health answers meanwhile."""
 _JSON = ("application/json", "text/json", "text/plain", "application/x-www-form-urlencoded")  # the last is what curl -d says
-_TEXT = (*_JSON, "application/xml", "application/x-ndjson")
 
 Handler = Callable[[Any, Any], Awaitable[None]]
 
@@ -60,6 +61,7 @@ class Server:
         self.outputs = outputs
         self.metrics = Metrics(endpoint=spec.endpoint, deployment=spec.deployment, model=spec.model, version=str(spec.version))
         self.in_flight = 0
+        self._script = Desk(engine, spec) if isinstance(engine, EntryScript) else None
         self._inline = engine.inline and quick
         self._pool = ThreadPoolExecutor(max_workers=2 if engine.inline else 1, thread_name_prefix="model")
         self._token = Path(spec.token_file).read_text().strip().encode()
@@ -75,7 +77,7 @@ class Server:
             "/v2/health/live": ("GET", self._page({"live": True})),
             "/v2/health/ready": ("GET", self._page({"ready": True})),
             "/v2": ("GET", self._page({"name": "mlops_nb", "version": __version__, "extensions": []})),
-            "/score": ("POST", partial(self._ask, self._read_score) if not isinstance(self.engine, EntryScript) else self._run_script),
+            "/score": ("GET POST", self._run_script) if self._script else ("POST", partial(self._ask, self._read_score)),
             "/metrics": ("GET", self._metrics_page),
             "/swagger.json": ("GET", self._page(openapi.document(self.spec, self.signature, self.outputs))),
         }
@@ -115,8 +117,8 @@ class Server:
         if route is None:
             return self._refuse(proto, self._no_route(path))
         method, handler = route
-        if scope.method != method:
-            return self._refuse(proto, Refused(405, f"{path} takes {method}, not {scope.method}."))
+        if scope.method not in method.split():
+            return self._refuse(proto, Refused(405, f"{path} takes {' and '.join(method.split())}, not {scope.method}."))
         return await handler(scope, proto)
 
     def _no_route(self, path: str) -> Refused:
@@ -184,20 +186,21 @@ class Server:
         return await asyncio.get_running_loop().run_in_executor(self._pool, _guarded, partial(predict, self.engine), columns)
 
     async def _run_script(self, scope: Any, proto: Any) -> None:
-        """Give the body to the user's run(raw_data) and answer what it returns, as JSON."""
+        """Have the user's entry script answer the request."""
         moment, started, headers = time.time(), time.perf_counter(), scope.headers
         id = _header_safe(headers.get("x-request-id")) or self._new_id()
-        status, error, text, result = 200, None, None, None
+        status, error, text, result, told = 200, None, None, None, []
         self.in_flight += 1
         try:
-            text = _text(await _body(headers, proto, _TEXT))
-            result = await asyncio.get_running_loop().run_in_executor(self._pool, _guarded, self.engine.run, text)  # type: ignore[attr-defined]
-            answer = self._encode(result)
+            body = await _body(headers, proto, ())
+            text = body.decode(errors="replace")
+            request = AMLRequest(method=scope.method, path=scope.path, query=scope.query_string, headers=_public(headers), body=body)
+            status, told, answer, result = await self._script.answer(request)
         except MlopsError as refusal:
             status, error, answer = _refusal(refusal)
-        except (Exception, SystemExit) as raised:
+        except Exception as raised:  # the script's own code: told to the caller and to the owner, and the server goes on
             status, error, answer = self._raised(raised)
-        self._answer(proto, status, answer, id)
+        proto.response_bytes(status, list((dict(self._headers(id)) | dict(told)).items()), answer)
         payload = partial(_script_payload, self.signature, text, result) if text is not None and self.capture.sampled() else None
         rows = len(result) if isinstance(result, list) else 1
         self._finish(Record(moment, id, status, (time.perf_counter() - started) * 1000, rows, payload, len(text or "") // 8, error), headers)
@@ -238,9 +241,9 @@ class Server:
 
 
 async def _body(headers: Any, proto: Any, kinds: tuple[str, ...]) -> bytes:
-    """The body, whole.  Raises Refused for a content type that is not of *kinds* and for a body too large."""
+    """The body, whole.  Raises Refused for a content type that is not of *kinds* (if any are given) and for a body too large."""
     kind = headers.get("content-type")
-    if kind and kind != "application/json" and not _is_one_of(kind, kinds):
+    if kinds and kind and kind != "application/json" and not _is_one_of(kind, kinds):
         raise Refused(415, f"Content type {kind[:80]!r} is not taken.", hint="content-type: application/json")
     length = headers.get("content-length")
     if length is not None:
@@ -272,16 +275,14 @@ def _decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
         raise Refused(400, f"The body is not JSON: {error}.") from None
 
 
-def _text(body: bytes) -> str:
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        raise Refused(400, "The body is not text in UTF-8, which run(raw_data) takes.") from None
+def _public(headers: Any) -> list[tuple[str, str]]:
+    """A request's headers, without those that are between the gateway and us."""
+    return [(name, value) for name, value in headers.items() if name not in ("x-mlops-token", NOT_CAPTURED)]
 
 
 def _is_one_of(kind: str, kinds: tuple[str, ...]) -> bool:
     plain = kind.partition(";")[0].strip().lower()
-    return plain in kinds or plain.endswith("+json") or (kinds is _TEXT and plain.startswith("text/"))
+    return plain in kinds or plain.endswith("+json")
 
 
 def _too_large() -> Refused:

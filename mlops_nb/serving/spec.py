@@ -39,6 +39,10 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int | None = None
     cpus: float | None = None
     hardware: str = "cpu"
+    timeout_seconds: float = 60.0
+    """What an entry script's run() may take."""
+    most_waiting: int = 512
+    """Requests being answered at once; those beyond are refused with 429."""
     cells: list[Cell] = []
     variables: dict[str, str] = {}
     trusted: bool = False
