@@ -1,0 +1,138 @@
+"""Entry scripts written for Azure ML run unchanged."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import joblib
+import numpy as np
+import pytest
+from entry.conftest import Serve
+from sklearn.linear_model import Ridge
+
+# In the manner of the public samples "sklearn_regression_model" and "author entry scripts for advanced scenarios".
+REGRESSION = """
+import json
+import logging
+import os
+
+import joblib
+import numpy
+
+
+def init():
+    global model
+    model_path = os.path.join(os.getenv("AZUREML_MODEL_DIR"), "{place}sklearn_regression_model.pkl")
+    model = joblib.load(model_path)
+    logging.info("Init complete")
+
+
+def run(raw_data):
+    logging.info("Request received")
+    data = json.loads(raw_data)["data"]
+    data = numpy.array(data)
+    result = model.predict(data)
+    return result.tolist()
+"""
+
+RAW = """
+from azureml.contrib.services.aml_request import AMLRequest, rawhttp
+from azureml.contrib.services.aml_response import AMLResponse
+import json
+
+
+def init():
+    print("This is init()")
+
+
+@rawhttp
+def run(request: AMLRequest):
+    print(f"Request: [{request}]")
+    if request.method == "GET":
+        return AMLResponse(str.encode(request.full_path), 200)
+    if request.files:
+        said = {name: [file.filename, len(file.read())] for name, file in request.files.items()}
+        return AMLResponse(said | dict(request.form), 201, json_str=True)
+    if request.content_type == "image/png":
+        return AMLResponse(bytes(reversed(request.get_data(False))), 200, {"Content-Type": "image/png", "X-Turned": "yes"})
+    return AMLResponse("bad request", 500)
+"""
+
+
+@pytest.fixture(scope="module")
+def regression() -> bytes:
+    file = io.BytesIO()
+    joblib.dump(Ridge().fit(np.arange(20).reshape(10, 2), np.arange(10.0)), file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("place", ["", "model/"])
+def test_a_sample_finds_its_model_where_azure_puts_it(serve: Serve, regression: bytes, place: str):
+    server = serve(REGRESSION.replace("{place}", place), {"sklearn_regression_model.pkl": regression})
+
+    assert server.score({"data": [[0, 1], [18, 19]]}).json() == pytest.approx([0, 9], abs=0.1)
+
+
+def test_raw_http_takes_any_method_body_and_form(serve: Serve):
+    server = serve(RAW)
+
+    assert server.client.get("/score?a=1&b=2").text == "/score?a=1&b=2"
+    image = server.client.post("/score", content=b"\x89PNG\r\n\x00", headers={"content-type": "image/png"})
+    assert (image.content, image.headers["content-type"], image.headers["x-turned"]) == (b"\x00\n\rGNP\x89", "image/png", "yes")
+    form = server.client.post("/score", data={"who": "ü"}, files={"photo": ("p.png", b"\r\n--\x00\xff\r\n", "image/png")})
+    assert (form.status_code, form.json()) == (201, {"photo": ["p.png", 8], "who": "ü"})
+
+
+def test_a_response_of_500_is_sent_as_the_script_made_it(serve: Serve):
+    answer = serve(RAW).client.post("/score", content=b"?", headers={"content-type": "text/plain"})
+
+    assert (answer.status_code, answer.text) == (500, "bad request")
+
+
+def test_a_json_string_is_answered_as_a_string_as_azure_does(serve: Serve):
+    server = serve("import json\ndef run(raw_data):\n    return json.dumps({'result': [1]})\n")
+
+    assert json.loads(server.score({}).json()) == {"result": [1]}
+
+
+def test_a_query_and_the_headers_reach_a_plain_script(serve: Serve):
+    server = serve("def run(raw_data, request_headers):\n    return [raw_data, request_headers['X-Who'], 'X-Mlops-Token' in request_headers]\n")
+
+    answer = server.client.get("/score?a=1&a=x&b=[1,2]", headers={"x-who": "me"}).json()
+
+    assert (json.loads(answer[0]), answer[1:]) == ({"a": [1, "x"], "b": [1, 2]}, ["me", False])
+
+
+def test_files_that_came_along_lie_beside_the_script(serve: Serve):
+    source = """
+import os
+from labels import LABELS
+with open(os.path.join(os.path.dirname(__file__), "words.txt")) as file:
+    WORDS = file.read()
+def run(raw_data):
+    with open("./more/numbers.txt") as file:
+        return [LABELS, WORDS, file.read()]
+"""
+    server = serve(source, {"code/labels.py": b"LABELS = 'a'", "code/words.txt": b"b", "more/numbers.txt": b"c"})
+
+    assert server.score({}).json() == ["a", "b", "c"]
+
+
+def test_names_of_the_first_sdk_lead_to_the_model(serve: Serve, regression: bytes):
+    source = """
+import os
+from azureml.core.model import Model
+def init():
+    global path
+    path = Model.get_model_path("ridge")
+def run(raw_data):
+    return os.path.basename(path)
+"""
+    assert serve(source, {"ridge.pkl": regression}).score({}).json() == "ridge.pkl"
+
+
+def test_a_body_that_is_no_text_is_refused_for_a_script_that_wants_text(serve: Serve):
+    answer = serve("def run(raw_data):\n    return raw_data\n").client.post("/score", content=b"\xff")
+
+    assert answer.status_code == 400 and "@rawhttp" in answer.json()["error"]

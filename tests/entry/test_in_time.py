@@ -1,0 +1,58 @@
+"""A script that hangs or crashes costs its own request, is told, and is started again."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+from entry.conftest import Serve
+
+from mlops_nb.store.deployments import Reason
+
+HANGS = """
+import json
+import time
+
+def run(raw_data):
+    if json.loads(raw_data) == "hang":
+        while True:
+            time.sleep(0.01)
+    return "quick"
+"""
+
+
+def test_a_run_that_hangs_is_answered_504_with_its_line_and_ends_the_server(serve: Serve):
+    server = serve(HANGS, timeout_seconds=0.5)
+
+    answer = server.score("hang")
+
+    assert answer.status_code == 504 and "did not return within 0.5 s" in answer.json()["error"]
+    assert "score.py:8" in answer.json()["error"]
+    assert server.process.wait(30) == 1
+    told = msgspec.json.decode((server.run_folder / "failure.json").read_bytes(), type=Reason)
+    assert (told.kind, told.where.rsplit("/", 1)[-1]) == ("too slow", "score.py:8") and "while True" not in told.message
+
+
+def test_those_behind_a_run_that_hangs_are_told_to_ask_again(serve: Serve):
+    server = serve(HANGS, timeout_seconds=0.5)
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(server.score, ["hang", "hang"]))
+
+    assert sorted(answer.status_code for answer in answers) == [503, 504]
+
+
+def test_waiting_for_others_is_not_counted_as_running(serve: Serve):
+    server = serve("import time\ndef run(raw_data):\n    time.sleep(0.3)\n    return 1\n", timeout_seconds=0.8)
+
+    with ThreadPoolExecutor(5) as pool:
+        assert {answer.status_code for answer in pool.map(server.score, range(5))} == {200}
+
+
+def test_a_script_that_raises_a_timeout_of_its_own_is_an_ordinary_exception(serve: Serve):
+    server = serve("def run(raw_data):\n    raise TimeoutError('the database')\n")
+
+    answer = server.score({})
+
+    assert answer.status_code == 500 and json.loads(answer.text)["error"].startswith("TimeoutError: the database")
