@@ -197,8 +197,8 @@ def load(ref: ModelRef | str) -> Any:
 
 
 def laid_out(version: ModelVersion) -> Path:
-    """A folder under the workspace's `run/` that holds this version's files; the same folder each time."""
-    return artifacts.lay_out(version.files, Workspace.current().run / "models" / version.model / f"{version.version}-{version.hash[:8]}")
+    """A folder under the workspace's `run/` that holds this version's files; the same folder for the same files."""
+    return artifacts.lay_out(version.files, Workspace.current().run / "models" / version.model / f"{version.version}-{artifacts.hash_of(version.files)[:8]}")
 
 
 def _parsed(ref: ModelRef | str) -> ModelRef:
@@ -259,14 +259,14 @@ def _understood(packed: Packed, rows_for: Callable[[Any], Any], *, convert: bool
 
 
 def _with_onnx(draft: ModelVersion, converted: Conversion | None) -> ModelVersion:
-    """The version served from its ONNX form, where there is one that answers as the original does."""
+    """The version with its ONNX form, where there is one that answers as the original does, and served from the quicker of the two."""
     if converted is None:
         return draft
     draft = msgspec.structs.replace(draft, conversion=converted.report)
     if converted.onnx is None or any(file.path == "model.onnx" for file in draft.files):
         return draft
     kept = artifacts.keep(converted.onnx, path="model.onnx")
-    return msgspec.structs.replace(draft, engine="onnxruntime", files=[*draft.files, kept])
+    return msgspec.structs.replace(draft, engine=converted.engine, files=[*draft.files, kept])
 
 
 def _recorded(draft: ModelVersion, run: run_table.Run, packed: Packed) -> Registered:
