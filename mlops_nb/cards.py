@@ -329,16 +329,16 @@ def _dataset_version(version: Any) -> Card:
 
 def _spread_of(column: Mapping[str, Any]) -> list[str]:
     missing = float(column.get("null_percentage") or 0)
-    return [f"{missing:g} %", f"{column.get('approx_unique') or 0:,}", *(_short(column.get(which)) for which in ("min", "max", "avg"))]
+    shorten = str if column["column_type"] == "VARCHAR" else _short  # "001" is no number
+    spread = ("" if column.get(which) is None else shorten(column[which])[:24] for which in ("min", "max", "avg"))
+    return [f"{missing:g} %", f"{column.get('approx_unique') or 0:,}", *spread]
 
 
 def _short(value: Any) -> str:
-    if value is None:
-        return ""
     try:
         return f"{float(value):.5g}"
     except ValueError:
-        return str(value)[:24]
+        return str(value)
 
 
 def _deployed(deployed: Any) -> Card:
@@ -422,18 +422,75 @@ def _effect(feature: Mapping[str, Any]) -> str:
     return "" if effect is None else f"{effect:.3f} {feature.get('effect_name', '')}".strip()
 
 
+_PROFILED = {
+    "hardware": "hardware", "cpus": "#cores", "batch": "#rows each", "rate": "#requests/s", "rows_per_second": "#rows/s", "p50_ms": "#p50 ms",
+    "p95_ms": "#p95 ms", "p99_ms": "#p99 ms", "cpu_percent": "#CPU %", "memory_mb": "#memory MB", "peak_memory_mb": "#peak MB",
+}  # fmt: skip
+
+
 def _profile(profile: Any) -> Card:
-    names = ["batch", "p50_ms", "p95_ms", "p99_ms", "rows_per_second", "cpu_percent", "memory_mb"]
-    rows = [[_figure(point.get(name)) for name in names] for point in profile.points]
+    advice, settings = profile.advice, profile.settings
+    rows = [[_figure(point.get(name)) for name in _PROFILED] for point in profile.points]
+    cold = [point["cold_start_seconds"] for point in profile.points if point.get("cold_start_seconds")]
+    kept = "" if profile.complete else "Not all of it is measured; --resume measures the rest. "
     return Card(
-        title=f"{profile.endpoint}/{profile.deployment}",
+        title=profile.subject,
         kind="profile",
-        facts=[("model", f"{profile.model}:{profile.version}"), ("hardware", profile.hardware), ("measured", ago(profile.time))],
-        tables=[Table(["#batch", "#p50 ms", "#p95 ms", "#p99 ms", "#rows/s", "#CPU %", "#memory MB"], rows)],
+        mark=_verdict(profile),
+        facts=_given(
+            ("model", f"{profile.model}:{profile.version}"),
+            ("hardware", profile.hardware),
+            *((f"{kind} is not here", reason) for kind, reason in settings.get("unavailable", {}).items()),
+            ("cold start", f"{max(cold):.1f} s" if cold else ""),
+            *_advised(advice),
+            ("measured", ago(profile.time)),
+            ("how", advice.get("measured")),
+        ),
+        tables=[Table(list(_PROFILED.values()), rows)],
+        note=kept + " ".join(advice.get("notes", [])),
+        line="" if not advice.get("possible") or profile.endpoint else _deploy_line(profile),
     )
 
 
+def _verdict(profile: Any) -> Mark | None:
+    if not profile.advice:
+        return None
+    objective = profile.advice["objective"]
+    if not profile.complete:
+        return Mark("warn", "not complete")
+    return Mark("good", f"{objective} can be kept") if profile.advice["possible"] else Mark("bad", f"{objective} cannot be kept")
+
+
+def _advised(advice: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    if not advice:
+        return []
+    if not advice["possible"]:
+        return [("advice", advice["why"])]
+    cores = f"{advice['cpus']} core{'s' if advice['cpus'] > 1 else ''}"
+    rows = f"{advice['batch']:,} row{'s' if advice['batch'] > 1 else ''} a request"
+    instances = f"{advice['instances']} instance{'s' if advice['instances'] > 1 else ''}"
+    price = advice.get("price_per_million")
+    return [
+        ("advice", f"{instances} on {advice['hardware']} with {cores} and {advice['memory_mb']} MB, {rows}"),
+        ("why", advice["why"]),
+        ("price", "" if price is None else f"{price:.3g} for a million predictions"),
+    ]
+
+
+def _deploy_line(profile: Any) -> str:
+    advice = profile.advice
+    hardware = "" if advice["hardware"] == "cpu" else f" --hardware {advice['hardware']}"
+    return f"deploy {profile.subject} --cpus {advice['cpus']} --memory {advice['memory_mb']}m{hardware}"
+
+
+def _hardware(one: Any) -> list[Any]:
+    limits = ", ".join(filter(None, [f"{one.cores} cores" if one.cores else "", f"{one.memory_mb / 1000:.0f} GB" if one.memory_mb else ""]))
+    return [one.name, Mark("good", "here") if one.available else Mark("idle", "not here"), one.provider, one.device, limits, one.reason]
+
+
 def _figure(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
@@ -546,6 +603,7 @@ _ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
         ["time (UTC)", "deployment", "model", "change", "by", "why"],
         lambda c: [f"{c.time:%Y-%m-%d %H:%M:%S}", c.deployment, c.model, f"split {c.what}" if not c.deployment else _status(c.what), c.author, c.why],
     ),
+    "mlops_nb.hardware.Hardware": (["hardware", "is", "provider", "device", "limits", "why not"], _hardware),
     "mlops_nb.store.events.Event": (
         ["time", "event", "subject", "data"],
         lambda e: [ago(e.time), e.type.removeprefix("mlops."), e.subject, _brief(e.data)[:80]],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import BadOption, UsageError
+from .errors import BadOption, LineageRootNotFound, UsageError, even_split
 from .grammar import (
     A_DATASET,
     A_DATASET_NAME,
@@ -26,6 +26,8 @@ from .grammar import (
     A_MODEL_OBJECT,
     A_MODEL_OR_DEPLOYMENT,
     A_MOMENT,
+    A_NUMBER,
+    A_PROMISE,
     A_SUBJECT,
     A_TAG,
     A_TARGET,
@@ -39,6 +41,9 @@ from .grammar import (
     HARDWARE,
     MEMORY,
     PERCENT,
+    SEVERAL_BATCHES,
+    SEVERAL_CORES,
+    SEVERAL_HARDWARES,
     Face,
     Group,
     HelpWanted,
@@ -55,6 +60,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .client import Answer
+    from .hardware import Hardware
     from .history import Change, Serving
     from .lineage import Lineage
     from .registry import Registered
@@ -268,6 +274,7 @@ def download(ref: ModelRef, folder: str) -> Facts:
     examples=[
         "deploy delays:1 --endpoint delays",
         "deploy delays:2 --endpoint delays --traffic 10",
+        "deploy delays:1 --isolated",
         "deploy delays@champion --cpus 2 --memory 512m --env OMP_NUM_THREADS=2",
         "%deploy --form",
     ],
@@ -283,6 +290,8 @@ def download(ref: ModelRef, folder: str) -> Facts:
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="A fixed port on 127.0.0.1.  [default: a free one]")
 @click.option("--env", "variables", type=A_VARIABLE, multiple=True, help="An environment variable, not a secret; may be repeated.")
 @click.option("--allow-mismatch", is_flag=True, help="Run although packages differ from those it was made with.")
+@click.option("--isolated", is_flag=True, help="Run in an environment of its own, with exactly the packages it was made with.")
+@click.option("--environment", type=AN_ENVIRONMENT, help="Run in an environment of its own with these packages instead.")
 @click.option("--wait/--no-wait", default=True, help="Return once it is healthy, or at once.  [default: wait]")
 @click.option("--form", is_flag=True, help="Fill in a form instead; in a notebook.")
 def deploy(
@@ -297,6 +306,8 @@ def deploy(
     port: int | None,
     variables: Sequence[tuple[str, str]],
     allow_mismatch: bool,
+    isolated: bool,
+    environment: ModelRef | None,
     wait: bool,
     form: bool,
 ) -> Deployed | Any:
@@ -311,7 +322,10 @@ def deploy(
     from . import rollout
     from .store.deployments import DeploymentSpec
 
-    spec = DeploymentSpec(cpus=cpus, memory_mb=memory_mb, hardware=hardware, port=port, variables=dict(variables), allow_mismatch=allow_mismatch)
+    spec = DeploymentSpec(
+        cpus=cpus, memory_mb=memory_mb, hardware=hardware, port=port, variables=dict(variables), allow_mismatch=allow_mismatch,
+        isolated=isolated or environment is not None, environment=str(environment) if environment else None,
+    )  # fmt: skip
     with face().reporting(f"deploying {ref}") as report:
         deployed = rollout.deploy(ref, endpoint=endpoint, to=to, traffic=traffic, name=name, spec=spec, wait=wait, report=report)
         report.step(f"{deployed.deployment} is {deployed.status} at {deployed.url}")
@@ -396,7 +410,10 @@ def traffic(endpoint: str, weights: Sequence[tuple[str, float]], why: str) -> En
 
     if not weights:
         return rollout.endpoints(endpoint)[0]
-    return rollout.split(endpoint, {name.removeprefix(f"{endpoint}/"): _percent(share) for name, share in weights}, why=why)
+    shares = [(name.removeprefix(f"{endpoint}/"), _percent(share)) for name, share in weights]
+    if len(dict(shares)) < len(shares):
+        raise UsageError("A deployment is named twice.", hint=even_split(endpoint, list(dict(shares))))
+    return rollout.split(endpoint, dict(shares), why=why)
 
 
 @mlops.command(heading="Serving", examples=["%invoke delays --data X.head()", "invoke delays --data rows.csv --deployment 2", "$invoke delays --data -"])
@@ -422,16 +439,56 @@ def logs(ref: DeploymentRef, lines: int, follow: bool) -> Lines:
     return _follow(ref, lines) if follow else Lines(rollout.logs(ref, lines=lines))
 
 
-@mlops.command(heading="Serving", examples=["profile delays/1", "profile delays:2"])
+@mlops.command(
+    heading="Serving",
+    examples=[
+        "profile delays/1",
+        "profile delays:3 --slo p95=20ms --rps 200",
+        "profile delays:3 --hardware cpu,openvino,cuda --cpus 1,2 --batch 1,32,256 --price 0.05",
+        "profile delays:3 --resume",
+    ],
+)
 @click.argument("ref", type=A_MODEL_OR_DEPLOYMENT)
-def profile(ref: str) -> Profile:
-    """Measure latency, CPU and memory over batch sizes."""
+@click.option("--hardware", type=SEVERAL_HARDWARES, help="What a version is measured on.  [default: cpu]")
+@click.option("--cpus", type=SEVERAL_CORES, help="Numbers of cores a version is measured with.  [default: 1,2]")
+@click.option("--batch", "batches", type=SEVERAL_BATCHES, help="Rows in each request.  [default: 1,32,256]")
+@click.option("--slo", "objective", type=A_PROMISE, help="The latency callers are promised, such as p95=20ms or p99=0.2s.  [default: p95=50ms]")
+@click.option("--rps", type=A_NUMBER, help="Requests a second in all, each of the smallest batch: how many instances they take.")
+@click.option("--price", type=A_NUMBER, help="Price of one core for an hour: what a million predictions cost.")
+@click.option("--seconds", type=A_NUMBER, help="How long it may take, about.  [default: 75 for a version, 9 for a deployment]")
+@click.option("--resume", is_flag=True, help="Go on with one that was interrupted: what was measured is not measured again.")
+def profile(
+    ref: str,
+    hardware: list[str] | None,
+    cpus: list[float] | None,
+    batches: list[int] | None,
+    objective: Any,
+    rps: float | None,
+    price: float | None,
+    seconds: float | None,
+    resume: bool,
+) -> Profile:
+    """Measure latency, throughput, CPU and memory, and advise what to deploy with.
+
+    A model version is measured on servers of its own, away from all traffic; a deployment as it runs.  Ctrl-C keeps what was measured.
+    """
     from . import profiling
 
     with face().reporting(f"profiling {ref}") as report:
-        measured = profiling.profile(_deployment(ref), report=report)
-        report.step(f"measured {len(measured.points)} batch sizes")
+        measured = profiling.profile(
+            ref, hardware=hardware or (), cpus=cpus or (), batches=batches or profiling.BATCHES, objective=objective or profiling.Objective(), rps=rps,
+            price=price, seconds=seconds, resume=resume, report=report,
+        )  # fmt: skip
+        report.step(f"measured {len(measured.points)} settings")
     return measured
+
+
+@mlops.command("hardware", heading="Serving", examples=["hardware"])
+def list_hardware() -> Listing[Hardware]:
+    """List what models can run on here, and why not on the rest."""
+    from . import hardware
+
+    return Listing(hardware.found(), what="execution provider")
 
 
 # ── watching ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -513,7 +570,10 @@ def events(subject: str | None, most: int) -> Listing[Any]:
     from .store import events as table
 
     with store.reading() as tx:
-        return Listing(table.latest(tx, subject=subject, most=most), what="event")
+        found = table.latest(tx, subject=subject, most=most)
+        if subject and not found:
+            raise LineageRootNotFound(subject, known=table.subjects(tx))
+    return Listing(found, what="event")
 
 
 @mlops.command(heading="Watching", examples=["environments", "environments py311-3f2a:1 --pip", "environments py311-3f2a --conda"])
@@ -645,21 +705,6 @@ def _text_columns(endpoint: str) -> list[str]:
     with store.reading() as tx:
         versions = [model_table.get(tx, ModelRef(d.model, version=d.version)) for d in table.of(tx, endpoint)]
     return [column["name"] for version in versions for column in (version.signature or {}).get("inputs", []) if column["type"] == "string"]
-
-
-def _deployment(ref: str) -> str:
-    """The deployment that `profile` is to measure: `delays/1` itself, or the one that runs `delays:1`."""
-    if "/" in ref or (":" not in ref and "@" not in ref):
-        return ref
-    from . import registry, store
-    from .store import deployments as table
-
-    version = registry.get(ref)
-    with store.reading() as tx:
-        running = table.running_version(tx, version.model, version.version)
-    if not running:
-        raise UsageError(f"{version.ref} is not deployed, so there is nothing to measure.", hint=f"%mlops deploy {version.ref}")
-    return running[0].ref
 
 
 def _percent(share: float) -> int:

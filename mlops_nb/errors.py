@@ -457,8 +457,24 @@ class EnvironmentMismatch(Failed):
 
     def __init__(self, version: str, differences: Iterable[str]) -> None:
         super().__init__(
-            f"{version} was made with other packages: {listed(differences, most=4)}.", hint=f"install those, or %mlops deploy {version} --allow-mismatch"
+            f"{version} was made with other packages: {listed(differences, most=4)}.", hint=f"%mlops deploy {version} --isolated, in an environment with exactly those; or --allow-mismatch"
         )
+
+
+class EnvironmentNotBuilt(Failed):
+    """uv could not make an environment; `detail` holds its last lines."""
+
+    def __init__(self, environment: str, *, why: str, log: str = "") -> None:
+        super().__init__(
+            f"Environment {environment} could not be built: {why}.", hint=f"%mlops environments {environment} --pip shows what it needs", detail=log
+        )
+
+
+class EnvironmentMissing(Failed):
+    """An environment that a deployment runs in is no longer in the cache."""
+
+    def __init__(self, environment: str, folder: str) -> None:
+        super().__init__(f"Environment {environment} is not at {folder} any more.", hint="deploy it again, which builds it")
 
 
 class InvocationFailed(Failed):

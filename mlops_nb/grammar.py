@@ -338,6 +338,19 @@ class Pair(Word):
         return key, self._read_value(value)
 
 
+class Several(Word):
+    """Words of one kind with commas between."""
+
+    def __init__(self, one: Word, name: str) -> None:
+        super().__init__(name, lambda text: [one._read(word.strip()) for word in text.split(",") if word.strip()])
+        self._one = one
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """What may stand behind the last comma."""
+        before, comma, last = incomplete.rpartition(",")
+        return [CompletionItem(f"{before}{comma}{item.value}") for item in self._one.shell_complete(ctx, param, last)]
+
+
 class Live(Word):
     """A live object by name or expression, a path, or (with *known*) a registered name; `Face.meaning` finds out which."""
 
@@ -461,6 +474,18 @@ def _cores(text: str) -> float:
     return cores
 
 
+def _rows_each(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 1_000_000):
+        raise BadOption(f"{text!r} is not a number of rows.", hint="--batch 1,32,256")
+    return int(text)
+
+
+def _promise(text: str) -> Any:
+    from .profiling.advice import Objective
+
+    return Objective.parse(text)
+
+
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -494,6 +519,11 @@ A_TARGET = Word("TARGET", _target, lambda _: targets.NAMES)
 HARDWARE = Word("HARDWARE", hardware.checked, lambda _: hardware.NAMES)
 PERCENT = Word("PERCENT", _percentage)
 CORES = Word("CORES", _cores)
+SEVERAL_HARDWARES = Several(HARDWARE, "HARDWARE,…")
+SEVERAL_CORES = Several(CORES, "CORES,…")
+SEVERAL_BATCHES = Several(Word("ROWS", _rows_each), "ROWS,…")
+A_PROMISE = Word("p95=TIME", _promise)
+A_NUMBER = Word("NUMBER", _number)
 A_MODEL_OBJECT = Live("MODEL")
 DATA = Live("DATA")
 A_DATASET_OR_FRAME = Live("DATASET", dataset_names)

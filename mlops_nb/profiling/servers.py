@@ -1,0 +1,189 @@
+"""Servers to measure: one of our own for each setting, far from anybody's requests, or a deployment that runs already."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import msgspec
+import psutil
+
+from .. import hardware, settings, store, targets
+from ..errors import DeploymentFailed
+from ..settings import Workspace
+from ..store import runs
+from ..store.deployments import Deployment, DeploymentSpec, Reason
+from ..store.models import ModelVersion
+
+_SAMPLE_SECONDS = 0.05
+
+
+class Server(NamedTuple):
+    """A scoring server that answers."""
+
+    subject: str
+    pid: int
+    port: int
+    token_file: str
+    cold_start_seconds: float | None
+    """From its start until it was ready; None when it ran before."""
+    own: bool
+    """Started here and to be ended here."""
+    why_gone: Callable[[], Reason | None]
+    """What it died of, if it did."""
+
+
+@contextmanager
+def started(version: ModelVersion, spec: DeploymentSpec, *, on: Sequence[int]) -> Iterator[Server]:
+    """A server of *version* of our own on the cores *on*, ended with the block.
+
+    It lives in a scratch workspace inside the workspace, so that neither the agent nor the telemetry ever sees it.
+    Raises DeploymentFailed with the model's own error.
+    """
+    workspace, local = Workspace.current(), targets.get("local")
+    patience, cells = workspace.settings().start_timeout_seconds, _cells(version)
+    scratch = _scratch(workspace)
+    deployment = _deployment(version, spec)
+    began = time.monotonic()
+    try:
+        with settings.using_here(scratch):
+            deployment = msgspec.structs.replace(deployment, handle=local.start(deployment, version, context={"cells": cells}))
+            pin(deployment.handle["pid"], on)
+            _until_ready(deployment, patience)
+        yield _server(deployment, version.ref, scratch, seconds=time.monotonic() - began, own=True)
+    finally:
+        with settings.using_here(scratch):
+            local.stop(deployment)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _scratch(workspace: Workspace) -> Path:
+    """A workspace that has this one's files and nothing else of it."""
+    folder = workspace.run / "profiles" / secrets.token_hex(6)
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / "artifacts").symlink_to(workspace.artifacts.resolve(), target_is_directory=True)
+    return folder
+
+
+@contextmanager
+def running(deployment: Deployment) -> Iterator[Server]:
+    """The server of a deployment that runs; it is left as it is."""
+    yield _server(deployment, deployment.ref, Workspace.current().root, seconds=None, own=False)
+
+
+def cores_for(count: int) -> tuple[list[int], list[int]]:
+    """The *count* last cores of those there are, for the server, and the rest for the load; all for the load when none is left."""
+    cores = hardware.cores()
+    return cores[-count:], cores[:-count] or cores
+
+
+def pin(pid: int, cores: Sequence[int]) -> None:
+    """Hold a process and the threads it has to these cores, where the system can do that (not macOS)."""
+    if hasattr(os, "sched_setaffinity"):
+        for thread in psutil.Process(pid).threads():
+            os.sched_setaffinity(thread.id, cores)
+    elif hasattr(psutil.Process, "cpu_affinity"):
+        psutil.Process(pid).cpu_affinity(list(cores))
+
+
+def _server(deployment: Deployment, subject: str, workspace: Path, *, seconds: float | None, own: bool) -> Server:
+    handle = deployment.handle
+    return Server(subject, handle.get("pid", 0), handle["port"], handle["token_file"], seconds, own, lambda: _why_gone(deployment, workspace))
+
+
+def _why_gone(deployment: Deployment, workspace: Path) -> Reason | None:
+    with settings.using_here(workspace):
+        seen = targets.get(deployment.target).observe(deployment)
+    return seen.reason if seen.state == "gone" else None
+
+
+def _deployment(version: ModelVersion, spec: DeploymentSpec) -> Deployment:
+    """A deployment that no store knows."""
+    return Deployment(
+        endpoint=version.model, name="profiled", model=version.model, version=version.version, target="local", spec=spec, wanted="running", generation=1,
+        status="starting", created_at=store.now(), changed_at=store.now(),
+    )  # fmt: skip
+
+
+def _until_ready(deployment: Deployment, patience: float) -> None:
+    """Raises DeploymentFailed when it ends before, or takes longer than *patience* seconds."""
+    local, deadline = targets.get("local"), time.monotonic() + patience
+    while (seen := local.observe(deployment)).state != "healthy":
+        if seen.state == "gone":
+            reason = seen.reason or Reason(kind="exited", message="it ended without a word")
+            raise DeploymentFailed(deployment.model_ref, message=reason.message, where=reason.where, log=reason.traceback or reason.log, hint=reason.hint)
+        if time.monotonic() > deadline:
+            log = "\n".join(local.logs(deployment, lines=20))
+            raise DeploymentFailed(deployment.model_ref, message=f"it was not ready within {patience:.0f} s", log=log)
+        time.sleep(0.01)
+
+
+def _cells(version: ModelVersion) -> list[dict]:
+    with store.reading() as tx:
+        run = runs.get(tx, version.run) if version.run else None
+    return [{"number": cell.number, "filename": cell.filename, "source": cell.source} for cell in (run.cells if run else [])]
+
+
+# ── what it takes ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Watch:
+    """Samples a process and its children: resident memory twenty times a second, CPU time when asked."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak_mb = 0.0
+        self._family = _family(pid)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._sample, name="watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def memory_mb(self) -> float:
+        """Resident now, in millions of bytes; 0 when it is gone."""
+        return sum(_asked(process, lambda p: p.memory_info().rss) for process in self._family) / 1e6
+
+    def cpu_seconds(self) -> float:
+        """CPU time used so far."""
+        return sum(_asked(process, lambda p: p.cpu_times().user + p.cpu_times().system) for process in self._family)
+
+    def _sample(self) -> None:
+        while not self._ended.wait(_SAMPLE_SECONDS):
+            self.peak_mb = max(self.peak_mb, self.memory_mb())
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def _asked(process: psutil.Process, question: Callable[[psutil.Process], float]) -> float:
+    try:
+        return question(process)
+    except psutil.Error:
+        return 0.0  # it is gone; the load tells
+
+
+def peak_until_now(pid: int) -> float:
+    """The most that was ever resident, in millions of bytes, where the system keeps it (Linux); else what is resident now."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0.0
+    kept = next((line for line in lines if line.startswith("VmHWM:")), "VmHWM: 0 kB")
+    return int(kept.split()[1]) * 1024 / 1e6
