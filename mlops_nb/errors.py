@@ -457,7 +457,8 @@ class EnvironmentMismatch(Failed):
 
     def __init__(self, version: str, differences: Iterable[str]) -> None:
         super().__init__(
-            f"{version} was made with other packages: {listed(differences, most=4)}.", hint=f"%mlops deploy {version} --isolated, in an environment with exactly those; or --allow-mismatch"
+            f"{version} was made with other packages: {listed(differences, most=4)}.",
+            hint=f"%mlops deploy {version} --isolated, in an environment with exactly those; or --allow-mismatch",
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from . import flavors, pickles, sources, store
-from .errors import BadOption, FileMissing, NotAModel, SampleNeeded, TrustNeeded, UnsafePath, listed
+from .errors import BadOption, FileMissing, MlopsError, NotAModel, NotAnEntryScript, SampleNeeded, TrustNeeded, UnsafePath, listed
 from .flavors import ModelFile, OnnxModel
 from .safety import path_inside
 from .settings import Workspace
@@ -28,6 +28,8 @@ from .store.runs import Cell
 
 Files = dict[str, bytes | Path]
 
+PROVIDED = frozenset({"azureml", "azureml_inference_server_http"})
+"""What an entry script may import though nobody installed it: the scoring server brings it."""
 _NOT_PART_OF_A_MODEL = frozenset({"__pycache__", ".git", ".ipynb_checkpoints", ".DS_Store"})
 
 
@@ -77,7 +79,7 @@ def pack_path(path: str | Path, *, trust: bool = False, entry: str | Path | None
     """The files at *path*: a folder (one model of several files, MLflow's too), an ONNX file, a booster's own format, or a pickle.
 
     A pickle is opened only with *trust*, or where this workspace wrote its very bytes.
-    Raises FileMissing, TrustNeeded, NotAModel, UnsafePath, MissingPackage, BadOption, and whatever opening a trusted pickle raises.
+    Raises FileMissing, TrustNeeded, NotAModel, UnsafePath, MissingPackage, BadOption (also when a trusted pickle cannot be opened), NotAnEntryScript.
     """
     path = Path(path).expanduser().absolute()
     if not path.exists():
@@ -115,10 +117,16 @@ def _behind_script(entry: str | Path, files: Files, *, code: Sequence[str | Path
     if not script.is_file():
         raise FileMissing(entry)
     source = script.read_bytes()
-    needed = _needs(imports | set(sources.imports_in(source, filename=str(script))), [*code], beside=script.parent)
+    try:
+        imported, names = sources.imports_in(source, filename=str(script)), sources.names_in(source)
+    except SyntaxError as error:
+        raise BadOption(f"{script.name}, line {error.lineno}: {error.msg}.", hint="mend the script and register again") from error
+    if not names & {"run", "*"}:
+        raise NotAnEntryScript(script)
+    needed = _needs(imports | set(imported), [*code], beside=script.parent)
     return Packed(
         flavor="script", engine="script", files=files | {"entry/score.py": source} | _below_code(needed, code),
-        modules=needed.modules, local_modules=needed.local_modules, trusted=trusted,
+        modules=needed.modules - PROVIDED, local_modules=needed.local_modules, trusted=trusted,
     )  # fmt: skip
 
 
@@ -265,7 +273,15 @@ def _opened(file: ModelFile, *, alone: bool) -> Any:
     """The model in *file*; an ONNX file that is to travel *alone* must hold all of its weights."""
     if file.format == "onnx":
         return _session(file.path.read_bytes() if alone else file.path)
-    subject = flavors.opened(file)
+    try:
+        subject = flavors.opened(file)
+    except MlopsError:
+        raise
+    except Exception as error:  # a damaged file, or what its author's classes raise: it may be anything
+        raise BadOption(
+            f"{file.path.name} cannot be opened: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}",
+            hint="--code PATH for modules of your own that it needs, and the package versions it was saved with",
+        ) from error
     if flavors.of(subject) is None:
         raise NotAModel(f"{file.path.name} holds a {type(subject).__name__}, which")
     return subject

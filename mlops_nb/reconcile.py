@@ -9,12 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from . import gateway, keys, splits, store, targets
 from .errors import MlopsError, PortInUse
 from .reference import ModelRef
 from .settings import Workspace
 from .store import deployments as table
-from .store import events, models, runs, state
+from .store import environments, events, models, runs, state
 from .store.deployments import Deployment, Reason
 
 log = logging.getLogger("mlops_nb.agent")
@@ -22,6 +24,8 @@ log = logging.getLogger("mlops_nb.agent")
 HEALTH_SECONDS = 1.0
 UNHEALTHY_SECONDS = 10.0
 STEADY_SECONDS = 60.0
+STRAYS_SECONDS = 10.0
+REREAD_SECONDS = 1.0
 _LONGEST_BACKOFF_SECONDS = 30.0
 _KINDS = {"PortInUse": "port taken", "FileMissing": "wrong path"}
 
@@ -31,37 +35,66 @@ class World:
 
     def __init__(self) -> None:
         self._seen: tuple[float, ...] = ()
+        self._read_at = self._swept_at = float("-inf")
         self._deployments: list[Deployment] = []
         self._weights: dict[str, dict[str, int]] = {}
         self._endpoints: list[str] = []
         self._looked_at: dict[str, float] = {}
-        self._stopping: dict[str, Future[None]] = {}
+        self._stopping: dict[tuple[str, int], Future[None]] = {}
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="stop")
         self._gateway = GatewayKeeper()
 
     def step(self) -> bool:
-        """Take one step towards what is wanted; True while something is on its way."""
+        """Take one step towards what is wanted; True while something is on its way.
+
+        Trouble with one deployment is raised once all others and the gateway had their turn.
+        """
         self._read_if_changed()
-        for deployment in self._deployments:
-            self._settle(deployment)
+        self._end_strays()
+        troubles = [trouble for deployment in self._deployments if (trouble := self._trouble_settling(deployment))]
         self._read_if_changed()
         self._gateway.step(self._endpoints, self._deployments, self._weights)
+        if troubles:
+            raise troubles[0]
         return any(self._on_its_way(d) for d in self._deployments)
 
     def stop_all(self) -> None:
-        """End everything that runs; what is wanted stays wanted."""
-        self._read_if_changed()
-        self._gateway.stop()
-        list(self._pool.map(_stop, [d for d in self._deployments if d.handle]))
+        """End everything that runs, even where the store cannot be read; what is wanted stays wanted."""
+        try:
+            self._read_if_changed()
+        finally:
+            self.end_known()
+            for name in targets.NAMES:
+                targets.get(name).end_strays(())
         with store.writing() as tx:
+            state.put(tx, "stops", (state.get(tx, "stops") or 0) + 1)  # whoever waits for a deployment sees that it must not wait on
             for deployment in self._deployments:
                 if deployment.status != "failed":
-                    table.observe(tx, deployment, status="pending", handle={})
+                    table.observe(tx, deployment, status="stopped", handle={})
+
+    def end_known(self) -> None:
+        """End what this world has seen running; asks nothing of the workspace, which may be gone."""
+        self._gateway.stop()
+        list(self._pool.map(_stop, [d for d in self._deployments if d.handle]))
+
+    def _end_strays(self) -> None:
+        if time.monotonic() - self._swept_at >= STRAYS_SECONDS:
+            self._swept_at = time.monotonic()
+            for name in targets.NAMES:
+                targets.get(name).end_strays([d for d in self._deployments if d.target == name])
+
+    def _trouble_settling(self, deployment: Deployment) -> Exception | None:
+        try:
+            self._settle(deployment)
+        except Exception as error:  # told by the agent; one deployment must not keep it from the others
+            return error
+        return None
 
     def _read_if_changed(self) -> None:
         seen = _fingerprint()
-        if seen == self._seen:
+        if seen == self._seen and time.monotonic() - self._read_at < REREAD_SECONDS:  # a file's time is too coarse to be trusted alone
             return
+        self._read_at = time.monotonic()
         with store.reading() as tx:
             self._deployments = table.of(tx)
             self._endpoints = [endpoint.name for endpoint in table.endpoints(tx)]
@@ -69,12 +102,13 @@ class World:
         self._seen = seen
 
     def _on_its_way(self, deployment: Deployment) -> bool:
-        return deployment.status in ("pending", "starting") or deployment.wanted == "stopped" or (deployment.status == "restarting" and bool(deployment.handle))
+        begun = deployment.status == "restarting" and bool(deployment.handle)
+        return begun or deployment.wanted == "stopped" or deployment.status in ("pending", "stopped", "starting")
 
     def _settle(self, deployment: Deployment) -> None:
         if deployment.wanted == "stopped":
             self._retire(deployment)
-        elif deployment.status == "pending":
+        elif deployment.status in ("pending", "stopped"):
             _begin(deployment, status="starting")
         elif deployment.status == "restarting" and not deployment.handle:
             if _age(deployment) >= _backoff(deployment.restarts):
@@ -86,17 +120,18 @@ class World:
 
     def _retire(self, deployment: Deployment) -> None:
         """Stop it beside the loop: draining takes its time, and the gateway sends it nothing any more."""
-        stopping = self._stopping.get(deployment.ref)
+        key = deployment.ref, deployment.generation
+        stopping = self._stopping.get(key)
         if stopping is None:
             self._gateway.step(self._endpoints, self._deployments, self._weights)
-            self._stopping[deployment.ref] = self._pool.submit(_stop, deployment)
+            self._stopping[key] = self._pool.submit(_stop, deployment)
         elif stopping.done():
-            del self._stopping[deployment.ref]
+            del self._stopping[key]
             stopping.result()
             with store.writing() as tx:
-                table.observe(tx, deployment, status="stopped", handle={})
-                table.remove(tx, deployment)
-                events.record(tx, "DeploymentRemoved", subject=deployment.ref, data={"model": deployment.model_ref})
+                if table.observe(tx, deployment, status="stopped", handle={}):
+                    table.remove(tx, deployment)
+                    events.record(tx, "DeploymentRemoved", subject=deployment.ref, data={"model": deployment.model_ref})
 
     def _watch(self, deployment: Deployment) -> None:
         target = targets.get(deployment.target)
@@ -121,18 +156,25 @@ class World:
 
 
 def _begin(deployment: Deployment, *, status: table.Status) -> None:
-    with store.reading() as tx:
-        version = models.get(tx, ModelRef(deployment.model, version=deployment.version))
-        run = runs.get(tx, version.run) if version.run else None
-    cells = [{"number": c.number, "filename": c.filename, "source": c.source} for c in (run.cells if run else [])]
     try:
-        handle = targets.get(deployment.target).start(deployment, version, context={"cells": cells})
-    except MlopsError as error:
-        reason = Reason(kind=_KINDS.get(error.code, "cannot start"), message=f"{error.code}: {error}", hint=error.hint)
+        handle = _started(deployment)
+    except (MlopsError, OSError) as error:
+        reason = Reason(kind=_KINDS.get(type(error).__name__, "cannot start"), message=f"{type(error).__name__}: {error}", hint=getattr(error, "hint", ""))
         _record(deployment, "failed", reason=reason, event="DeploymentFailed")
         return
     log.info("deployment.starting ref=%s pid=%s port=%s", deployment.ref, handle.get("pid"), handle.get("port"))
-    _record(deployment, status, handle=handle, reason=deployment.reason)
+    if not _record(deployment, status, handle=handle, reason=deployment.reason):  # withdrawn meanwhile: nobody else will know of this process
+        _stop(msgspec.structs.replace(deployment, handle=handle))
+
+
+def _started(deployment: Deployment) -> dict[str, Any]:
+    with store.reading() as tx:
+        version = models.get(tx, ModelRef(deployment.model, version=deployment.version))
+        run = runs.get(tx, version.run) if version.run else None
+        named = (deployment.spec.environment or version.environment) if deployment.spec.isolated else None
+        environment = environments.get(tx, ModelRef.parse(named)) if named else None
+    cells = [{"number": c.number, "filename": c.filename, "source": c.source} for c in (run.cells if run else [])]
+    return targets.get(deployment.target).start(deployment, version, context={"cells": cells, "environment": environment})
 
 
 def _watch_start(deployment: Deployment) -> None:
@@ -140,6 +182,8 @@ def _watch_start(deployment: Deployment) -> None:
     timeout = Workspace.current().settings().start_timeout_seconds
     if seen.state == "healthy":
         _came_up(deployment)
+    elif seen.state == "gone" and seen.reason and seen.reason.kind == "port taken" and not deployment.spec.port:
+        _record(deployment, "pending", handle={})  # somebody took the port that was free a moment ago: another one will do
     elif seen.state == "gone" and deployment.status == "starting":
         _record(deployment, "failed", reason=seen.reason, handle={}, event="DeploymentFailed")
     elif seen.state == "gone":
@@ -155,7 +199,8 @@ def _watch_start(deployment: Deployment) -> None:
 def _came_up(deployment: Deployment) -> None:
     """Note it, and give it the traffic it was deployed for, in one transaction."""
     with store.writing() as tx:
-        table.observe(tx, deployment, status="healthy", reason=None)
+        if not table.observe(tx, deployment, status="healthy", reason=None):
+            return
         if deployment.status == "starting":
             events.record(tx, "ModelDeployed", subject=deployment.ref, data={"model": deployment.model_ref, "target": deployment.target})
             _give_first_traffic(tx, deployment)
@@ -191,12 +236,14 @@ def _record(
     handle: dict[str, Any] | None = None,
     restarts: int | None = None,
     event: str = "",
-) -> None:
+) -> bool:
+    """Write down what is, unless something newer is wanted; says whether it did."""
     with store.writing() as tx:
-        table.observe(tx, deployment, status=status, reason=reason, handle=handle, restarts=restarts)
-        if event:
+        current = table.observe(tx, deployment, status=status, reason=reason, handle=handle, restarts=restarts)
+        if current and event:
             data = {"model": deployment.model_ref, "reason": reason.message if reason else "", "where": reason.where if reason else ""}
             events.record(tx, event, subject=deployment.ref, data=data)
+    return current
 
 
 def _stop(deployment: Deployment) -> None:
@@ -230,33 +277,35 @@ class GatewayKeeper:
 
     def __init__(self) -> None:
         self._handle: dict[str, Any] | None = None
-        self._applied: object = None
+        self._troubled = True  # until it is seen not to be: an earlier agent may have left its word
         self._looked_at = 0.0
 
     def step(self, endpoints: Iterable[str], deployments: list[Deployment], weights: dict[str, dict[str, int]]) -> None:
         """Bring routes and process in line."""
         endpoints = list(endpoints)
-        if not endpoints:
+        if not endpoints and not self._handle:
             return
         port = gateway_port()
         routes = [_route(name, [d for d in deployments if d.endpoint == name], weights.get(name, {})) for name in endpoints]
         try:
             gateway.apply(routes, port=port)
         except MlopsError as error:  # what Envoy served before, it serves still
-            _trouble(error)
+            self._troubled = True
+            _note_trouble(error)
             return
-        if time.monotonic() - self._looked_at < HEALTH_SECONDS / 2 and self._handle:
+        if time.monotonic() - self._looked_at < HEALTH_SECONDS / 2 and self._handle and not self._troubled:
             return
         self._looked_at = time.monotonic()
         self._handle = self._handle or _kept_handle()
-        if self._handle and gateway.observe(self._handle):
-            return
-        self._handle = _started_gateway(routes, port)
+        if not (self._handle and gateway.observe(self._handle)):
+            self._handle = _started_gateway(routes, port)
+        if self._handle and self._troubled:
+            self._troubled = False
+            _note_trouble(None)
 
     def stop(self) -> None:
-        """End the gateway's process."""
-        if handle := self._handle or _kept_handle():
-            gateway.stop(handle)
+        """End the gateway's process, this one's or one that an earlier agent started."""
+        gateway.stop(self._handle or {})
         self._handle = None
 
 
@@ -280,31 +329,39 @@ def _new_port() -> int:
 
 
 def _started_gateway(routes: list[gateway.Route], port: int) -> dict[str, Any] | None:
+    """Its handle, on another port where *port* is taken and the user did not choose it; None when there is none, and why is noted."""
     try:
-        handle = gateway.start(port)
-    except PortInUse as error:
-        log.warning("gateway.port_taken port=%s", port)
-        if Workspace.current().settings().gateway_port:
-            _trouble(error)
-            return None
-        port = _new_port()
-        gateway.apply(routes, port=port)
-        handle = gateway.start(port)
+        handle = _on_a_free_port(routes, port)
     except MlopsError as error:
-        _trouble(error)
+        log.warning("gateway.failed port=%s %s", port, error)
+        _note_trouble(error)
         return None
-    log.info("gateway.started pid=%s port=%s", handle.get("pid"), port)
+    log.info("gateway.started pid=%s port=%s", handle.get("pid"), handle.get("port"))
     with store.writing() as tx:
         state.put(tx, "gateway", handle)
         state.put(tx, "gateway_trouble", None)
     return handle
 
 
-def _trouble(error: MlopsError) -> None:
-    """Keep why there is no gateway where every face finds it; tell it once."""
-    with store.writing() as tx:
-        if state.get(tx, "gateway_trouble") != error.as_json():
-            state.put(tx, "gateway_trouble", error.as_json())
+def _on_a_free_port(routes: list[gateway.Route], port: int) -> dict[str, Any]:
+    try:
+        return gateway.start(port)
+    except PortInUse:
+        if Workspace.current().settings().gateway_port:
+            raise
+    port = _new_port()
+    gateway.apply(routes, port=port)
+    return gateway.start(port)
+
+
+def _note_trouble(error: MlopsError | None) -> None:
+    """Keep why there is no gateway where every face finds it; tell it once, and take it back once it is over."""
+    said = error.as_json() if error else None
+    with store.reading() as tx:
+        known = state.get(tx, "gateway_trouble")
+    if known != said:
+        with store.writing() as tx:
+            state.put(tx, "gateway_trouble", said)
 
 
 def _kept_handle() -> dict[str, Any] | None:

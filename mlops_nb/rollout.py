@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
-from . import agent, client, environments, hardware, splits, store, targets
+from . import agent, client, environments, hardware, rebuilding, splits, store, targets
 from .client import Answer
-from .errors import BadOption, DeploymentFailed, DeploymentNotFound, EnvironmentMismatch, GatewayUnreachable, NameTaken
+from .errors import BadOption, DeploymentFailed, DeploymentNotFound, EnvironmentMismatch, EnvironmentNotBuilt, GatewayUnreachable, NameTaken, StillRunning
 from .progress import SILENT, Reporter
 from .reference import DeploymentRef, ModelRef
 from .safety import checked_name
+from .settings import Workspace
 from .store import deployments as table
 from .store import environments as environment_table
 from .store import events, models, state
 from .store.deployments import Deployment, DeploymentSpec, Reason
+from .store.environments import Environment
 
-_PATIENCE_SECONDS = 90.0
+_STOP_SECONDS = 30.0
 
 
 class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,16 +96,19 @@ def deploy(
     if traffic is not None and not 0 <= traffic <= 100:
         raise BadOption(f"--traffic {traffic} is no percentage.", hint="a whole number from 0 to 100")
     report.step(f"looking up {ref}")
-    _fits_here(ref, spec, to)
+    version, environment = _fits_here(ref, spec, to)
+    where = checked_name(endpoint or version.model, what="endpoint")
+    called = checked_name(name or str(version.version), what="deployment")
+    if environment:
+        _built(environment, f"{where}/{called}", report)
+    _until_gone(where, {called})
     with store.writing() as tx:
-        version = models.get(tx, ref)
-        where = checked_name(endpoint or version.model, what="endpoint")
-        called = checked_name(name or str(version.version), what="deployment")
-        deployment = _wanted(tx, version, endpoint=where, name=called, target=to, spec=spec, traffic=traffic)
+        deployment = _wanted(tx, models.get(tx, ref), endpoint=where, name=called, target=to, spec=spec, traffic=traffic)
+        stops = state.get(tx, "stops")
     agent.ensure()
     if wait:
         report.step(f"starting {deployment.ref} on {to}")
-        _until_settled(deployment, report)
+        _until_settled(deployment, report, stops=stops)
         _until_reachable(deployment, report)
     return _deployed(deployment)
 
@@ -117,8 +122,9 @@ def split(endpoint: str, weights: Mapping[str, int], *, why: str = "") -> Endpoi
     with store.writing() as tx:
         for name, share in weights.items():
             deployment = table.get(tx, endpoint, name)
-            if share and deployment.status not in ("healthy", "restarting", "unhealthy"):
-                raise BadOption(f"{deployment.ref} is {deployment.status}; it can take no traffic.", hint=f"%mlops logs {deployment.ref}")
+            if share and (deployment.wanted == "stopped" or deployment.status not in ("healthy", "restarting", "unhealthy")):
+                said = "being withdrawn" if deployment.wanted == "stopped" else deployment.status
+                raise BadOption(f"{deployment.ref} is {said}; it can take no traffic.", hint=f"%mlops logs {deployment.ref}")
         table.set_traffic(tx, endpoint, weights, author=getpass.getuser(), why=why)
         events.record(tx, "TrafficChanged", subject=endpoint, data={"weights": weights, "why": why})
     agent.ensure()
@@ -128,7 +134,8 @@ def split(endpoint: str, weights: Mapping[str, int], *, why: str = "") -> Endpoi
 def undeploy(ref: DeploymentRef | str) -> list[str]:
     """Withdraw one deployment, or all of an endpoint's, let them finish what they have, and return their names.
 
-    Its share goes to the others.  Raises EndpointNotFound, DeploymentNotFound.
+    Its share goes to the others in the proportions they have; where none has any, the endpoint answers nobody until `split`.
+    Raises EndpointNotFound, DeploymentNotFound, StillRunning.
     """
     ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
     with store.writing() as tx:
@@ -137,8 +144,7 @@ def undeploy(ref: DeploymentRef | str) -> list[str]:
         _hand_over(tx, ref.endpoint, {d.name for d in gone})
         for deployment in gone:
             table.want(tx, deployment, "stopped")
-    agent.ensure()
-    _until(lambda: not {d.name for d in _present(ref.endpoint)} & {d.name for d in gone}, seconds=30)
+    _until_gone(ref.endpoint, {d.name for d in gone})
     return [d.ref for d in gone]
 
 
@@ -147,12 +153,21 @@ def delete_endpoint(name: str) -> list[str]:
     from . import keys
 
     gone = undeploy(DeploymentRef(name))
-    with store.writing() as tx:
-        table.delete_endpoint(tx, name)
-        events.record(tx, "EndpointDeleted", subject=name)
+    while not _forgotten(name):  # somebody deployed to it meanwhile
+        gone += undeploy(DeploymentRef(name))
     keys.forget(name)
     agent.wake()
     return gone
+
+
+def _forgotten(endpoint: str) -> bool:
+    """Delete an endpoint, unless something runs behind it: a row that goes before its process would leave that running for ever."""
+    with store.writing() as tx:
+        if table.of(tx, endpoint):
+            return False
+        table.delete_endpoint(tx, endpoint)
+        events.record(tx, "EndpointDeleted", subject=endpoint)
+    return True
 
 
 def endpoints(name: str | None = None) -> list[EndpointView]:
@@ -184,7 +199,6 @@ def invoke(endpoint: str, data: Any, *, deployment: str | None = None) -> Answer
 def status() -> WorkspaceStatus:
     """What this workspace holds and runs now."""
     from . import dashboards
-    from .settings import Workspace
 
     views = endpoints()
     with store.reading() as tx:
@@ -196,12 +210,13 @@ def status() -> WorkspaceStatus:
 
 
 def up() -> WorkspaceStatus:
-    """Start what is wanted, as after a restart of the machine, and return once it settled."""
-    with store.reading() as tx:
-        wanted = table.of(tx)
-    if wanted:
+    """Start what is wanted, as after a restart of the machine, and return once it settled and can be asked.  Raises GatewayUnreachable."""
+    if _present():
         agent.ensure()
-        _until(lambda: all(d.status in ("healthy", "failed", "restarting") for d in _present()), seconds=_PATIENCE_SECONDS)
+        _until(lambda: all(_settled(d) for d in _present()), seconds=_patience_seconds())
+        for deployment in _present():
+            if deployment.status == "healthy":
+                _until_reachable(deployment, SILENT)
     return status()
 
 
@@ -221,15 +236,32 @@ def url_of(endpoint: str) -> str:
         return f"{_base_url(tx)}/{endpoint}"
 
 
-def _fits_here(ref: ModelRef, spec: DeploymentSpec, to: str) -> None:
-    """Refuse before anything starts when a package that the model needs differs here, or the hardware is not here."""
+def _fits_here(ref: ModelRef, spec: DeploymentSpec, to: str) -> tuple[models.ModelVersion, Environment | None]:
+    """The version, and the environment of its own that it is to run in.
+
+    Refuses before anything starts when a package that the model needs differs here, or the hardware is not here.
+    """
     with store.reading() as tx:
         version = models.get(tx, ref)
-        environment = environment_table.get(tx, ModelRef.parse(version.environment)) if version.environment else None
+        named = spec.environment or version.environment
+        environment = environment_table.get(tx, ModelRef.parse(named, what="environment")) if named else None
+    if spec.isolated:
+        if not environment:
+            raise BadOption(f"{version.ref} was registered without an environment.", hint=f"%mlops deploy {version.ref} --environment NAME")
+        return version, environment
     if environment and version.engine != "onnxruntime" and not spec.allow_mismatch and (different := environments.differences(environment)):
         raise EnvironmentMismatch(version.ref, different)
     if to == "local":
         hardware.check_for(version.engine, spec.hardware)
+    return version, None
+
+
+def _built(environment: Environment, ref: str, report: Reporter) -> None:
+    """Have the environment ready before anything is wanted of it.  Raises DeploymentFailed with uv's last lines."""
+    try:
+        rebuilding.build(environment, report)
+    except EnvironmentNotBuilt as error:
+        raise DeploymentFailed(ref, message=str(error), log=error.detail, hint=error.hint) from error
 
 
 def _wanted(
@@ -256,24 +288,42 @@ def _wanted(
     return deployment
 
 
-def _until_settled(deployment: Deployment, report: Reporter) -> None:
+def _settled(deployment: Deployment) -> bool:
+    """Whether it is up, or will not be soon; the store may say healthy of one that ended with the machine, until the agent looks."""
+    if deployment.status == "healthy":
+        return targets.get(deployment.target).alive(deployment)
+    return deployment.status == "failed" or (deployment.status == "restarting" and deployment.restarts > 1)
+
+
+def _until_settled(deployment: Deployment, report: Reporter, *, stops: int | None) -> None:
     """Wait for healthy; show the log as it grows; raise what the deployment died of."""
     shown = 0
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + _patience_seconds()
     while time.monotonic() < deadline:
-        with store.reading() as tx:
-            now = table.get(tx, deployment.endpoint, deployment.name)
+        now = _still_wanted(deployment, stops=stops)
         lines = targets.get(now.target).logs(now, lines=200)
         for line in lines[shown:]:
             report.log(line)
         shown = max(shown, len(lines))
-        if now.generation == deployment.generation and now.status == "healthy":
+        if now.status == "healthy":
             return
-        if now.generation == deployment.generation and now.status == "failed":
+        if now.status == "failed":
             raise _failure(now)
         agent.ensure()
         time.sleep(0.04)
-    raise DeploymentFailed(deployment.ref, message=f"nothing was heard of it for {_PATIENCE_SECONDS:.0f} s")
+    raise DeploymentFailed(deployment.ref, message=f"nothing was heard of it for {_patience_seconds():.0f} s")
+
+
+def _still_wanted(deployment: Deployment, *, stops: int | None) -> Deployment:
+    """The deployment as it is now.  Raises DeploymentFailed when somebody withdrew it or stopped the workspace: waiting on would start all of it again."""
+    with store.reading() as tx:
+        same = (d for d in table.of(tx, deployment.endpoint) if (d.name, d.generation) == (deployment.name, deployment.generation))
+        now, stopped = next(same, None), state.get(tx, "stops") != stops
+    if now is None:
+        raise DeploymentFailed(deployment.ref, message="it was withdrawn, or deployed anew, while it started")
+    if stopped:
+        raise DeploymentFailed(deployment.ref, message="the workspace was stopped while it started", hint="%mlops up")
+    return now
 
 
 def _failure(deployment: Deployment) -> DeploymentFailed:
@@ -328,11 +378,31 @@ def _present(endpoint: str | None = None) -> list[Deployment]:
         return table.of(tx, endpoint)
 
 
-def _until(true: Any, *, seconds: float) -> None:
+def _until(true: Callable[[], bool], *, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
+    while not true():
+        if time.monotonic() > deadline:
+            return False
         agent.ensure()
         time.sleep(0.05)
+    return True
+
+
+def _until_gone(endpoint: str, names: Collection[str]) -> None:
+    """Wait until those that are being withdrawn have ended.  Raises StillRunning when one does not."""
+    leaving: list[str] = []
+
+    def gone() -> bool:
+        leaving[:] = [d.ref for d in _present(endpoint) if d.name in names and d.wanted == "stopped"]
+        return not leaving
+
+    if not _until(gone, seconds=_STOP_SECONDS):
+        raise StillRunning(leaving[0], waited_seconds=_STOP_SECONDS)
+
+
+def _patience_seconds() -> float:
+    """The agent tells of a server that is too slow; this much later we tell of a silent agent."""
+    return Workspace.current().settings().start_timeout_seconds + 30
 
 
 def _endpoint_view(tx: store.Transaction, name: str, base: str) -> EndpointView:
@@ -348,7 +418,5 @@ def _deployment_view(deployment: Deployment, share: int) -> DeploymentView:
 
 
 def _base_url(tx: store.Transaction) -> str:
-    from .settings import Workspace
-
     port = Workspace.current().settings().gateway_port or state.get(tx, "gateway_port") or 0
     return f"http://127.0.0.1:{port}"

@@ -36,6 +36,10 @@ class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Environment variables; never secrets."""
     allow_mismatch: bool = False
     """Run although the packages differ from those the model was made with."""
+    isolated: bool = False
+    """Run with an interpreter of its own, and exactly the packages that were locked when the version was registered."""
+    environment: str | None = None
+    """`name:version` of the environment to run in when isolated; None means the version's own."""
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,13 +10,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
 
-from .. import registry
+from .. import rebuilding, registry
 from ..errors import PortInUse
 from ..safety import path_inside
 from ..serving.spec import ServerSpec
@@ -25,15 +26,17 @@ from ..store.deployments import Deployment, Reason
 from . import Observed
 
 if TYPE_CHECKING:
+    from ..store.environments import Environment
     from ..store.models import ModelVersion
 
 _STOP_SECONDS = 8.0
 _LOG_BYTES = 8_000_000
-_children: dict[int, subprocess.Popen[bytes]] = {}  # only to reap them; found again by pid and start time
+_children: dict[int, subprocess.Popen[bytes]] = {}  # only to reap them; found again by pid and the file they were started with
+_COMMAND = ("-m", "mlops_nb.serving")
 
 
 def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, Any]) -> dict[str, Any]:
-    """Start the scoring server and return its handle: pid, started, port, token_file.  Raises PortInUse for a fixed port."""
+    """Start the scoring server and return its handle: pid, port, token_file.  Raises PortInUse for a fixed port, FileMissing."""
     if deployment.spec.port and _taken(deployment.spec.port):
         raise PortInUse(deployment.spec.port)
     folder = run_folder(deployment)
@@ -42,15 +45,15 @@ def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, A
     token_file = _token(folder)
     port = deployment.spec.port or free_port()
     spec = _spec(deployment, version, folder, port=port, token_file=token_file, context=context)
-    spec_file = folder / "spec.json"
-    spec_file.write_bytes(msgspec.json.encode(spec))
+    _write_private(_spec_file(deployment), msgspec.json.encode(spec))
+    python, variables = _interpreter(context.get("environment"), folder)
     with _log(folder) as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlops_nb.serving", str(spec_file)], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True, env=os.environ | deployment.spec.variables | {"PYTHONUNBUFFERED": "1", "MLOPS_HOME": str(Workspace.current().root)},
+            [python, *_COMMAND, str(_spec_file(deployment))], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True, env=variables | deployment.spec.variables | {"PYTHONUNBUFFERED": "1", "MLOPS_HOME": str(Workspace.current().root)},
         )  # fmt: skip
     _children[process.pid] = process
-    return {"pid": process.pid, "started": _started(process.pid), "port": port, "token_file": str(token_file)}
+    return {"pid": process.pid, "port": port, "token_file": str(token_file)}
 
 
 def observe(deployment: Deployment) -> Observed:
@@ -87,10 +90,18 @@ def stop(deployment: Deployment) -> None:
         time.sleep(0.02)
 
 
+def end_strays(known: Iterable[Deployment]) -> None:
+    """End this workspace's servers that no handle leads to: the agent was killed between starting one and noting it down."""
+    expected = {deployment.handle.get("pid") for deployment in known}
+    for process in _servers():
+        if process.pid not in expected:
+            _kill(process.pid)
+
+
 def logs(deployment: Deployment, *, lines: int) -> list[str]:
     """The last lines of the server's log."""
     try:
-        with (run_folder(deployment) / "log").open("rb") as file:
+        with (_place(deployment) / "log").open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 400 * lines - 4096))
             return file.read().decode(errors="replace").splitlines()[-lines:]
@@ -100,9 +111,25 @@ def logs(deployment: Deployment, *, lines: int) -> list[str]:
 
 def run_folder(deployment: Deployment) -> Path:
     """Where this deployment's spec, token, log and failures are."""
-    folder = path_inside(Workspace.current().run, "deployments", deployment.endpoint, deployment.name)
+    folder = _place(deployment)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
+
+
+def _place(deployment: Deployment) -> Path:
+    return path_inside(Workspace.current().run, "deployments", deployment.endpoint, deployment.name)
+
+
+def _interpreter(environment: Environment | None, folder: Path) -> tuple[str, dict[str, str]]:
+    """The Python to start the server with, and the variables to start it with: this one, or the environment's own.  Raises EnvironmentMissing."""
+    if environment is None:
+        return sys.executable, dict(os.environ)
+    python = rebuilding.interpreter(environment)
+    return str(python), rebuilding.variables() | {"PYTHONPATH": str(rebuilding.ourselves(folder))}
+
+
+def _spec_file(deployment: Deployment) -> Path:
+    return _place(deployment) / "spec.json"
 
 
 def _spec(deployment: Deployment, version: ModelVersion, folder: Path, *, port: int, token_file: Path, context: dict[str, Any]) -> ServerSpec:
@@ -113,17 +140,25 @@ def _spec(deployment: Deployment, version: ModelVersion, folder: Path, *, port: 
         flavor=version.flavor, engine=version.engine, signature=version.signature, port=port, token_file=str(token_file),
         run_folder=str(folder), capture_folder=str(capture), capture_payload_percent=workspace.settings().capture_payload_percent,
         memory_mb=deployment.spec.memory_mb, cpus=deployment.spec.cpus, hardware=deployment.spec.hardware, cells=context.get("cells", []),
-        variables=deployment.spec.variables, trusted=version.trusted,
+        timeout_seconds=_just_less(workspace.settings().request_timeout_seconds), variables=deployment.spec.variables, trusted=version.trusted,
     )  # fmt: skip
+
+
+def _just_less(seconds: float) -> float:
+    """So that the server tells why before the gateway, with the same limit, says only that time is up."""
+    return seconds - min(1.0, seconds / 10)
 
 
 def _token(folder: Path) -> Path:
     path = folder / "token"
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(24))
+    if not path.exists() or not path.stat().st_size:  # empty: somebody was killed here
+        _write_private(path, secrets.token_urlsafe(24).encode())
     return path
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
 
 
 def _log(folder: Path) -> Any:
@@ -150,15 +185,8 @@ def _taken(port: int) -> bool:
     return False
 
 
-def _started(pid: int) -> float:
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.Error:
-        return 0.0
-
-
 def _process(deployment: Deployment) -> psutil.Process | None:
-    """Its process, unless it ended or the pid is somebody else's by now."""
+    """Its process, unless it ended, or the pid is somebody else's by now: of a copy of this workspace, or after a restart of the machine."""
     pid = deployment.handle.get("pid")
     if not pid:
         return None
@@ -166,10 +194,19 @@ def _process(deployment: Deployment) -> psutil.Process | None:
         return None
     try:
         process = psutil.Process(pid)
-        same = abs(process.create_time() - deployment.handle["started"]) < 1
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        words = process.cmdline()  # raises for a zombie; still empty in the first instant of a process
+        return process if not words or words[1:] == [*_COMMAND, str(_spec_file(deployment))] else None
     except psutil.Error:
         return None
+
+
+def _servers() -> Iterator[psutil.Process]:
+    """Every scoring server that was started with a spec of this workspace."""
+    specs = str(Workspace.current().run.resolve() / "deployments") + os.sep
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if tuple(words[1:3]) == _COMMAND and words[-1].startswith(specs):
+            yield process
 
 
 def _kill(pid: int) -> None:

@@ -8,8 +8,9 @@ import json
 import joblib
 import numpy as np
 import pytest
-from entry.conftest import Serve
 from sklearn.linear_model import Ridge
+
+from entry.conftest import Serve
 
 # In the manner of the public samples "sklearn_regression_model" and "author entry scripts for advanced scenarios".
 REGRESSION = """

@@ -6,8 +6,8 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
-from entry.conftest import Serve
 
+from entry.conftest import Serve
 from mlops_nb.store.deployments import Reason
 
 HANGS = """
