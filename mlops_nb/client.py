@@ -40,7 +40,8 @@ def invoke(endpoint: str, data: Any, *, deployment: str | None = None) -> Answer
         table.endpoint(tx, endpoint)
         if deployment:
             table.get(tx, endpoint, deployment)
-        takes_raw = any(models.get(tx, ModelRef(d.model, version=d.version)).engine == "script" for d in table.of(tx, endpoint))
+        running = {d.name: f"{d.model}:{d.version}" for d in table.of(tx, endpoint)}
+        takes_raw = any(models.get(tx, ModelRef.parse(ref)).engine == "script" for ref in running.values())
         port = Workspace.current().settings().gateway_port or state.get(tx, "gateway_port") or 0
     body = _body(data, takes_raw=takes_raw)
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {keys.key(endpoint)}"}
@@ -50,7 +51,8 @@ def invoke(endpoint: str, data: Any, *, deployment: str | None = None) -> Answer
     status, answered, text = _sent("POST", f"http://127.0.0.1:{port}/{endpoint}/score", body, headers)
     latency_ms = (time.perf_counter() - began) * 1000
     if status != 200:
-        raise InvocationFailed(endpoint, status, _said(text))
+        refused_by = running.get(answered.get("azureml-model-deployment", ""), "") if status == 400 else ""
+        raise InvocationFailed(endpoint, status, _said(text), model=refused_by)
     return Answer(
         endpoint=endpoint, deployment=answered.get("azureml-model-deployment", ""), request_id=answered.get("x-request-id", ""),
         latency_ms=latency_ms, outputs=_decoded(text),

@@ -69,9 +69,33 @@ def needs(names: Iterable[str | Import], *, near: Collection[Path] = (), first: 
     return Needs(files=files, local_modules=frozenset(local), modules=frozenset(modules - {OURSELVES}))
 
 
+def cell_name(filename: str) -> str:
+    """What code that travels calls the cell it came from: the kernel's name for it without the kernel's number, so that the
+    same cell makes the same bytes tomorrow.  Any other file keeps its name."""
+    path = Path(filename)
+    return f"<cell {path.stem}>" if path.parent.name.startswith("ipykernel_") else filename
+
+
 def imports_in(source: str | bytes, *, filename: str = "<source>") -> list[Import]:
     """Every import a source has.  Raises SyntaxError."""
     return list(_walked(ast.parse(source, filename=filename), optional=False))
+
+
+def names_in(source: str | bytes) -> frozenset[str]:
+    """The names a source binds where it is not indented within a function or class; `*` when an import may bring any.  Raises SyntaxError."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(source)]
+    while waiting:
+        for node in ast.iter_child_nodes(waiting.pop()):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                found.add(node.name)
+                continue
+            if isinstance(node, ast.alias):
+                found.add(node.asname or node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+            waiting.append(node)
+    return frozenset(found)
 
 
 def is_bundled(spec: ModuleSpec) -> bool:

@@ -49,6 +49,8 @@ def _fitted(columns: dict[str, Any], signature: Signature | None, names: list[st
         return columns
     if signature.kind == "table" and len(values) == 1 and all(type(row) is list and len(row) == len(names) for row in values[0]):
         return signature.table_of(values[0])
+    if signature.kind == "tensors" and len(names) == len(values) == 1 and all(type(row) is list for row in values[0]):
+        return {names[0]: values[0]}
     if signature.kind == "tensors" and len(names) == 1 and (signature.inputs[0].shape or [])[1:] == [len(values)]:
         return {names[0]: [list(row) for row in zip(*values, strict=False)]}
     return columns

@@ -251,7 +251,7 @@ def _raise_translated(error: Exception, store: Path) -> NoReturn:
     text = str(error)
     if os.strerror(errno.ENOSPC) in text or "No space left" in text or "File too large" in text:
         raise StoreFull(store) from error
-    if isinstance(error, duckdb.IOException | duckdb.FatalException | duckdb.InternalException | duckdb.SerializationException):
+    if isinstance(error, duckdb.IOException | duckdb.FatalException | duckdb.InternalException | duckdb.SerializationException) or "Corrupt database" in text:
         raise StoreCorrupt(store, text.removeprefix("IO Error: ").splitlines()[0]) from error
     raise error
 

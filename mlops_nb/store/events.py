@@ -47,6 +47,11 @@ def kinds(tx: Transaction) -> list[str]:
     return [row["type"].removeprefix("mlops.") for row in tx.rows("SELECT DISTINCT type FROM events ORDER BY type")]
 
 
+def subjects(tx: Transaction) -> list[str]:
+    """What events are about, by name."""
+    return [row["subject"] for row in tx.rows("SELECT DISTINCT subject FROM events ORDER BY subject")]
+
+
 def _conditions(subject: str | None, what: str | None) -> tuple[str, list[str]]:
     where, values = ["true"], []
     if subject:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
 from mlops_nb import artifacts, conversion, flavors, packing, pickles, signature, store
-from mlops_nb.errors import BadOption, FileMissing, MissingPackage, NotAModel, TrustNeeded, UnsafePath
+from mlops_nb.errors import BadOption, FileMissing, MissingPackage, NotAModel, NotAnEntryScript, TrustNeeded, UnsafePath
 from mlops_nb.store import models
 
 X = np.arange(20.0).reshape(10, 2)
@@ -249,6 +249,36 @@ def test_an_entry_script_travels_with_the_modules_beside_it(workspace, tmp_path)
     assert (packed.engine, sorted(packed.modules), "code/cleaning.py" in packed.files, "entry/score.py" in packed.files) == (
         "script", ["numpy", "scipy"], True, True,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["def init():\n    pass\n", "class Model:\n    def run(self, raw_data):\n        return raw_data\n"])
+def test_an_entry_script_that_cannot_answer_is_refused(workspace, tmp_path, source):
+    (tmp_path / "score.py").write_text(source)
+
+    with pytest.raises(NotAnEntryScript, match=r"run\(raw_data\)"):
+        packing.pack({"a": 1}, entry=tmp_path / "score.py")
+
+
+@pytest.mark.parametrize("source", ["from json import loads as run\n", "from os.path import *\n", "if True:\n    run = len\n"])
+def test_an_entry_script_may_get_its_run_from_anywhere(workspace, tmp_path, source):
+    (tmp_path / "score.py").write_text(source)
+
+    assert packing.pack({"a": 1}, entry=tmp_path / "score.py").engine == "script"
+
+
+def test_an_entry_script_that_is_no_python_is_told_with_its_line(workspace, tmp_path):
+    (tmp_path / "score.py").write_text("x = 1\ndef run(raw_data:\n")
+
+    with pytest.raises(BadOption, match=r"score\.py, line 2"):
+        packing.pack({"a": 1}, entry=tmp_path / "score.py")
+
+
+@pytest.mark.parametrize("name", ["m.pkl", "m.joblib"])
+def test_a_damaged_file_is_told_by_its_name(workspace, tmp_path, name):
+    (tmp_path / name).write_bytes(b"not a pickle at all")
+
+    with pytest.raises(BadOption, match=f"{name} cannot be opened"):
+        packing.pack_path(tmp_path / name, trust=True)
 
 
 def test_a_live_object_behind_an_entry_script_needs_no_predict(workspace, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlops_nb import cards
+from mlops_nb import cards, datasets
 from mlops_nb.errors import UnsafeUrl
 from mlops_nb.shapes import Dashboard, Facts, Key, Listing, as_data
 from mlops_nb.store.models import ModelVersion, StoredFile
@@ -73,6 +73,14 @@ def test_a_card_says_what_the_version_is() -> None:
 
     assert "churn:3  (model version)" in text
     assert all(told in text for told in ("served by ONNX Runtime", "champion", "auc=0.7123", "team=ops", "1, 1.2 kB", "2 minutes ago"))
+
+
+def test_a_text_column_keeps_its_leading_zeros(workspace: Any, tmp_path: Any) -> None:
+    (tmp_path / "rows.csv").write_text("id,n\n001,1.50\n049,2.25\n")
+
+    lines = cards.as_text(datasets.register("rows", tmp_path / "rows.csv")).splitlines()
+
+    assert [line.split()[-2:] for line in lines if line.strip().startswith("id ")] == [["001", "049"]]
 
 
 def test_a_card_follows_light_and_dark() -> None:

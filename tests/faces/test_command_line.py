@@ -54,6 +54,8 @@ def test_the_workspace_can_be_chosen_on_either_side_of_the_command(mlops: Any, t
         (["models", "nope"], 3, "ModelNotFound", "mlops models"),
         (["traffic", "nope"], 3, "EndpointNotFound", "mlops endpoints"),
         (["datasets", "nope"], 3, "DatasetNotFound", "mlops datasets"),
+        (["events", "nope"], 3, "LineageRootNotFound", "mlops models"),
+        (["traffic", "e", "1=50", "1=50"], 2, "UsageError", "mlops traffic e 1=100"),
     ],
 )
 def test_a_refusal_has_its_exit_code_and_one_json_object(mlops: Any, words: list[str], exit_code: int, code: str, hint: str | None) -> None:

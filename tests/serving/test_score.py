@@ -17,6 +17,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import Pipeline
 
 from mlops_nb import signature
+from mlops_nb.serving import score
 
 from .scoring_servers import Running, Start
 
@@ -268,3 +269,12 @@ def test_requests_to_an_entry_script_run_one_after_another(start: Start, script:
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: server.score({}).json(), range(16))) == {1}
+
+
+@pytest.mark.parametrize("rows", [[[1.0], [2.0]], [[1.0, 2.0], [3.0, 4.0]]])
+def test_a_bare_matrix_fits_the_one_input_of_an_onnx_model_whatever_its_name(rows: list[list[float]]):
+    takes = signature.Signature(kind="tensors", inputs=[signature.Column(name="X", type="float32", shape=[None, len(rows[0])])], outputs=[], sample={})
+
+    given = takes.check(score.columns({"inputs": {"input": rows}}, takes))
+
+    assert given["X"].tolist() == rows

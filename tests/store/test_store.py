@@ -138,6 +138,17 @@ def test_a_store_half_overwritten_is_told(workspace: Workspace) -> None:
         state.get(tx, "a")
 
 
+def test_a_store_with_a_damaged_block_is_told(workspace: Workspace) -> None:
+    with store.writing() as tx:
+        state.put(tx, "a", "b" * 50_000)
+    whole = workspace.store.read_bytes()
+    workspace.store.write_bytes(whole[:12_288] + b"\x01" * 100_000 + whole[112_288:])
+
+    for visit in (store.reading, store.writing):
+        with pytest.raises(errors.StoreCorrupt), visit() as tx:
+            state.get(tx, "a")
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of two megabytes."""
