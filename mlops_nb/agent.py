@@ -2,7 +2,8 @@
 
 It reconciles: it reads what is wanted from the store, looks at what runs, takes the step between, writes down what it saw.
 It keeps nothing of its own, so it may be killed at any instant and the next one goes on.  `python -m mlops_nb.agent` is the agent;
-`ensure` and `wake` are how others reach it.
+`ensure` and `wake` are how others reach it.  Whoever holds the lock on `run/agent.lock` is the agent, or is stopping everything in
+its stead; its pid stands in the file.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ log = logging.getLogger("mlops_nb.agent")
 IDLE_SECONDS = 0.2
 BUSY_SECONDS = 0.03
 COMPACT_SECONDS = 15.0
+TROUBLED_SECONDS = 1.0
 _START_SECONDS = 10.0
+_LOG_BYTES = 8_000_000
 
 
 # ── for everybody else ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -46,6 +49,8 @@ def ensure() -> None:
     workspace = Workspace.current()
     workspace.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     log_file = workspace.run / "agent.log"
+    if log_file.exists() and log_file.stat().st_size > _LOG_BYTES:
+        log_file.replace(workspace.run / "agent.log.1")
     with log_file.open("ab") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlops_nb.agent"], cwd=workspace.root, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
@@ -60,12 +65,9 @@ def ensure() -> None:
 
 def wake() -> bool:
     """Have a running agent look at the store now; False when none runs."""
-    try:
-        descriptor = os.open(_pipe(), os.O_WRONLY | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in (errno.ENXIO, errno.ENOENT):
-            return False
-        raise
+    descriptor = _heard()
+    if descriptor is None:
+        return False
     try:
         os.write(descriptor, b"!")
     except BlockingIOError:
@@ -77,11 +79,22 @@ def wake() -> bool:
 
 def running() -> bool:
     """Whether an agent listens."""
+    descriptor = _heard()
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is not None
+
+
+def _heard() -> int | None:
+    """The agent's pipe, open for writing; None when no agent reads it."""
+    if not _pipe().is_fifo():
+        return None
     try:
-        os.close(os.open(_pipe(), os.O_WRONLY | os.O_NONBLOCK))
-    except OSError:
-        return False
-    return True
+        return os.open(_pipe(), os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ENOENT):
+            return None
+        raise
 
 
 def _pipe() -> Path:
@@ -101,45 +114,56 @@ def _tail(path: Path) -> str:
 def main() -> None:
     """Be the workspace's agent until told to end; return at once when there is one already."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    with _only_one() as alone, _woken() as pipe:
-        if not alone:
+    with _only_one() as lock:
+        if lock is None:
             return
-        ended = threading.Event()
-        for sign in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(sign, lambda *_: ended.set())
-        log.info("agent.started pid=%s workspace=%s", os.getpid(), Workspace.current().root)
-        threading.Thread(target=_keep_compacting, args=(ended,), daemon=True, name="compaction").start()
-        _reconcile_until(ended, pipe)
-        log.info("agent.ended pid=%s", os.getpid())
+        with _woken() as pipe:
+            _be_the_agent(lock, pipe)
 
 
-def _reconcile_until(ended: threading.Event, pipe: int) -> None:
+def _be_the_agent(lock: int, pipe: int) -> None:
+    ended = threading.Event()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, lambda *_: ended.set())
+    log.info("agent.started pid=%s workspace=%s", os.getpid(), Workspace.current().root)
+    threading.Thread(target=_keep_compacting, args=(ended,), daemon=True, name="compaction").start()
+    _reconcile_until(ended, lock, pipe)
+    log.info("agent.ended pid=%s", os.getpid())
+
+
+def _reconcile_until(ended: threading.Event, lock: int, pipe: int) -> None:
     from . import reconcile
 
-    world = reconcile.World()
+    world, told = reconcile.World(), ""
     while not ended.is_set():
-        try:
-            unsettled = world.step()
-        except Exception:  # whatever it was, the next look at the world starts afresh
-            log.exception("agent.step_failed")
-            unsettled = False
-        if _asked_to_stop():
-            world.stop_all()
+        if _deserted(lock):
+            log.warning("agent.deserted the workspace is gone or has moved; stopping what ran in it")
+            ended.set()
+            world.end_known()
             return
-        _sleep(pipe, BUSY_SECONDS if unsettled else IDLE_SECONDS)
+        try:
+            pause, trouble = (BUSY_SECONDS if world.step() else IDLE_SECONDS), ""
+        except Exception as error:  # whatever it was, the next look at the world starts afresh
+            pause, trouble = TROUBLED_SECONDS, repr(error)
+            if trouble != told:  # a trouble that lasts must not fill the disk
+                log.exception("agent.step_failed")
+        told = trouble
+        _sleep(pipe, pause)
 
 
-def _asked_to_stop() -> bool:
-    return (Workspace.current().run / "agent.stop").exists()
+def _deserted(lock: int) -> bool:
+    """Whether the workspace was deleted or moved under our feet: another agent may be where it is now."""
+    workspace = Workspace.current()
+    try:
+        return not os.path.samestat(os.fstat(lock), (workspace.run / "agent.lock").stat()) or not workspace.store.exists()
+    except FileNotFoundError:
+        return True
 
 
 def _sleep(pipe: int, seconds: float) -> None:
-    try:
-        ready, _, _ = select.select([pipe], [], [], seconds)
-        if ready:
-            os.read(pipe, 4096)
-    except InterruptedError:
-        pass  # a signal: the loop looks at once
+    ready, _, _ = select.select([pipe], [], [], seconds)
+    if ready:
+        os.read(pipe, 4096)
 
 
 def _keep_compacting(ended: threading.Event) -> None:
@@ -153,31 +177,33 @@ def _keep_compacting(ended: threading.Event) -> None:
 
 
 @contextmanager
-def _only_one() -> Iterator[bool]:
+def _only_one() -> Iterator[int | None]:
+    """The lock, as an open file, for the duration of the block; None when somebody else has it."""
     import fcntl
 
     run = Workspace.current().run
     run.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(run / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-        return
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode())
-    yield True
-    os.close(descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
 def _woken() -> Iterator[int]:
     """A named pipe others write to; open for reading and writing, so that it never reports an end."""
     pipe = _pipe()
-    try:
+    if not pipe.is_fifo():  # a copy of the workspace may hold an empty file there
+        pipe.unlink(missing_ok=True)
         os.mkfifo(pipe, 0o600)
-    except FileExistsError:
-        pass
     descriptor = os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -186,39 +212,32 @@ def _woken() -> Iterator[int]:
 
 
 def stop(*, timeout_seconds: float = 30.0) -> None:
-    """Have the agent stop everything it runs and end; without one, stop it from here.  What is wanted stays wanted."""
+    """End the agent, and everything that runs.  What is wanted stays wanted.  Raises AgentDown when it cannot be had out of the way."""
     from . import reconcile
 
-    flag = Workspace.current().run / "agent.stop"
     if not Workspace.current().run.exists():
         return
-    flag.touch()
-    try:
-        _end_agent(timeout_seconds)
-        reconcile.World().stop_all()
-    finally:
-        flag.unlink(missing_ok=True)
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        with _only_one() as lock:
+            if lock is not None:  # nobody else starts or mends anything while we hold it
+                reconcile.World().stop_all()
+                return
+        late = time.monotonic() - deadline
+        if late > _START_SECONDS:
+            raise AgentDown(Workspace.current().run / "agent.log", "", not_done="end")
+        _end_agent(patient=late < 0)
+        time.sleep(0.02)
 
 
-def _end_agent(timeout_seconds: float) -> None:
-    """Wait for the agent to stop everything and go; kill it when it does not."""
-    process = _agent_process()
-    if process is None:
-        return
-    wake()
-    try:
-        process.wait(timeout_seconds)
-    except psutil.TimeoutExpired:
-        process.kill()
-
-
-def _agent_process() -> psutil.Process | None:
-    """The process whose pid is in the lock file, if it is an agent still."""
+def _end_agent(*, patient: bool) -> None:
+    """Ask the agent to go; it leaves what runs to us.  Kill it when it was asked for long enough."""
     try:
         process = psutil.Process(int((Workspace.current().run / "agent.lock").read_text()))
-        return process if "mlops_nb.agent" in process.cmdline() else None
+        if "mlops_nb.agent" in process.cmdline():
+            process.terminate() if patient else process.kill()
     except (ValueError, OSError, psutil.Error):
-        return None
+        pass  # it has just gone, or not yet written its pid
 
 
 if __name__ == "__main__":

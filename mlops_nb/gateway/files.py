@@ -19,22 +19,26 @@ _LONGEST_SOCKET_PATH = 107  # bytes of sockaddr_un.sun_path, less its final NUL
 
 def folder() -> Path:
     """`<workspace>/run/gateway`, made when it is not there."""
-    place = Workspace.current().run.absolute() / "gateway"
-    place.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return place
+    place().mkdir(parents=True, exist_ok=True, mode=0o700)
+    return place()
+
+
+def place() -> Path:
+    """The same, whether or not it is there: looking must not make a workspace that somebody has just deleted."""
+    return Workspace.current().run.absolute() / "gateway"
 
 
 def admin_socket() -> Path:
     """Envoy's own door; in a short folder of the user's when the workspace lies too deep for a socket.  Raises BadOption."""
-    place = folder() / "admin.sock"
-    if len(os.fsencode(place)) <= _LONGEST_SOCKET_PATH:
-        return place
-    return _private(_runtime_folder() / f"mlops-{os.getuid()}") / (hashlib.sha256(os.fsencode(place)).hexdigest()[:16] + ".sock")
+    door = place() / "admin.sock"
+    if len(os.fsencode(door)) <= _LONGEST_SOCKET_PATH:
+        return door
+    return _private(_runtime_folder() / f"mlops-{os.getuid()}") / (hashlib.sha256(os.fsencode(door)).hexdigest()[:16] + ".sock")
 
 
 def log() -> Path:
     """What Envoy says."""
-    return folder() / "envoy.log"
+    return place() / "envoy.log"
 
 
 def log_end() -> int:
@@ -55,27 +59,27 @@ def bind_failed(*, after: int) -> bool:
 
 def write(name: str, content: dict[str, Any]) -> bool:
     """Make the file hold *content* and say whether it did not before.  Renamed into place, which is also what Envoy watches for."""
-    place, data = folder() / name, msgspec.json.encode(content)
-    if _content(place) == data:
+    file, data = folder() / name, msgspec.json.encode(content)
+    if _content(file) == data:
         return False
-    handle, scratch = tempfile.mkstemp(dir=place.parent, prefix=".")
+    handle, scratch = tempfile.mkstemp(dir=file.parent, prefix=".")
     with os.fdopen(handle, "wb") as out:
         out.write(data)
-    os.replace(scratch, place)
+    os.replace(scratch, file)
     return True
 
 
 def read(name: str) -> dict[str, Any]:
     """What the file holds; nothing when it is not there or not whole."""
     try:
-        return msgspec.json.decode(_content(folder() / name), type=dict)
+        return msgspec.json.decode(_content(place() / name), type=dict)
     except msgspec.DecodeError:
         return {}
 
 
-def _content(place: Path) -> bytes:
+def _content(file: Path) -> bytes:
     try:
-        return place.read_bytes()
+        return file.read_bytes()
     except FileNotFoundError:
         return b""
 
@@ -85,12 +89,12 @@ def _runtime_folder() -> Path:
     return Path(named) if named and len(named) < 60 and Path(named).is_dir() else Path(tempfile.gettempdir())
 
 
-def _private(place: Path) -> Path:
-    """*place*, made or found to be a folder that only we can enter: in a shared /tmp somebody else may have been there first."""
-    place.mkdir(mode=0o700, exist_ok=True)
-    found = place.lstat()
+def _private(door: Path) -> Path:
+    """*door*, made or found to be a folder that only we can enter: in a shared /tmp somebody else may have been there first."""
+    door.mkdir(mode=0o700, exist_ok=True)
+    found = door.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise BadOption(
-            f"{place} is not a private folder of yours, and the workspace's own path is too long for a socket.", hint="MLOPS_HOME with a shorter path"
+            f"{door} is not a private folder of yours, and the workspace's own path is too long for a socket.", hint="MLOPS_HOME with a shorter path"
         )
-    return place
+    return door

@@ -19,9 +19,8 @@ from . import admin, config, files, live
 _START_SECONDS = 15.0
 _DRAIN_SECONDS = 2.0
 _STOP_SECONDS = 5.0
-_CLOCK_SECONDS = 2.0  # start times are counted from the boot, which moves when the clock is set
 _WORKERS = "2" if (os.cpu_count() or 1) >= 8 else "1"  # on a small machine a second one only takes time from the models
-_children: dict[int, subprocess.Popen[bytes]] = {}  # only to reap them; found again by pid and start time
+_children: dict[int, subprocess.Popen[bytes]] = {}  # only to reap them; found again by pid and the file they were started with
 
 
 def address(port: int) -> str:
@@ -30,7 +29,7 @@ def address(port: int) -> str:
 
 
 def start(port: int) -> dict[str, Any]:
-    """Have this workspace's gateway serve on *port* and return its handle: pid, started, port.  One that runs already is kept.
+    """Have this workspace's gateway serve on *port* and return its handle: pid and port.  One that runs already is kept.
 
     Raises GatewayUnavailable without an Envoy for this machine, PortInUse, GatewayUnreachable with the cause from its log.
     """
@@ -110,27 +109,27 @@ def _once_serving(handle: dict[str, Any], *, said: int) -> dict[str, Any]:
 
 
 def _handle(process: psutil.Process, port: int) -> dict[str, Any]:
-    try:
-        return {"pid": process.pid, "started": process.create_time(), "port": port}
-    except psutil.NoSuchProcess:
-        raise GatewayUnreachable(address(port), files.log_tail()) from None
+    return {"pid": process.pid, "port": port}
 
 
 def _process(handle: dict[str, Any]) -> psutil.Process | None:
-    """The process of *handle* while it lives; another that got its pid is not it."""
-    if child := _children.get(handle["pid"]):
+    """The process of *handle* while it lives; not another that got its pid, nor the gateway of the workspace that this one is a copy of."""
+    pid = handle.get("pid")
+    if not pid:
+        return None
+    if child := _children.get(pid):
         child.poll()
     try:
-        process = psutil.Process(handle["pid"])
-        same = abs(process.create_time() - handle["started"]) < _CLOCK_SECONDS
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.NoSuchProcess:
+        process = psutil.Process(pid)
+        words = process.cmdline()  # raises for a zombie; still empty in the first instant of a process
+        return process if not words or words[1:3] == _options(files.place())[:2] else None
+    except psutil.Error:
         return None
 
 
 def _running() -> psutil.Process | None:
     """The Envoy that was started with this workspace's bootstrap, even if nobody wrote its pid down."""
-    ours = _options(files.folder())[:2]
+    ours = _options(files.place())[:2]
     alike = (process for process in psutil.process_iter(["cmdline", "status"]) if (process.info["cmdline"] or [])[1:3] == ours)
     return next((process for process in alike if process.info["status"] != psutil.STATUS_ZOMBIE), None)
 

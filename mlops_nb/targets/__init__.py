@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -36,6 +37,9 @@ class Target(Protocol):
 
     def stop(self, deployment: Deployment) -> None:
         """End it; nothing of it remains running when this returns."""
+
+    def end_strays(self, known: Iterable[Deployment]) -> None:
+        """End what runs there for this workspace and is none of the *known*."""
 
     def logs(self, deployment: Deployment, *, lines: int) -> list[str]:
         """Its log's last lines."""

@@ -56,7 +56,7 @@ def test_stopped_it_is_gone_and_stopping_again_is_nothing(gate: Gate) -> None:
 
 
 def test_one_that_nobody_wrote_down_is_stopped_too(gate: Gate) -> None:
-    gateway.stop({"pid": os.getpid(), "started": 0.0, "port": gate.port})
+    gateway.stop({"pid": os.getpid(), "port": gate.port})
 
     assert not psutil.pid_exists(gate.handle["pid"])
     assert psutil.pid_exists(os.getpid())
