@@ -6,6 +6,7 @@ import dis
 import io
 import pickle
 import sys
+from collections import ChainMap
 from collections.abc import Iterator
 from types import CodeType, FunctionType
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 
 from .errors import NotPicklable
-from .sources import Import
+from .sources import Import, cell_name
 
 PROTOCOL = 5
 
@@ -32,7 +33,9 @@ def dumps(obj: Any) -> Pickled:
     imports: set[Import] = set()
 
     class Watching(cloudpickle.Pickler):
-        """Notes the imports inside functions that travel by value: no reference in the pickle shows those."""
+        """Notes the imports inside functions that travel by value, which no reference in the pickle shows, and keeps the names of their cells."""
+
+        dispatch_table = ChainMap({CodeType: _with_its_filename}, cloudpickle.Pickler.dispatch_table)
 
         def reducer_override(self, part: Any) -> Any:
             reduced = super().reducer_override(part)
@@ -48,6 +51,15 @@ def dumps(obj: Any) -> Pickled:
     data = buffer.getvalue()
     found = {Import(module) for module, _ in references(data).names} | {Import(base) for base in _bases(references(data))}
     return Pickled(data, frozenset(found | imports))
+
+
+def _with_its_filename(code: CodeType) -> Any:
+    """As cloudpickle does it, with the file's or cell's name, which it may leave out: a traceback in the server needs it."""
+    import cloudpickle
+
+    make, arguments, *rest = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    named = tuple(cell_name(code.co_filename) if argument in (code.co_filename, "<dynamic-code>") else argument for argument in arguments)
+    return make, named, *rest
 
 
 class References(msgspec.Struct, frozen=True):

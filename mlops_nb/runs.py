@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from .sources import cell_name
 from .store.runs import Cell, GitState, Run
 
 HIDDEN = "•••"
@@ -94,7 +95,7 @@ def _cells(shell: Any) -> Iterator[Cell]:
     named = {number: filename for filename, number in getattr(shell.compile, "_filename_map", {}).items()}
     for number, source in enumerate(shell.history_manager.input_hist_raw):
         if number and source:
-            yield Cell(number=number, source=without_secrets(source), filename=named.get(number, ""))
+            yield Cell(number=number, source=without_secrets(source), filename=cell_name(named.get(number, "")))
 
 
 def _script_cells() -> Iterator[Cell]:

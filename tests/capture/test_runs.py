@@ -33,8 +33,9 @@ def test_the_cells_are_called_what_tracebacks_call_them(kernel):
     kernel.run("def f():\n    raise ValueError")
     kernel.run("%time def_ran = True\ndef g():\n    return f()")
     kernel.run(TAKE)
+    kernel.run("from mlops_nb import sources")
 
-    assert kernel.value("[f.__code__.co_filename, g.__code__.co_filename] == [cell['filename'] for cell in run['cells'][:2]]")
+    assert kernel.value("[sources.cell_name(f.__code__.co_filename) for f in (f, g)] == [cell['filename'] for cell in run['cells'][:2]]")
 
 
 def test_a_cell_that_failed_is_part_of_the_run(kernel):
