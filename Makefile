@@ -6,7 +6,7 @@ PARALLEL ?= 3
 # The JupyterLab extension is built into the package as it is installed (extension/build.py): changed sources mean install again.
 EXTENSION := $(shell find extension/src extension/style extension/schema -type f) $(wildcard extension/*.json extension/*.js extension/*.lock)
 
-.PHONY: demo test lint bench dev picture down clean packages
+.PHONY: demo test lint bench dev picture lock down clean packages
 
 demo: .venv/ready-demo
 	$(BIN)/python sample_notebooks/run.py
@@ -31,6 +31,10 @@ picture: .venv/ready-dev
 	$(BIN)/python -m pytest tests/browser/test_dashboard.py -k picture
 	mkdir -p docs/images && cp tests/out/screenshots/readme.png docs/images/dashboard.png
 
+# The versions that demo and test install; a release of somebody else's breaks nobody's morning.
+lock: .venv/bin/uv
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 --no-annotate --no-header --upgrade -o constraints.txt
+
 down:
 	$(BIN)/mlops down
 
@@ -46,10 +50,10 @@ packages:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
-.venv/ready-demo: .venv/bin/uv pyproject.toml $(EXTENSION)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[demo]'
+.venv/ready-demo: .venv/bin/uv pyproject.toml constraints.txt $(EXTENSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt -e '.[demo]'
 	touch $@
 
-.venv/ready-dev: .venv/bin/uv pyproject.toml $(EXTENSION)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]'
+.venv/ready-dev: .venv/bin/uv pyproject.toml constraints.txt $(EXTENSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt -e '.[dev]'
 	touch $@ .venv/ready-demo
