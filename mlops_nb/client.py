@@ -43,12 +43,12 @@ def invoke(endpoint: str, data: Any, *, deployment: str | None = None) -> Answer
         running = {d.name: f"{d.model}:{d.version}" for d in table.of(tx, endpoint)}
         takes_raw = any(models.get(tx, ModelRef.parse(ref)).engine == "script" for ref in running.values())
         port = Workspace.current().settings().gateway_port or state.get(tx, "gateway_port") or 0
-    body = _body(data, takes_raw=takes_raw)
+    sent = body(data, takes_raw=takes_raw)
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {keys.key(endpoint)}"}
     if deployment:
         headers["azureml-model-deployment"] = deployment
     began = time.perf_counter()
-    status, answered, text = _sent("POST", f"http://127.0.0.1:{port}/{endpoint}/score", body, headers)
+    status, answered, text = _sent("POST", f"http://127.0.0.1:{port}/{endpoint}/score", sent, headers)
     latency_ms = (time.perf_counter() - began) * 1000
     if status != 200:
         refused_by = running.get(answered.get("azureml-model-deployment", ""), "") if status == 400 else ""
@@ -69,7 +69,8 @@ def ready(url: str, endpoint: str, *, deployment: str | None = None) -> str:
     return "" if status == 200 else _said(text) or f"it answers {status}"
 
 
-def _body(data: Any, *, takes_raw: bool) -> bytes:
+def body(data: Any, *, takes_raw: bool) -> bytes:
+    """*data* as an endpoint takes it: a model's columns, or with *takes_raw* what entry scripts expect, `{"data": [rows]}`."""
     from . import signature
 
     if isinstance(data, bytes):
@@ -78,6 +79,8 @@ def _body(data: Any, *, takes_raw: bool) -> bytes:
         return data.encode()
     if takes_raw and isinstance(data, dict | list):
         return msgspec.json.encode(data)
+    if takes_raw and hasattr(data, "tolist"):
+        return msgspec.json.encode({"data": data.tolist()})
     columns = signature.as_lists(signature.to_columns(data))
     return msgspec.json.encode({"data": _records(columns)} if takes_raw else {"inputs": columns})
 

@@ -25,9 +25,11 @@ from .grammar import (
     A_MODEL_NAME,
     A_MODEL_OBJECT,
     A_MODEL_OR_DEPLOYMENT,
+    A_MODEL_OR_SCRIPT,
     A_MOMENT,
     A_NUMBER,
     A_PROMISE,
+    A_SCRIPT_NAME,
     A_SUBJECT,
     A_TAG,
     A_TARGET,
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .client import Answer
+    from .converting import Converted
     from .hardware import Hardware
     from .history import Change, Serving
     from .lineage import Lineage
@@ -216,6 +219,33 @@ def models(ref: ModelRef | None, tags: Sequence[tuple[str, str]], metric: str | 
     return Listing(found, what="model version", line="register MODEL --name NAME")
 
 
+@mlops.command(
+    heading="Models", examples=["convert delays:3", "convert delays:3 --quantize int8 --tolerance 0.01", "convert delays:3 --opset 17 --optimize extended"]
+)
+@click.argument("ref", type=A_MODEL)
+@click.option("--to", type=click.Choice(["onnx"]), default="onnx", help="The form it gets.  [default: onnx]")
+@click.option("--quantize", type=click.Choice(["int8"]), help="Hold large weights in 8 bits, where its operators can.")
+@click.option("--opset", type=click.IntRange(9, 30), metavar="NUMBER", help="The newest ONNX operator set to use.  [default: 18]")
+@click.option(
+    "--optimize", type=click.Choice(["none", "basic", "extended", "all"]), default="none", help="Optimise the graph once, for this machine.  [default: none]"
+)
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 1), metavar="X", help="Largest difference and share of labels that may differ.  [default: 0.0001, no label]"
+)
+def convert(ref: ModelRef, to: str, quantize: str | None, opset: int | None, optimize: str, tolerance: float | None) -> Converted:
+    """Give a version an ONNX form, if it answers the same.
+
+    Answers are compared on its data set's rows and beside its trees' thresholds; both forms are timed, and the faster one serves it.
+    """
+    from . import converting
+
+    options = converting.Options(quantize=quantize, opset=opset, optimize=optimize, tolerance=tolerance)
+    with face().reporting(f"converting {ref}") as report:
+        converted = converting.convert(ref, options=options, report=report)
+        report.step(f"{converted.version.ref} has an ONNX form that answers the same")
+    return converted
+
+
 @mlops.command(heading="Models", examples=["alias delays:2 champion", "alias delays@champion champion --remove"])
 @click.argument("ref", type=A_MODEL)
 @click.argument("name", type=AN_ALIAS)
@@ -336,6 +366,64 @@ def given() -> dict[str, Any]:
     """The words of the command being carried out that were said, by parameter name."""
     context = click.get_current_context()
     return {name: value for name, value in context.params.items() if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
+
+
+@mlops.command(
+    heading="Serving",
+    examples=["entry --file s.py --sample '{\"data\": [[1, 2]]}' --model model.pkl", "%entry --file s.py --data X.head() --model delays:3"],
+)
+@click.option("--name", type=A_SCRIPT_NAME, help="The script's name: NAME.py in this folder.")
+@click.option("--file", type=click.Path(dir_okay=False), help="Its file, instead.")
+@click.option("--sample", metavar="JSON", help="A request's body to try it with.")
+@click.option("--data", type=DATA, help='Rows to try it with instead, sent as {"data": rows}: an expression in a notebook, or a file.')
+@click.option("--model", metavar="PATH|MODEL", help="What AZUREML_MODEL_DIR leads to: a file, a folder, or a registered version.")
+def entry(name: str | None, file: str | None, sample: str | None, data: str | None, model: str | None) -> Facts:
+    """Write an entry script from a cell, and try it.
+
+    In a notebook, `%%mlops entry --name s` above the script writes s.py, and tries init() and run() in a fresh process.  Without a cell, an
+    existing file is tried.  Then it is registered: register MODEL --name NAME --entry s.py
+    """
+    from . import rehearsing
+
+    if not (name or file):
+        raise UsageError("entry needs the script's name.", hint="%mlops entry --file s.py, or %%mlops entry --name s above the script")
+    script = Path(file or f"{name}.py")
+    cell = face().cell
+    if cell is not None:
+        rehearsing.write(script, cell)
+    with face().reporting(f"trying {script.name}") as report:
+        told = rehearsing.rehearse(script, sample=_sample(sample, data), model=_model_files(model), cell=cell is not None, report=report)
+        report.step(f"{script.name} answered" if told.run_ms is not None else f"{script.name} is loaded; a --sample would try run()")
+    facts = {
+        "script": str(script),
+        "status": told.status,
+        "answer": told.answer,
+        "init_ms": round(told.init_ms, 1),
+        "run_ms": told.run_ms and round(told.run_ms, 1),
+    }
+    return Facts(facts if told.run_ms is not None else {"script": str(script), "init_ms": facts["init_ms"]})
+
+
+@mlops.command(heading="Serving", examples=["debug score.py --model model.pkl --data rows.csv", "debug delays:3 --port 8080"])
+@click.argument("subject", metavar="MODEL|SCRIPT", type=A_MODEL_OR_SCRIPT)
+@click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="Its port on 127.0.0.1.  [default: a free one]")
+@click.option("--sample", metavar="JSON", help="A request's body to ask each time it is loaded.")
+@click.option("--data", type=DATA, help="Rows to ask each time it is loaded: an expression in a notebook, or a file.")
+@click.option("--model", metavar="PATH|MODEL", help="What a script's AZUREML_MODEL_DIR leads to: a file, a folder, or a registered version.")
+def debug(subject: str, port: int | None, sample: str | None, data: str | None, model: str | None) -> Facts:
+    """Run a model or an entry script in the foreground, with a debugger.
+
+    A debugger may attach to the address shown; breakpoint() stops there.  What is saved answers at once.  Each exception is shown with its
+    line and the request that caused it.  Ctrl-C ends it.
+    """
+    from . import debugging
+
+    meant = Path(subject) if subject.endswith(".py") else ModelRef.parse(subject)
+    asked = _sample(sample, data, raw=isinstance(meant, Path) or _takes_raw(meant))
+    code = debugging.debug(meant, say=face().say, model=_model_files(model), port=port, sample=asked)
+    if code:
+        raise UsageError(f"{subject} was not served.", hint="another --port")
+    return Facts({"debugged": subject})
 
 
 @mlops.command(heading="Serving", examples=["undeploy delays/1", "undeploy delays"])
@@ -664,6 +752,29 @@ def clean() -> Facts:
 
 
 # ── reading words ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _sample(sample: str | None, data: str | None, *, raw: bool = True) -> bytes | None:
+    """A request's body: written out, or rows as an endpoint is sent them."""
+    from . import client
+
+    if sample is not None or data is None:
+        return None if sample is None else sample.encode()
+    meant = face().meaning(data)
+    if isinstance(meant, Path):
+        meant = meant.read_text(encoding="utf-8") if meant.suffix.lower() == ".json" else _table(meant)
+    return client.body(meant, takes_raw=raw)
+
+
+def _model_files(model: str | None) -> Path | ModelRef | None:
+    """What `--model` names: a path when there is one, else a registered version."""
+    return None if model is None else Path(model) if Path(model).expanduser().exists() else ModelRef.parse(model)
+
+
+def _takes_raw(ref: ModelRef) -> bool:
+    from . import registry
+
+    return registry.get(ref).engine == "script"
 
 
 def _rows(data: Any, endpoint: str) -> Any:

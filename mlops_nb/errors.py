@@ -12,9 +12,10 @@
     ├── Busy                       exit 4   HTTP 409   somebody or something holds it
     │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  StillRunning
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
+    │   └── AnswersDiffer
     └── Failed                     exit 1   HTTP 500
-        └── StoreTooNew  StoreCorrupt  StoreFull  MissingExtra  MissingPackage  EnvironmentIncomplete
-            EnvironmentMismatch  NotExportable
+        └── StoreTooNew  StoreCorrupt  StoreFull  FileChanged  MissingExtra  MissingPackage  EnvironmentIncomplete
+            EnvironmentMismatch  NotExportable  CannotConvert  ConversionFailed
             DeploymentFailed  DashboardFailed  GatewayUnreachable  NothingToCompare  HardwareMissing
             ModelFailedUnderLoad
             DriftCheckFailed  EngineMissing  EngineInstallFailed  TookTooLong  ServerEnding
@@ -324,6 +325,13 @@ class FileMissing(NotFound):
         super().__init__(f"No file or folder {str(path)!r}.", hint="a path relative to the folder you are in")
 
 
+class FileChanged(Failed):
+    """A stored file is not, byte for byte, what was registered."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"{path} is no longer what was registered; it was not opened.", hint="register the model again, and deploy that version")
+
+
 # ── busy ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -356,6 +364,38 @@ class NameTaken(Busy):
 
     def __init__(self, what: str, name: str, *, by: str) -> None:
         super().__init__(f"The {what} {name!r} already runs {by}.", hint="--as another name")
+
+
+# ── gates ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class AnswersDiffer(GateFailed):
+    """The ONNX form of a model does not answer as the model does; `detail` shows rows, `rows` has them as data."""
+
+    def __init__(self, version: str, report: Mapping[str, Any], *, withdrawn: bool = False) -> None:
+        sides = [("rows of its data", report), ("rows beside its trees' thresholds", report.get("beside"))]
+        found = "; ".join(
+            f"on {side['rows']:,} {where} {side['labels_differ']:,} labels differ, the largest difference is {side['max_difference']:.2g}"
+            for where, side in sides
+            if side
+        )
+        form = f"in {report['quantized']}" if "quantized" in report else "as ONNX"
+        now = f"{version} is served by the original again" if withdrawn else "Nothing was changed"
+        allowed = report.get("tolerance", 1e-4)
+        super().__init__(
+            f"{version} answers otherwise {form}: {found} (allowed: {allowed:g}). {now}.",
+            hint=f"--tolerance X, if you can do with such differences; {version} keeps its original in any case",
+            detail="\n".join(_differing(row) for row in report.get("differing", ())),
+        )
+        self.rows = report.get("differing", [])
+
+
+def _differing(row: Mapping[str, Any]) -> str:
+    """One row that two forms of a model answer differently."""
+    where = f"row {row['row']}" if row["rows"] == "sample" else "beside a threshold"
+    inputs = [f"{name}={value!r}" for name, value in row["inputs"].items()]
+    answers = (", ".join(f"{name} {value!r}" for name, value in row[side].items()) for side in ("original", "onnx"))
+    return f"{where}: {listed(inputs, most=12)} → {next(answers)}; as ONNX {next(answers)}"
 
 
 # ── failed ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -452,6 +492,20 @@ class NotExportable(Failed):
         super().__init__(f"A {kind} could not be exported to ONNX: {why}.", hint="register files with --entry score.py, whose run() calls the model itself")
 
 
+class CannotConvert(Failed):
+    """A registered model that has no ONNX form."""
+
+    def __init__(self, version: str, why: str) -> None:
+        super().__init__(f"{version} stays as it is: {why}.", hint=f"%mlops deploy {version}, which serves it in the form it has")
+
+
+class ConversionFailed(Failed):
+    """The process that converts a model ended without an answer."""
+
+    def __init__(self, version: str, ended: str, *, detail: str = "") -> None:
+        super().__init__(f"Converting {version} {ended}. Nothing was changed.", hint=f"%mlops models {version}", detail=detail)
+
+
 class EnvironmentMismatch(Failed):
     """The packages here differ from those the model was made with."""
 
@@ -467,7 +521,7 @@ class EnvironmentNotBuilt(Failed):
 
     def __init__(self, environment: str, *, why: str, log: str = "") -> None:
         super().__init__(
-            f"Environment {environment} could not be built: {why}.", hint=f"%mlops environments {environment} --pip shows what it needs", detail=log
+            f"Environment {environment} could not be built: {why}.", hint=f"%mlops environments {environment} --pip, to see what it needs", detail=log
         )
 
 
@@ -476,6 +530,13 @@ class EnvironmentMissing(Failed):
 
     def __init__(self, environment: str, folder: str) -> None:
         super().__init__(f"Environment {environment} is not at {folder} any more.", hint="deploy it again, which builds it")
+
+
+class EntryScriptFailed(Failed):
+    """An entry script that was tried raised, or did not end; `detail` holds its traceback."""
+
+    def __init__(self, script: str, *, message: str, where: str, detail: str, hint: str) -> None:
+        super().__init__(f"{script}: {message}{f' ({where})' if where else ''}", hint=hint, detail=detail)
 
 
 class InvocationFailed(Failed):

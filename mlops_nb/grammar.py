@@ -29,6 +29,8 @@ class Face(Protocol):
 
     prompt: str
     """What stands before a command there: `%mlops` or `mlops`."""
+    cell: str | None
+    """The lines below the command, where it was said as `%%mlops COMMAND`."""
 
     def reporting(self, doing: str) -> AbstractContextManager[Reporter]:
         """A reporter that shows progress for the length of the block."""
@@ -327,8 +329,8 @@ class Word(click.ParamType):
 class Pair(Word):
     """`key=value`; with *read*, the value is read too."""
 
-    def __init__(self, name: str, read: Callable[[str], Any] = str) -> None:
-        super().__init__(name, self._split)
+    def __init__(self, name: str, read: Callable[[str], Any] = str, keys: Callable[[str], Sequence[str]] | None = None) -> None:
+        super().__init__(name, self._split, keys and (lambda fragment: [f"{key}=" for key in keys(fragment)]))
         self._read_value = read
 
     def _split(self, text: str) -> tuple[str, Any]:
@@ -424,6 +426,10 @@ def deployment_refs(fragment: str = "") -> Sequence[str]:
     return _from_store(lambda tx: [d.ref for d in deployments.of(tx)])
 
 
+def _deployment_names(fragment: str = "") -> Sequence[str]:
+    return list(dict.fromkeys(ref.partition("/")[2] for ref in deployment_refs(fragment)))
+
+
 def drift_engines(fragment: str = "") -> Sequence[str]:
     """Every engine a drift check can use."""
     from .monitoring import engines
@@ -505,6 +511,8 @@ AN_ENVIRONMENT = Word("NAME[:VERSION]", lambda text: ModelRef.parse(text, what="
 AN_ENDPOINT = Word("ENDPOINT", _named("endpoint"), endpoint_names)
 A_DEPLOYMENT = Word("ENDPOINT/DEPLOYMENT", DeploymentRef.parse, deployment_refs)
 A_DEPLOYMENT_NAME = Word("NAME", _named("deployment"))
+A_SCRIPT_NAME = Word("NAME", _named("script"))
+A_MODEL_OR_SCRIPT = Live("MODEL|SCRIPT", model_refs)
 A_MODEL_OR_DEPLOYMENT = Word("MODEL|ENDPOINT/DEPLOYMENT", str, _subjects)
 A_SUBJECT = Word("SUBJECT", str, _subjects)
 A_DRIFT_ENGINE = Word("ENGINE", str, drift_engines)
@@ -512,7 +520,7 @@ AN_ALIAS = Word("ALIAS", _named("alias"))
 A_TAG = Pair("KEY=VALUE")
 A_METRIC = Pair("KEY=NUMBER", _number)
 A_VARIABLE = Pair("NAME=VALUE")
-A_WEIGHT = Pair("DEPLOYMENT=PERCENT", _number)
+A_WEIGHT = Pair("DEPLOYMENT=PERCENT", _number, _deployment_names)
 A_MOMENT = Word("AGE|TIME", _moment)
 MEMORY = Word("SIZE", _megabytes)
 A_TARGET = Word("TARGET", _target, lambda _: targets.NAMES)

@@ -55,7 +55,7 @@ def unload(shell: InteractiveShell) -> None:
 def carry_out(line: str, cell: str | None, where: Notebook) -> Any:
     """Carry out the commands of a line, or of a cell's lines, and return what the last one made; the others are shown."""
     if cell is not None and line.strip():
-        raise UsageError("This command takes no cell below it.", hint="%mlops COMMAND in one line, or %%mlops alone with one command on each line below")
+        return _above_a_cell(line, cell, where)
     said = [line] if cell is None else cell.splitlines()
     words = [command for one in said for command in lines.commands(one, where.value)]
     made = None
@@ -64,6 +64,15 @@ def carry_out(line: str, cell: str | None, where: Notebook) -> Any:
             show(made)
         made = _answer(command, where)
     return made
+
+
+def _above_a_cell(line: str, cell: str, where: Notebook) -> Any:
+    """Carry out a command that means the cell's lines.  Raises UsageError for one that does not."""
+    words = lines.commands(line, where.value)
+    if [command[:1] for command in words] != [["entry"]]:
+        raise UsageError("This command takes no cell below it.", hint="%mlops COMMAND in one line, or %%mlops alone with one command on each line below")
+    where.cell = cell
+    return _answer(words[0], where)
 
 
 def _answer(words: Sequence[str], where: Notebook) -> Any:
@@ -118,6 +127,7 @@ class Notebook:
     """The face of a notebook: words may mean live objects, progress is one line that changes."""
 
     prompt = "%mlops"
+    cell: str | None = None
 
     def __init__(self, shell: InteractiveShell, local_ns: Mapping[str, Any] | None = None) -> None:
         self.shell = shell

@@ -63,8 +63,10 @@ class EntryScript:
     def __init__(self, spec: ServerSpec, signature: Signature | None = None) -> None:
         self.signature = signature
         self.providers = [f"Python {sys.version_info.major}.{sys.version_info.minor}"]
-        self.path = Path(spec.folder) / "entry" / "score.py"
-        _lay_out(Path(spec.folder))
+        self.path = Path(spec.script) if spec.script else Path(spec.folder) / "entry" / "score.py"
+        _link(Path(spec.folder), Path(spec.folder) / "model")
+        if not spec.script:
+            _put_beside(Path(spec.folder))
         os.environ["AZUREML_MODEL_DIR"] = spec.folder
         os.chdir(self.path.parent)
         azure.provide()
@@ -96,9 +98,8 @@ class EntryScript:
 # ── around the script ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _lay_out(folder: Path) -> None:
-    """In a version's laid-out folder, also put the files below `model/`, and what came with the script beside it."""
-    _link(folder, folder / "model")
+def _put_beside(folder: Path) -> None:
+    """In a version's laid-out folder, put what came with the script beside it too."""
     for source in (folder / "code", folder):
         for path in sorted(source.iterdir()) if source.is_dir() else ():
             if path.name not in ("entry", "code", "model"):

@@ -61,12 +61,13 @@ def _innermost(frames: Sequence[tuple[str, int]], spec: ServerSpec) -> str:
     for filename, line in reversed(frames):
         if filename in cells:
             return f"cell [{cells[filename].number if cells[filename].number is not None else ' '}], line {line}"
-        if _is_users(filename, spec):
+        if is_users(filename, spec):
             return f"{filename}:{line}"
     return ""
 
 
-def _is_users(filename: str, spec: ServerSpec) -> bool:
+def is_users(filename: str, spec: ServerSpec) -> bool:
+    """Whether this file is the user's own code: of the model, or neither ours nor installed."""
     if filename.startswith(spec.folder):
         return True
     if filename.startswith("<") or not Path(filename).is_absolute():

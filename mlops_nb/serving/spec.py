@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from ..store.models import StoredFile
+
 NOT_CAPTURED = "x-mlops-uncaptured"
 """Header that keeps one request out of the telemetry; its value must be the server's token, which no caller of the gateway knows."""
 
@@ -27,6 +29,8 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     folder: str
     """Where the model's files are laid out: model.onnx, model.pkl (with code/), or entry/score.py, beside the user's own."""
+    files: list[StoredFile] = []
+    """What must lie there, byte for byte, before any of it is opened."""
     flavor: str
     engine: Literal["onnxruntime", "python", "script"]
     port: int
@@ -39,6 +43,8 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int | None = None
     cpus: float | None = None
     hardware: str = "cpu"
+    script: str = ""
+    """The entry script, where it is still being written: not in *folder* but the user's own file."""
     timeout_seconds: float = 60.0
     """What an entry script's run() may take."""
     most_waiting: int = 512
