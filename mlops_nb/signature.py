@@ -97,7 +97,8 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         unknown = [name for name in columns if name not in wanted]
         lacking = [name for name in wanted if name not in columns]
         near = closest(str(unknown[0]), lacking or wanted) if unknown else ""
-        hint = f"did you mean {near}?" if near else f"columns of this model: {listed(wanted, most=20)}"
+        predicted = f"; register with --target {lacking[0]} if that is what it predicts" if len(lacking) == 1 and not unknown else ""
+        hint = f"did you mean {near}?" if near else f"columns of this model: {listed(wanted, most=20)}{predicted}"
         words = [f"unknown {_columns(unknown)}"] * bool(unknown) + [f"missing {_columns(lacking)}"] * bool(lacking)
         raise SignatureMismatch(f"The data does not fit the model: {' and '.join(words)}.", hint=hint)
 

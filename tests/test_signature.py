@@ -307,3 +307,10 @@ def test_pandas_is_not_imported_without_a_frame():
     code = "import sys; from mlops_nb import signature; signature.infer({'a': [1.0]}).check({'a': [1]}); print('pandas' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_lone_missing_column_may_be_what_the_model_predicts() -> None:
+    with pytest.raises(SignatureMismatch) as caught:
+        infer(pd.DataFrame({"distance": [1.0], "late": [True]})).check({"distance": [2.0]})
+
+    assert "--target late" in caught.value.hint

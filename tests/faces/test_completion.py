@@ -21,6 +21,7 @@ import pytest
         ("%mlops deploy delays:1 --endpoint de", ["%mlops deploy delays:1 --endpoint delays"]),
         ("%mlops deploy delays:1 --to ", ["%mlops deploy delays:1 --to local"]),
         ("%mlops undeploy delays/", ["%mlops undeploy delays/1"]),
+        ("%mlops traffic delays ", ["%mlops traffic delays 1="]),
         ("%mlops endpoints k", ["%mlops endpoints key"]),
         ("%mlops endpoints key ", ["%mlops endpoints key delays"]),
         ("%mlops datasets fl", ["%mlops datasets flights"]),
