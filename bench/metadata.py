@@ -21,7 +21,7 @@ from . import mlflow_peer, timing, workspaces, writers
 from .table import Figure
 
 SIZES = (2_000, 20_000)
-ROUNDS = 200
+ROUNDS = 100
 _MODELS = 20
 _FOUND = 20
 """Versions that bear the tag searched for, whatever the store's size."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
+import subprocess
 import time
 from pathlib import Path
 from statistics import median
@@ -65,11 +67,9 @@ def measure() -> list[Figure]:
 
 
 def _in_a_kernel(workspace: Path) -> tuple[float, list[dict[str, float]]]:
-    import os
-
     from jupyter_client.manager import start_new_kernel
 
-    manager, client = start_new_kernel(cwd=str(Path(__file__).parent.parent), env=os.environ | {"MLOPS_HOME": str(workspace)})
+    manager, client = start_new_kernel(cwd=str(Path(__file__).parent.parent), env=os.environ | {"MLOPS_HOME": str(workspace)}, stderr=subprocess.DEVNULL)
     try:
         _printed(client, _SETUP)
         return json.loads(_printed(client, _FIRST)), [json.loads(_printed(client, _ROUND)) for _ in range(ROUNDS)]

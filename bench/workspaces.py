@@ -16,5 +16,5 @@ def fresh() -> Iterator[settings.Workspace]:
         try:
             yield workspace
         finally:
-            if workspace.store.exists():
+            if workspace.run.exists():
                 rollout.down()
