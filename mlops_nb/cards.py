@@ -551,14 +551,21 @@ def _workspace(status: Any) -> Card:
         kind="workspace",
         facts=_given(
             ("agent", Mark("good", "running") if status.agent else Mark("idle", "not running")),
-            ("gateway", Mark("bad", status.gateway_trouble) if status.gateway_trouble else "" if status.gateway.endswith(":0") else status.gateway),
+            ("gateway", _gateway(status)),
             ("dashboard", Link(status.dashboard) if status.dashboard else Mark("idle", "not running")),
             ("models", str(status.models)),
             ("deployments", str(len(rows))),
         ),
         tables=[Table(["deployment", "model", "status", "traffic", "url"], rows)],
-        line="" if rows else "deploy MODEL:VERSION" if status.models else "register MODEL --name NAME",
+        line=("" if status.agent else "up") if rows else "deploy MODEL:VERSION" if status.models else "register MODEL --name NAME",
     )
+
+
+def _gateway(status: Any) -> str | Mark:
+    if status.gateway_trouble:
+        return Mark("bad", status.gateway_trouble)
+    answering = any(d.status in ("healthy", "unhealthy", "restarting") for e in status.endpoints for d in e.deployments)
+    return "" if status.gateway.endswith(":0") else status.gateway if status.agent or answering else Mark("idle", f"not running ({status.gateway})")
 
 
 # ── lists ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlops_nb import cards, datasets
+from mlops_nb import cards, datasets, rollout
 from mlops_nb.errors import UnsafeUrl
 from mlops_nb.shapes import Dashboard, Facts, Key, Listing, as_data
 from mlops_nb.store.models import ModelVersion, StoredFile
@@ -81,6 +81,20 @@ def test_a_text_column_keeps_its_leading_zeros(workspace: Any, tmp_path: Any) ->
     lines = cards.as_text(datasets.register("rows", tmp_path / "rows.csv")).splitlines()
 
     assert [line.split()[-2:] for line in lines if line.strip().startswith("id ")] == [["001", "049"]]
+
+
+def test_a_stopped_workspace_says_what_starts_it() -> None:
+    gone = rollout.DeploymentView(
+        name="1", model="churn:1", target="local", hardware="cpu", status="stopped", traffic=100, wanted="running", since=datetime.now(UTC)
+    )
+    status = rollout.WorkspaceStatus(
+        workspace="/w", agent=False, gateway="http://127.0.0.1:9", gateway_trouble="", dashboard=None, models=1,
+        endpoints=[rollout.EndpointView(name="churn", url="http://127.0.0.1:9/churn", deployments=[gone])],
+    )  # fmt: skip
+
+    text = cards.as_text(status)
+
+    assert "gateway      ○ not running (http://127.0.0.1:9)" in text and text.endswith("Try: %mlops up")
 
 
 def test_a_card_follows_light_and_dark() -> None:
