@@ -276,6 +276,7 @@ def _model_version(version: Any) -> Card:
             ("data", version.dataset),
             ("environment", version.environment),
             ("conversion", _conversion(version.conversion)),
+            ("speed", _speed(version.conversion)),
             ("inputs", _columns(version.signature, "inputs")),
             ("outputs", _columns(version.signature, "outputs")),
             ("files", f"{len(version.files)}, {size(version.bytes)}"),
@@ -294,7 +295,49 @@ def _conversion(report: Mapping[str, Any]) -> str:
     if report.get("reason"):
         return f"stays as it is: {report['reason']}"
     same = "the same answers" if report.get("equal") else "other answers"
-    return f"to {report.get('to', 'onnx').upper()}: {same} on {report.get('rows', 0):,} rows, largest difference {report.get('max_difference', 0):.2g}"
+    beside = f" and {report['beside']['rows']:,} beside its trees' thresholds" if "beside" in report else ""
+    spans = [side.get("max_difference") or 0 for side in (report, report.get("beside", {}))]
+    made = f" in {report['quantized']}" if "quantized" in report else ""
+    return f"to {report.get('to', 'onnx').upper()}{made}: {same} on {report.get('rows', 0):,} rows{beside}, largest difference {max(spans):.2g}"
+
+
+def _speed(report: Mapping[str, Any]) -> str:
+    """How many times faster ONNX is, by rows, with the threads a server has."""
+    figures = report.get("speed") or []
+    most = max((figure["threads"] for figure in figures), default=0)
+    times = [f"×{figure['ratio']:g} for {figure['rows']:,} row{'s' * (figure['rows'] > 1)}" for figure in figures if figure["threads"] == most]
+    many = f"; many rows are quicker in {_ENGINES[report['batch_engine']]}" if report.get("batch_engine") != report.get("engine") else ""
+    return f"ONNX is {', '.join(times)}{many}" if times else ""
+
+
+def _converted(converted: Any) -> Card:
+    version = converted.version
+    report = version.conversion
+    rows = [[f"{f['rows']:,}", str(f["threads"]), f"{f['original_ms']:g}", f"{f['onnx_ms']:g}", f"×{f['ratio']:g}"] for f in report.get("speed", [])]
+    sides = [side for side in (report, report.get("beside")) if side]
+    return Card(
+        title=version.ref,
+        kind="model version",
+        mark=Mark("good", "converted"),
+        facts=_given(
+            ("conversion", _conversion(report)),
+            ("labels", " and ".join(f"{side['labels_differ']:,} of {side['rows']:,} differ" for side in sides)),
+            ("made", _made(report)),
+            ("single requests", f"answered by {_ENGINES.get(version.engine, version.engine)}"),
+            ("many rows", f"quickest in {_ENGINES.get(report.get('batch_engine', ''), '')}"),
+        ),
+        tables=[Table(["#rows", "#threads", "#original, ms", "#ONNX, ms", "#ONNX is"], rows)],
+        line=f"deploy {version.ref}",
+    )
+
+
+def _made(report: Mapping[str, Any]) -> str:
+    """What the graph is, in a few words."""
+    words = [f"operator set {report['opset']}", f"{size(report['bytes'])}"] if "opset" in report else []
+    words += [f"{report['bits']}-bit floats"] if "bits" in report else []
+    words += [f"{report['quantized_nodes']} operators in int8, {size(report['bytes_before'])} before"] if "quantized" in report else []
+    words += [f"optimised: {report['optimized']}"] if "optimized" in report else []
+    return ", ".join(words)
 
 
 def _columns(signature: Mapping[str, Any] | None, which: str) -> str:
@@ -624,6 +667,7 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.shapes.Dashboard": _dashboard,
     "mlops_nb.store.models.ModelVersion": _model_version,
     "mlops_nb.registry.Registered": _registered,
+    "mlops_nb.converting.Converted": _converted,
     "mlops_nb.store.datasets.DatasetVersion": _dataset_version,
     "mlops_nb.rollout.Deployed": _deployed,
     "mlops_nb.rollout.EndpointView": _endpoint,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from . import artifacts, store
-from .errors import BadOption, VersionInUse
+from .errors import BadOption, TrustNeeded, VersionInUse
 from .progress import SILENT, Reporter
 from .reference import ModelRef
 from .safety import checked_name
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .packing import Packed
     from .signature import Signature
 
-_SAMPLE_ROWS = 1000
+SAMPLE_ROWS = 1000
 
 
 class Registered(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +78,7 @@ def register(
     if alias:
         checked_name(alias, what="alias")
     dataset = _dataset(data)
-    rows_for = partial(probing.sample_for, dataset=dataset, sample=sample, earlier=_latest(name), target=target, most=_SAMPLE_ROWS)
+    rows_for = partial(probing.sample_for, dataset=dataset, sample=sample, earlier=_latest(name), target=target, most=SAMPLE_ROWS)
     report.step("packing the model and the code it needs")
     packed = _packed(model, entry=entry, code=code, trust=trust, rows_for=rows_for)
     signature, converted = _understood(packed, rows_for, convert=convert, report=report)
@@ -189,11 +189,21 @@ def download(ref: ModelRef | str, folder: str | Path) -> Path:
 
 
 def load(ref: ModelRef | str) -> Any:
-    """The model object of a version, in this process.  Raises TrustNeeded when its pickle is not this workspace's own."""
-    from . import packing
+    """The model object of a version, in this process.
+
+    Raises TrustNeeded when its pickle is neither this workspace's own nor vouched for, FileChanged when it was changed since,
+    and BadOption for an entry script, which has no object.
+    """
+    from . import flavors, packing
 
     version = get(ref)
-    return packing.load(laid_out(version), version.flavor)
+    if version.engine == "script":
+        raise BadOption(f"{version.ref} is an entry script; there is no object to load.", hint=f"%mlops download {version.ref} --to FOLDER")
+    folder = laid_out(version)
+    if not version.trusted and (pickled := flavors.pickle_in(folder)):
+        raise TrustNeeded(pickled)
+    artifacts.check(version.files, folder)
+    return packing.load(folder, version.flavor)
 
 
 def laid_out(version: ModelVersion) -> Path:

@@ -17,16 +17,16 @@ _IN_8_BITS = ("MatMulInteger", "ConvInteger", "QLinear", "DynamicQuantize", "Deq
 
 
 def reworked(content: bytes, *, quantize: str | None, optimize: str, opset: int | None = None) -> tuple[bytes, dict[str, Any]]:
-    """*content* in the operator set *opset*, then optimised, then quantized, and what was made of it.  Raises NotConvertible."""
+    """*content* in the operator set *opset*, then quantized, then optimised, and what was made of it.  Raises NotConvertible."""
     made: dict[str, Any] = {}
     if opset:
         content = _in_opset(content, opset)
-    if optimize != "none":
-        content, made["optimized"] = _optimized(content, optimize), optimize
-    if quantize:
+    if quantize:  # first, for the operators that optimising makes of several have no 8-bit form
         before = len(content)
         content, count = _in_8_bits(content)
         made |= {"quantized": quantize, "quantized_nodes": count, "bytes_before": before}
+    if optimize != "none":
+        content, made["optimized"] = _optimized(content, optimize), optimize
     return content, made | {"opset": _opset(content), "bytes": len(content)}
 
 

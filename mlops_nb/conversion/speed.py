@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .comparing import Arrays
 
 QUICK_SECONDS = 0.008
-SECONDS = 0.4
+SECONDS = 0.2
 """How long one figure is measured; one call is made however long it takes."""
 _MOST_CALLS = 500
 

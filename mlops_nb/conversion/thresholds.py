@@ -41,6 +41,8 @@ def rows_beside(obj: Any, sample: Any, *, most: int) -> Any:
     if not hasattr(sample, "shape") or getattr(sample, "ndim", 0) != 2:
         return None
     features, values = of_trees(trees)
+    if not len(features):
+        return None
     lines = _lines(before, sample)
     known = np.isin(features, list(lines)) & np.isfinite(values)
     features, values = features[known], values[known]
