@@ -14,7 +14,7 @@ from ..errors import BadOption
 _MEMORY_MARGIN = 1.3
 _MEMORY_STEP_MB = 64
 _BUSY_PERCENT = 15
-_OBJECTIVE = re.compile(r"p(50|95|99)\s*(?:=|<=|≤)?\s*(\d+(?:\.\d+)?)\s*(ms|s)?")
+_OBJECTIVE = re.compile(r"p(50|95|99)\s*(?:=|<=|≤)\s*(\d+(?:\.\d+)?)\s*(ms|s)?")
 
 
 class Objective(msgspec.Struct, frozen=True):

@@ -390,9 +390,10 @@ class _Cell(msgspec.Struct):
 
     def _failure(self, loaded: Loaded, rate: float | None) -> ModelFailedUnderLoad:
         under = f"{self.batch:,} row{'s' if self.batch > 1 else ''} a request" + (f", {rate:,.0f} requests/s" if rate else "")
+        subject, worded = self.server.subject, self.server.worded
         if loaded.status < 0 and (reason := self._last_words()):
-            return ModelFailedUnderLoad(self.server.subject, reason.message, under=under, where=reason.where, detail=reason.traceback or reason.log)
-        return ModelFailedUnderLoad(self.server.subject, _own_words(loaded), under=under)
+            return ModelFailedUnderLoad(subject, worded(reason.message), under=under, where=worded(reason.where), detail=worded(reason.traceback or reason.log))
+        return ModelFailedUnderLoad(subject, worded(_own_words(loaded)), under=under)
 
     def _last_words(self) -> Reason | None:
         """What a server died of that hung up on us; it takes a moment to be gone."""

@@ -14,11 +14,11 @@ def highest_rate(tried: Callable[[float], Step], *, most: float, steps: int = ST
     """Try rates below *most* requests a second, at most *steps* of them, and return them from the lowest.
 
     Each halves what is unknown: above the highest rate that kept the objective, below the lowest that did not.  It ends early
-    when the two are within 4 % of *most*.
+    when the two are within 4 % of each other.
     """
     seen: list[Step] = []
     low, high = 0.0, most
-    while len(seen) < steps and high - low > _CLOSE_ENOUGH * most:
+    while len(seen) < steps and high - low > _CLOSE_ENOUGH * high:
         step = tried((low + high) / 2)
         seen.append(step)
         low, high = (step.rate, high) if step.kept else (low, step.rate)

@@ -38,6 +38,8 @@ class Server(NamedTuple):
     """Started here and to be ended here."""
     why_gone: Callable[[], Reason | None]
     """What it died of, if it did."""
+    worded: Callable[[str], str] = str
+    """What it says, with the paths that stay."""
 
 
 @contextmanager
@@ -57,19 +59,34 @@ def started(version: ModelVersion, spec: DeploymentSpec, *, on: Sequence[int]) -
             deployment = msgspec.structs.replace(deployment, handle=local.start(deployment, version, context={"cells": cells}))
             pin(deployment.handle["pid"], on)
             _until_ready(deployment, patience)
-        yield _server(deployment, version.ref, scratch, seconds=time.monotonic() - began, own=True)
+        server = _server(deployment, version.ref, scratch, seconds=time.monotonic() - began, own=True)
+        yield server._replace(worded=lambda text: text.replace(str(scratch.resolve()), str(workspace.root)).replace(str(scratch), str(workspace.root)))
     finally:
         with settings.using_here(scratch):
             local.stop(deployment)
-        shutil.rmtree(scratch, ignore_errors=True)
+        _clear(scratch)
 
 
 def _scratch(workspace: Workspace) -> Path:
-    """A workspace that has this one's files and nothing else of it."""
-    folder = workspace.run / "profiles" / secrets.token_hex(6)
+    """A workspace that has this one's files and nothing else of it; what killed profiles left is cleared away."""
+    for left in (workspace.run / "profiles").glob("*-*"):
+        if not psutil.pid_exists(int(left.name.partition("-")[0])):
+            _clear(left)
+    folder = workspace.run / "profiles" / f"{os.getpid()}-{secrets.token_hex(4)}"
     folder.mkdir(parents=True, mode=0o700)
     (folder / "artifacts").symlink_to(workspace.artifacts.resolve(), target_is_directory=True)
+    models = workspace.run.resolve() / "models"
+    models.mkdir(exist_ok=True, mode=0o700)
+    (folder / "run").mkdir(mode=0o700)
+    (folder / "run" / "models").symlink_to(models, target_is_directory=True)
     return folder
+
+
+def _clear(scratch: Path) -> None:
+    """End whatever runs there, and remove it."""
+    with settings.using_here(scratch):
+        targets.get("local").end_strays(())
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager

@@ -1,0 +1,168 @@
+"""Profiles of real servers, started and ended for them, and of a deployment that runs."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+from living import X, churn_model, deployment, wait_for
+
+from mlops_nb import profiling, rollout, store, telemetry
+from mlops_nb.errors import HardwareMissing, ModelFailedUnderLoad, UsageError
+from mlops_nb.profiling import Objective, Point
+from mlops_nb.settings import Workspace
+from mlops_nb.store import checks
+from mlops_nb.store.checks import Profile
+from mlops_nb.store.deployments import DeploymentSpec
+from mlops_nb.store.models import ModelVersion
+
+EASY = Objective(95, 400.0)
+QUICK = {"cpus": [1], "batches": [1], "objective": EASY, "seconds": 1.5}
+Script = Callable[[str], ModelVersion]
+
+
+class Told:
+    """A reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    def step(self, text: str) -> None:
+        self.steps.append(text)
+
+    def log(self, line: str) -> None:
+        """Nothing is asked of these."""
+
+
+def points(profile: Profile) -> list[Point]:
+    return msgspec.convert(profile.points, list[Point])
+
+
+def stored() -> list[Profile]:
+    with store.reading() as tx:
+        return checks.profiles(tx)
+
+
+def servers_of(workspace: Workspace) -> list[psutil.Process]:
+    """Every process started with a file of this workspace."""
+    return [process for process in psutil.process_iter(["cmdline"]) if str(workspace.root) in " ".join(process.info["cmdline"] or [])]
+
+
+# ── the model fails ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+FAILS = """
+calls = 0
+def init():
+    pass
+def run(raw_data):
+    global calls
+    calls += 1
+    if calls > 40:
+        raise ValueError(f"the cache is full after {calls - 1} requests")
+    return [0]
+"""
+DIES = FAILS.replace("raise ValueError", "import os; os.kill(os.getpid(), 9); str")
+
+
+def test_a_model_that_fails_under_load_tells_its_own_error_and_its_line(script: Script) -> None:
+    script(FAILS)
+
+    with pytest.raises(ModelFailedUnderLoad, match=r"ValueError: the cache is full after 40 requests.*score\.py:9.*answered 500"):
+        profiling.profile("scripted:1", **QUICK)
+
+
+def test_a_server_that_dies_under_load_tells_how(script: Script) -> None:
+    script(DIES)
+
+    with pytest.raises(ModelFailedUnderLoad, match="SIGKILL"):
+        profiling.profile("scripted:1", **QUICK)
+
+
+def test_what_was_measured_before_the_model_failed_is_kept(script: Script) -> None:
+    script("import json\ndef run(raw_data):\n    rows = json.loads(raw_data)['data']\n    assert len(rows) < 3, 'too many rows'\n    return [0]\n")
+    told = Told()
+
+    with pytest.raises(ModelFailedUnderLoad, match=r"3 rows a request.*AssertionError: too many rows"):
+        profiling.profile("scripted:1", **QUICK | {"batches": [1, 3]}, report=told)
+
+    assert [point.batch for point in points(stored()[0])] == [1] and not stored()[0].complete
+    assert told.steps[-1] == "the model failed; 1 of 2 points are kept, --resume measures the rest"
+
+
+# ── interrupted ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def profiling_process(workspace: Workspace) -> Iterator[subprocess.Popen[str]]:
+    """The command line, measuring `churn:1` with 1 and 2 rows, once it is at the second."""
+    churn_model()
+    process = subprocess.Popen([*LINE, "--seconds", "8"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    for line in process.stderr:
+        if line.startswith("2 of 2"):
+            break
+    yield process
+    process.kill()
+    process.communicate()
+
+
+LINE = [sys.executable, "-m", "mlops_nb", "profile", "churn:1", "--cpus", "1", "--batch", "1,2", "--slo", "p95=400ms"]
+
+
+def test_an_interrupt_keeps_what_was_measured_and_resume_measures_the_rest(profiling_process: subprocess.Popen[str], workspace: Workspace) -> None:
+    profiling_process.send_signal(signal.SIGINT)
+    _, said = profiling_process.communicate(timeout=60)
+
+    assert profiling_process.returncode == 130
+    assert "interrupted; 1 of 2 points are kept, --resume measures the rest" in said
+    assert servers_of(workspace) == []
+
+    resumed = subprocess.run([*LINE, "--seconds", "3", "--resume", "--json"], capture_output=True, text=True, timeout=120)
+    result = json.loads(resumed.stdout)["result"]
+    assert [point["batch"] for point in result["points"]] == [1, 2] and result["complete"]
+    assert len(stored()) == 1
+
+
+def test_a_profile_that_is_killed_leaves_no_server_running(profiling_process: subprocess.Popen[str], workspace: Workspace) -> None:
+    os.kill(profiling_process.pid, signal.SIGKILL)
+
+    wait_for(lambda: not servers_of(workspace), what="the server ends with whoever measured")
+
+
+# ── a deployment that runs ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_deployment_is_measured_as_it_runs_outside_its_telemetry(live_workspace: Workspace) -> None:
+    churn_model()
+    rollout.deploy("churn:1")
+    rollout.invoke("churn", X.head(3))
+
+    profile = profiling.profile("churn/1", batches=[1, 8], objective=EASY, seconds=3)
+
+    assert (profile.subject, profile.complete, [point.batch for point in points(profile)]) == ("churn/1", True, [1, 8])
+    assert all(point.memory_mb > 10 and point.cold_start_seconds is None for point in points(profile))
+    assert wait_for(lambda: telemetry.requests("churn"), what="the one request's line") and len(telemetry.requests("churn")) == 1
+    assert deployment("churn/1").status == "healthy"
+    assert told_of(deployment("churn/1").handle)["execution_providers"] == ["CPUExecutionProvider"]
+    with pytest.raises(UsageError, match="is measured as it runs"):
+        profiling.profile("churn/1", cpus=[1])
+    with pytest.raises(HardwareMissing):
+        rollout.deploy("churn:1", name="on-coreml", spec=DeploymentSpec(hardware="coreml"))
+    assert [d.name for d in rollout.endpoints("churn")[0].deployments] == ["1"]
+
+
+def told_of(handle: dict[str, object]) -> dict[str, object]:
+    """What a server says of itself in its metadata."""
+    connection = http.client.HTTPConnection("127.0.0.1", int(str(handle["port"])))
+    connection.request("GET", "/v2/models/churn", headers={"x-mlops-token": Path(str(handle["token_file"])).read_text()})
+    with connection.getresponse() as answer:
+        return json.load(answer)["parameters"]
