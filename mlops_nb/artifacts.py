@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from .errors import FileMissing, StoreFull
+from .errors import FileChanged, FileMissing, StoreFull
 from .safety import path_inside
 from .settings import Workspace
 from .store.models import StoredFile
@@ -38,10 +38,9 @@ def _kept(data: bytes | Path, folder: Path, path: str) -> StoredFile:
     if isinstance(data, bytes):
         digest, size = hashlib.sha256(data).hexdigest(), len(data)
     else:
-        with data.open("rb") as file:
-            digest, size = hashlib.file_digest(file, "sha256").hexdigest(), data.stat().st_size
+        digest, size = _digest(data), data.stat().st_size
     place = address(digest)
-    if not place.exists():
+    if not place.exists() or _digest(place) != digest:  # one that was damaged is mended
         place.parent.mkdir(exist_ok=True, mode=0o700)
         handle, scratch = tempfile.mkstemp(dir=folder)
         try:
@@ -61,24 +60,40 @@ def _kept(data: bytes | Path, folder: Path, path: str) -> StoredFile:
     return StoredFile(path=path, sha256=digest, bytes=size)
 
 
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def address(sha256: str) -> Path:
     """Where the file with this content stands, whether or not it is there."""
     return path_inside(Workspace.current().artifacts, sha256[:2], sha256[2:])
 
 
 def lay_out(files: Iterable[StoredFile], folder: Path) -> Path:
-    """Make *folder* hold exactly these files, linked (copied where links cannot go), and return it."""
+    """Have these files in *folder*, linked (copied where links cannot go), and return it.  Whoever opens one calls `check` before."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for file in files:
         place = path_inside(folder, file.path)
         place.parent.mkdir(parents=True, exist_ok=True)
+        kept = address(file.sha256)
         if place.exists():
-            continue
+            if not kept.exists() or place.samefile(kept):
+                continue
+            place.unlink()  # its content may have changed, and was replaced by another link since
         try:
-            os.link(address(file.sha256), place)
+            os.link(kept, place)
         except OSError:
-            shutil.copyfile(address(file.sha256), place)
+            shutil.copyfile(kept, place)
     return folder
+
+
+def check(files: Iterable[StoredFile], folder: Path) -> None:
+    """Raises FileChanged unless each of these files in *folder* holds what it held when it was registered."""
+    for file in files:
+        place = path_inside(folder, file.path)
+        if _digest(place) != file.sha256:
+            raise FileChanged(place)
 
 
 def copy_out(files: Iterable[StoredFile], folder: Path) -> Path:

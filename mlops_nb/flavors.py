@@ -66,6 +66,12 @@ def file_of(path: Path) -> ModelFile | None:
     return None
 
 
+def pickle_in(folder: Path) -> Path | None:
+    """The file in a model's folder whose opening can run code, if the loader would find one."""
+    found = (folder / PLACES[format] for format in _PICKLES)
+    return next((file for file in found if file.exists()), None)
+
+
 def opened(file: ModelFile) -> Any:
     """The object in *file*.  For pickles this runs code: the caller has asked whether it may.  Raises whatever opening raises."""
     return _OPENERS[file.format](file.path)

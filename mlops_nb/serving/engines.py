@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .. import hardware
+from .. import artifacts, hardware
 from ..errors import NotAModel, SignatureMismatch, TrustNeeded
 from ..signature import Column, Signature, as_frame
 from .entry import EntryScript
@@ -60,6 +60,7 @@ def predict(engine: Engine, columns: Arrays) -> Arrays:
 def load(spec: ServerSpec) -> Engine:
     """The model of *spec*, loaded.  Raises whatever loading raises: that is what the user has to see."""
     os.environ["AZUREML_MODEL_DIR"] = spec.folder
+    artifacts.check(spec.files, Path(spec.folder))
     signature = Signature.from_json(spec.signature) if spec.signature else None
     loaders: dict[str, Callable[[ServerSpec, Signature | None], Engine]] = {"onnxruntime": OnnxModel, "python": PythonModel, "script": EntryScript}
     return loaders[spec.engine](spec, signature)
@@ -235,12 +236,10 @@ def answers(model: Any, data: Any) -> Arrays:
 
 def _check_trust(spec: ServerSpec) -> None:
     """Raises TrustNeeded for a pickle that neither this workspace wrote nor the user vouched for."""
-    from ..flavors import PLACES, ModelFile
+    from .. import flavors
 
-    for format, place in PLACES.items():
-        file = ModelFile(Path(spec.folder) / place, format)
-        if file.runs_code and not spec.trusted and file.path.exists():
-            raise TrustNeeded(file.path)
+    if not spec.trusted and (pickled := flavors.pickle_in(Path(spec.folder))):
+        raise TrustNeeded(pickled)
 
 
 def _kind(model: Any) -> str:
