@@ -55,13 +55,13 @@ class Running(msgspec.Struct, frozen=True):
         return f"http://127.0.0.1:{self.port}"
 
     def process(self) -> psutil.Process | None:
-        """The process, while it runs."""
+        """The process, while it runs; not that of the workspace which this one is a copy of."""
         try:
             process = psutil.Process(self.pid)
             alive = process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - self.create_time) < 1
-        except psutil.NoSuchProcess:
+            return process if alive and Path(process.cwd()) == Workspace.current().run.resolve() else None
+        except psutil.Error:
             return None
-        return process if alive else None
 
 
 def start(*, port: int | None = None, open_browser: bool = False) -> str:

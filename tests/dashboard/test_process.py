@@ -14,7 +14,7 @@ import msgspec
 import psutil
 import pytest
 
-from mlops_nb import dashboards
+from mlops_nb import dashboards, settings
 from mlops_nb.errors import MissingExtra, PortInUse
 
 
@@ -50,6 +50,19 @@ def test_another_process_finds_it_and_stops_it(workspace):
 
     assert found.stdout.split() == [url, "True"]
     assert dashboards.address() is None
+
+
+def test_a_copy_of_the_workspace_neither_finds_nor_stops_it(workspace, tmp_path):
+    url = dashboards.start()
+    copy = tmp_path / "copy"
+    (copy / "run").mkdir(parents=True)
+    (copy / "run" / "dashboard.json").write_bytes((workspace.run / "dashboard.json").read_bytes())
+
+    with settings.using(copy):
+        assert dashboards.address() is None
+        assert not dashboards.stop()
+
+    assert dashboards.address() == url
 
 
 def test_it_comes_back_at_the_address_it_had_after_a_kill(workspace):
