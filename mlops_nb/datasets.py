@@ -135,7 +135,8 @@ def _reader(file: Path) -> str:
     reader = _READERS.get(file.suffix.lower())
     if not reader:
         raise BadOption(f"{file.name} is none of {', '.join(_READERS)}.", hint="convert it, or load it into a DataFrame and register that")
-    return f"{reader}('{_quoted(file)}')"
+    by_itself = "".join(f"[{mark}]" if mark in "[*?" else mark for mark in _quoted(file))  # `data[1].csv` must not mean `data1.csv`
+    return f"{reader}('{by_itself}')"
 
 
 def _quoted(file: Path) -> str:

@@ -61,6 +61,16 @@ def test_files_are_taken_too(workspace: Workspace, tmp_path: Path, suffix: str) 
     assert datasets.register("from_file", file).rows == 2
 
 
+def test_a_file_name_is_no_pattern(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "data[1].csv").write_text("x\n1\n")
+    (tmp_path / "data1.csv").write_text("x\n999\n")
+
+    datasets.register("downloaded", tmp_path / "data[1].csv")
+
+    assert datasets.frame("downloaded")["x"].tolist() == [1]
+    assert datasets.read(tmp_path / "data[1].csv") == {"x": [1]}
+
+
 @pytest.mark.parametrize(
     ("data", "kind"), [("nowhere.csv", errors.FileMissing), ("setup.exe", errors.FileMissing), (object(), errors.BadOption), (42, errors.BadOption)]
 )
