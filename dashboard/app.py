@@ -35,6 +35,11 @@ GROUPS = {
     ],
 }
 
+try:
+    parts.only_from_here()
+except MlopsError as error:
+    parts.mistake(error)
+    st.stop()
 page = st.navigation([page for pages in GROUPS.values() for page in pages], position="hidden")
 parts.tidy()
 parts.sidebar(GROUPS)

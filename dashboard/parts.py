@@ -16,6 +16,7 @@ from typing import Any
 import streamlit as st
 
 from mlops_nb.errors import MlopsError
+from mlops_nb.safety import checked_url
 from mlops_nb.settings import Workspace
 from mlops_nb.store.deployments import Deployment, Reason
 
@@ -89,6 +90,12 @@ def links(*targets: tuple[str, str, str, dict[str, str]]) -> None:
     with st.container(horizontal=True):
         for page, label, icon, params in targets:
             st.page_link(f"views/{page}.py", label=label, icon=f":material/{icon}:", query_params=params)
+
+
+def only_from_here() -> None:
+    """Raises UnsafeUrl for a browser that came by a name which is not this machine's: a web page may have its own name lead here, to read along."""
+    if host := st.context.headers.get("Host"):
+        checked_url(f"http://{host}/", allowed_hosts=Workspace.current().settings().allowed_hosts)
 
 
 def mistake(error: MlopsError) -> None:

@@ -25,6 +25,7 @@ PAGES = {
     "lineage": "lineage",
     "lineage-of-a-model": "lineage?root=delays:2",
     "profiling": "profiling",
+    "hardware": "hardware",
     "deployments": "deployments?deployment=delays/3",
     "rollout": "rollout?endpoint=delays&period=1h",
     "drift": "drift?endpoint=delays",
@@ -60,6 +61,14 @@ def vandalised_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 
     with running_dashboard(tmp_path_factory.mktemp("vandalised") / ".mlops", fill) as url:
         yield url
+
+
+def test_a_page_whose_name_was_made_to_lead_here_reads_nothing(address: str, browser_page: Page) -> None:
+    """DNS rebinding: to the browser, the page and the dashboard are one and the same site."""
+    browser_page.goto(f"http://rebound.example:{address.rpartition(':')[2]}/models?model=delays:2")
+
+    expect(browser_page.get_by_text("rebound.example is not an allowed host")).to_be_visible(timeout=30_000)
+    expect(browser_page.get_by_text("delays")).to_have_count(0)
 
 
 @pytest.fixture
