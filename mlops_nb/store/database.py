@@ -90,7 +90,10 @@ def writing() -> Iterator[Transaction]:
     """
     workspace = Workspace.current()
     _make_folder(workspace.root)
+    fresh = not workspace.store.exists()
     with _only_visit(), _locked(workspace.store, exclusive=True), _attached(workspace.store, read_only=False) as connection:
+        if fresh:
+            workspace.store.chmod(0o600)  # the folder may be an old one of the user's that others can enter
         for number, step in migrations.pending(connection, workspace.store):
             with _all_or_nothing(connection):
                 migrations.apply(connection, number, step)

@@ -92,6 +92,15 @@ def test_an_acknowledged_write_survives_kill_9(workspace: Workspace) -> None:
         assert {f"k{attempt}/{int(line)}" for line in whole} <= counted(f"k{attempt}")
 
 
+def test_the_store_is_the_owners_alone_even_in_a_folder_that_others_can_enter(workspace: Workspace) -> None:
+    workspace.root.mkdir(mode=0o755)
+
+    with store.writing() as tx:
+        state.put(tx, "a", 0)
+
+    assert workspace.store.stat().st_mode & 0o077 == 0
+
+
 def test_an_error_inside_a_visit_leaves_nothing_of_it(workspace: Workspace) -> None:
     with pytest.raises(ZeroDivisionError), store.writing() as tx:
         state.put(tx, "half", "written")
