@@ -279,6 +279,7 @@ class GatewayKeeper:
         self._handle: dict[str, Any] | None = None
         self._troubled = True  # until it is seen not to be: an earlier agent may have left its word
         self._looked_at = 0.0
+        self._noted: dict[str, dict[str, int]] | None = None
 
     def step(self, endpoints: Iterable[str], deployments: list[Deployment], weights: dict[str, dict[str, int]]) -> None:
         """Bring routes and process in line."""
@@ -293,6 +294,9 @@ class GatewayKeeper:
             self._troubled = True
             _note_trouble(error)
             return
+        if self._noted != weights:
+            gateway.note_splits(weights)
+            self._noted = dict(weights)
         if time.monotonic() - self._looked_at < HEALTH_SECONDS / 2 and self._handle and not self._troubled:
             return
         self._looked_at = time.monotonic()

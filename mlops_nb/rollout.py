@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from . import agent, client, environments, hardware, rebuilding, splits, store, targets
+from . import agent, client, environments, gateway, hardware, rebuilding, splits, store, targets
 from .client import Answer
 from .errors import BadOption, DeploymentFailed, DeploymentNotFound, EnvironmentMismatch, EnvironmentNotBuilt, GatewayUnreachable, NameTaken, StillRunning
 from .progress import SILENT, Reporter
@@ -23,6 +23,7 @@ from .store import events, models, state
 from .store.deployments import Deployment, DeploymentSpec, Reason
 from .store.environments import Environment
 
+_SPLIT_SECONDS = 5.0
 _STOP_SECONDS = 30.0
 
 
@@ -114,7 +115,7 @@ def deploy(
 
 
 def split(endpoint: str, weights: Mapping[str, int], *, why: str = "") -> EndpointView:
-    """Divide an endpoint's requests: deployment → percent, the sum being 100.
+    """Divide an endpoint's requests: deployment → percent, the sum being 100.  Returns once the gateway divides them so.
 
     Raises EndpointNotFound, DeploymentNotFound, WeightsDoNotSum; BadOption for a share given to one that is not healthy.
     """
@@ -128,6 +129,7 @@ def split(endpoint: str, weights: Mapping[str, int], *, why: str = "") -> Endpoi
         table.set_traffic(tx, endpoint, weights, author=getpass.getuser(), why=why)
         events.record(tx, "TrafficChanged", subject=endpoint, data={"weights": weights, "why": why})
     agent.ensure()
+    _until(lambda: gateway.splits_in_force().get(endpoint) == weights, seconds=_SPLIT_SECONDS)
     return endpoints(endpoint)[0]
 
 
@@ -384,7 +386,7 @@ def _until(true: Callable[[], bool], *, seconds: float) -> bool:
         if time.monotonic() > deadline:
             return False
         agent.ensure()
-        time.sleep(0.05)
+        time.sleep(0.02)
     return True
 
 

@@ -5,7 +5,7 @@
 
 from .admin import counters
 from .config import Backend, Route
-from .live import apply
+from .live import apply, note_splits, splits_in_force
 from .process import address, observe, start, stop
 
-__all__ = ["Backend", "Route", "address", "apply", "counters", "observe", "start", "stop"]
+__all__ = ["Backend", "Route", "address", "apply", "counters", "note_splits", "observe", "splits_in_force", "start", "stop"]

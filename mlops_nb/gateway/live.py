@@ -50,6 +50,16 @@ def listen_on(port: int) -> None:
         apply((), port=port)
 
 
+def note_splits(weights: dict[str, dict[str, int]]) -> None:
+    """Say that the routes in force carry out these splits, endpoint → deployment → percent, to whoever waits for one."""
+    files.write("splits.json", weights)
+
+
+def splits_in_force() -> dict[str, dict[str, int]]:
+    """The splits last noted."""
+    return files.read("splits.json")
+
+
 def _together(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """The clusters of both, so that neither the routes in force nor the next ones lead nowhere."""
     clusters = {cluster["name"]: cluster for cluster in [*old.get("resources", []), *new["resources"]]}

@@ -70,8 +70,9 @@ def test_an_exception_in_a_request_is_answered_and_kept(live_workspace: Workspac
     ref = script("def init():\n    pass\n\ndef run(raw_data):\n    return 1 / 0\n")
     rollout.deploy(ref)
 
-    with pytest.raises(errors.InvocationFailed, match="ZeroDivisionError"):
+    with pytest.raises(errors.InvocationFailed, match="ZeroDivisionError") as refused:
         rollout.invoke("scripted", "[]")
+    assert refused.value.hint == "%mlops logs scripted/1"
 
     reason = wait_for(lambda: deployment("scripted/1").reason, what="the reason")
     assert reason.message.startswith("ZeroDivisionError") and reason.where.endswith("score.py:5")
