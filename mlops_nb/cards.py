@@ -396,7 +396,7 @@ def _deployed(deployed: Any) -> Card:
 
 def _endpoint(view: Any) -> Card:
     rows = [[d.name, d.model, _status(d.status), Share(d.traffic), d.target, ago(d.since)] for d in view.deployments]
-    troubled = next((d for d in view.deployments if d.reason and d.status != "healthy"), None)
+    troubled = min((d for d in view.deployments if d.reason), key=lambda d: d.status == "healthy", default=None)
     return Card(
         title=view.name,
         kind="endpoint",
@@ -410,7 +410,8 @@ def _endpoint(view: Any) -> Card:
 
 def _reason(deployment: Any) -> str:
     reason = deployment.reason
-    return f"{deployment.name}: {reason.message}{f' ({reason.where})' if reason.where else ''}"
+    which = "its last error was " if deployment.status == "healthy" else ""
+    return f"{deployment.name}: {which}{reason.message}{f' ({reason.where})' if reason.where else ''}"
 
 
 def _answer(answer: Any) -> Card:

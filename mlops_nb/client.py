@@ -51,8 +51,8 @@ def invoke(endpoint: str, data: Any, *, deployment: str | None = None) -> Answer
     status, answered, text = _sent("POST", f"http://127.0.0.1:{port}/{endpoint}/score", sent, headers)
     latency_ms = (time.perf_counter() - began) * 1000
     if status != 200:
-        refused_by = running.get(answered.get("azureml-model-deployment", ""), "") if status == 400 else ""
-        raise InvocationFailed(endpoint, status, _said(text), model=refused_by)
+        name = answered.get("azureml-model-deployment", "")
+        raise InvocationFailed(endpoint, status, _said(text), model=running.get(name, ""), deployment=name if name in running else "")
     return Answer(
         endpoint=endpoint, deployment=answered.get("azureml-model-deployment", ""), request_id=answered.get("x-request-id", ""),
         latency_ms=latency_ms, outputs=_decoded(text),

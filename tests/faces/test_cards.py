@@ -11,6 +11,7 @@ import pytest
 from mlops_nb import cards, datasets, rollout
 from mlops_nb.errors import UnsafeUrl
 from mlops_nb.shapes import Dashboard, Facts, Key, Listing, as_data
+from mlops_nb.store.deployments import Reason
 from mlops_nb.store.models import ModelVersion, StoredFile
 
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'&"
@@ -95,6 +96,17 @@ def test_a_stopped_workspace_says_what_starts_it() -> None:
     text = cards.as_text(status)
 
     assert "gateway      ○ not running (http://127.0.0.1:9)" in text and text.endswith("Try: %mlops up")
+
+
+def test_an_endpoint_that_answers_still_shows_its_last_error() -> None:
+    reason = Reason(kind="exception in a request", message="KeyError: 'missing'", where="score.py:2")
+    one = rollout.DeploymentView(
+        name="1", model="churn:1", target="local", hardware="cpu", status="healthy", traffic=100, wanted="running", since=datetime.now(UTC), reason=reason
+    )
+
+    text = cards.as_text(rollout.EndpointView(name="churn", url="http://127.0.0.1:9/churn", deployments=[one]))
+
+    assert "1: its last error was KeyError: 'missing' (score.py:2)\nTry: %mlops logs churn/1" in text
 
 
 def test_a_card_follows_light_and_dark() -> None:
