@@ -26,6 +26,7 @@ GROUPS = {
         st.Page("views/models.py", title="Models", icon=":material/deployed_code:"),
         st.Page("views/lineage.py", title="Lineage", icon=":material/account_tree:"),
         st.Page("views/profiling.py", title="Profiling", icon=":material/speed:"),
+        st.Page("views/hardware.py", title="Hardware", icon=":material/memory:"),
     ],
     "Running": [
         st.Page("views/deployments.py", title="Deployments", icon=":material/rocket_launch:"),

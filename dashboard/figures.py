@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import parts
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COLOURS = ("#2f7ed8", "#d9622b", "#1a936f", "#b4569c", "#8d6e00", "#5b6ee1")
 SHAPES = ("circle", "square", "diamond", "triangle-up", "x", "star")
 _QUIET = "#8a8f98"
+_ADVISED = "#c8102e"
 _GRID = "rgba(138, 143, 152, 0.25)"
 
 
@@ -88,13 +89,12 @@ def _add_deployment(figure: go.Figure, name: str, rows: Sequence[Mapping[str, An
 
 
 def frontier(profiles: Sequence[Profile]) -> go.Figure:
-    """Latency against throughput, a line per profile and a point per batch size: low and to the right is better."""
+    """Latency against throughput, a line for each profile, hardware and number of cores, a point per batch size, a star on the advised one."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for number, profile in enumerate(profiles):
-        label = text_for("html", f"{profile.endpoint}/{profile.deployment} · {profile.hardware}")
-        points = sorted(profile.points, key=lambda point: point["batch"])
+    lines = list(_profiled(profiles))
+    for number, (label, points) in enumerate(lines):
         figure.add_scatter(
             x=[point["rows_per_second"] for point in points], y=[point["p95_ms"] for point in points], text=[f"{point['batch']:,}" for point in points],
             name=label, mode="lines+markers+text", textposition=("top left", "bottom right", "top center")[number % 3],
@@ -102,9 +102,65 @@ def frontier(profiles: Sequence[Profile]) -> go.Figure:
             marker={"symbol": SHAPES[number % len(SHAPES)], "size": 10},
             hovertemplate=f"batch %{{text}}: %{{y:.3~g}} ms, %{{x:,.0f}} rows/s<extra>{label}</extra>",
         )  # fmt: skip
-    figure.update_xaxes(title="rows per second", gridcolor=_GRID, **_log_axis([point["rows_per_second"] for profile in profiles for point in profile.points]))
-    figure.update_yaxes(title="p95 latency, ms", gridcolor=_GRID, **_log_axis([point["p95_ms"] for profile in profiles for point in profile.points]))
+    stars = [(profile, point) for profile in profiles for point in profile.points if is_advised(profile, point)]
+    if stars:
+        figure.add_scatter(
+            x=[point["rows_per_second"] for _, point in stars], y=[point["p95_ms"] for _, point in stars], name="advised", mode="markers",
+            marker={"symbol": "star-open", "size": 22, "color": _ADVISED, "line": {"width": 2}},
+            text=[text_for("html", profile.subject) for profile, _ in stars], hovertemplate="advised for %{text}<extra></extra>",
+        )  # fmt: skip
+    every = [point for _, points in lines for point in points]
+    figure.update_xaxes(title="rows per second", gridcolor=_GRID, **_log_axis([point["rows_per_second"] for point in every]))
+    figure.update_yaxes(title="p95 latency, ms", gridcolor=_GRID, **_log_axis([point["p95_ms"] for point in every]))
     return _finished(figure, height=420, hovermode="closest")
+
+
+def curves(profile: Profile) -> go.Figure:
+    """Every rate that was tried: p95 against requests a second, a line per setting; hollow where the objective did not hold."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    drawn = [point for point in profile.points if point.get("curve")]
+    for number, point in enumerate(drawn):
+        label, steps, colour = text_for("html", f"{on(profile, point)} · {rows_each(point)}"), point["curve"], COLOURS[number % len(COLOURS)]
+        shape = SHAPES[number % len(SHAPES)]
+        figure.add_scatter(
+            x=[step["rate"] for step in steps], y=[step["p95_ms"] for step in steps], name=label, mode="lines+markers", line={"color": colour},
+            marker={"symbol": [shape if step["kept"] else f"{shape}-open" for step in steps], "size": 9},
+            text=["kept" if step["kept"] else "not kept" for step in steps],
+            hovertemplate=f"%{{x:,.0f}} requests/s: p95 %{{y:.3~g}} ms, %{{text}}<extra>{label}</extra>",
+        )  # fmt: skip
+    steps = [step for point in drawn for step in point["curve"]]
+    figure.update_xaxes(title="requests per second", gridcolor=_GRID, **_log_axis([step["rate"] for step in steps]))
+    figure.update_yaxes(title="p95 latency, ms", gridcolor=_GRID, **_log_axis([step["p95_ms"] for step in steps]))
+    return _finished(figure, height=380, hovermode="closest")
+
+
+def on(profile: Profile, point: Mapping[str, Any]) -> str:
+    """`cpu, 2 cores`: what one point of a profile was measured on."""
+    cores = point.get("cpus")
+    return profile.hardware if not point.get("hardware") or not cores else f"{point['hardware']}, {cores} core{'s' if cores > 1 else ''}"
+
+
+def rows_each(point: Mapping[str, Any]) -> str:
+    """`32 rows`, for a legend."""
+    return f"{point['batch']:,} row{'s' if point['batch'] > 1 else ''}"
+
+
+def is_advised(profile: Profile, point: Mapping[str, Any]) -> bool:
+    """Whether this is the point that the profile's advice is about."""
+    advice = profile.advice
+    same = all(advice.get(name) == point.get(name) for name in ("hardware", "batch", "rate"))
+    return bool(advice.get("possible")) and same and advice.get("rows_per_second") == point.get("rows_per_second")
+
+
+def _profiled(profiles: Sequence[Profile]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A label and the points in order of batch size, for each profile, hardware and number of cores."""
+    for profile in profiles:
+        lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for point in sorted(profile.points, key=lambda point: point["batch"]):
+            lines[on(profile, point)].append(point)
+        yield from ((text_for("html", f"{profile.subject} · {place}"), points) for place, points in lines.items())
 
 
 def _log_axis(values: Sequence[float]) -> dict[str, Any]:
@@ -120,15 +176,13 @@ def _log_axis(values: Sequence[float]) -> dict[str, Any]:
 
 
 def memory(profiles: Sequence[Profile]) -> go.Figure:
-    """Resident memory by batch size, a group of bars per profile."""
+    """The most memory that was resident by batch size, a group of bars for each profile, hardware and number of cores."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for number, profile in enumerate(profiles):
-        label = text_for("html", f"{profile.endpoint}/{profile.deployment} · {profile.hardware}")
-        points = sorted(profile.points, key=lambda point: point["batch"])
+    for number, (label, points) in enumerate(_profiled(profiles)):
         figure.add_bar(
-            x=[f"batch {point['batch']:,}" for point in points], y=[point["memory_mb"] for point in points], name=label,
+            x=[f"batch {point['batch']:,}" for point in points], y=[point.get("peak_memory_mb") or point["memory_mb"] for point in points], name=label,
             marker={"color": COLOURS[number % len(COLOURS)], "pattern": {"shape": ("", "/", "x", ".", "-", "+")[number % 6]}},
         )  # fmt: skip
     figure.update_yaxes(title="MB", gridcolor=_GRID)

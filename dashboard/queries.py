@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 import parts
 
-from mlops_nb import store, telemetry
+from mlops_nb import hardware, store, telemetry
 from mlops_nb.errors import MlopsError, NotFound
+from mlops_nb.hardware import Hardware
 from mlops_nb.monitoring import DriftReport
 from mlops_nb.overview import NEEDS_A_LOOK
 from mlops_nb.reference import DeploymentRef, ModelRef
@@ -315,6 +316,18 @@ def measured() -> Measured:
     """Every profile."""
     with store.reading() as tx:
         return Measured(profiles=checks.profiles(tx), deployments=deployments.of(tx))
+
+
+def hardware_here() -> list[Hardware]:
+    """Every kind of hardware, here or not."""
+    return hardware.found()
+
+
+def running_on() -> list[tuple[Deployment, list[str]]]:
+    """Deployments that should run, and the execution providers that each one's server says it uses; none where it does not answer."""
+    with store.reading() as tx:
+        wanted = [d for d in deployments.of(tx) if d.wanted == "running"]
+    return [(d, hardware.proven(d.handle, d.model)) for d in wanted]
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,12 +6,13 @@ One list for all: what `%mlops hardware` shows, what `--hardware` takes, and wha
 from __future__ import annotations
 
 import ctypes
+import http.client
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -107,6 +108,21 @@ def check_for(engine: str, name: str) -> None:
     asked(name)
     if name != "cpu" and engine != "onnxruntime":
         raise HardwareMissing(name, reason="only models in ONNX can be put on it; this one runs as Python, which chooses its device itself", available=["cpu"])
+
+
+def proven(handle: Mapping[str, Any], model: str) -> list[str]:
+    """What the server behind a deployment's *handle* says that *model* runs on; nothing when it does not answer within a second."""
+    if not handle.get("port"):
+        return []
+    connection = http.client.HTTPConnection("127.0.0.1", handle["port"], timeout=1)
+    try:
+        connection.request("GET", f"/v2/models/{model}", headers={"x-mlops-token": Path(handle["token_file"]).read_text(encoding="utf-8").strip()})
+        told = msgspec.json.decode(connection.getresponse().read())
+        return [str(provider) for provider in told["parameters"]["execution_providers"]]
+    except (OSError, http.client.HTTPException, msgspec.DecodeError, KeyError, TypeError):
+        return []
+    finally:
+        connection.close()
 
 
 def cores() -> list[int]:

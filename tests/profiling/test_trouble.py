@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import msgspec
 import psutil
 import pytest
 from living import X, churn_model, deployment, wait_for
 
-from mlops_nb import profiling, rollout, store, telemetry
+from mlops_nb import hardware, profiling, rollout, store, telemetry
 from mlops_nb.errors import HardwareMissing, ModelFailedUnderLoad, UsageError
 from mlops_nb.profiling import Objective, Point
 from mlops_nb.settings import Workspace
@@ -152,17 +150,9 @@ def test_a_deployment_is_measured_as_it_runs_outside_its_telemetry(live_workspac
     assert all(point.memory_mb > 10 and point.cold_start_seconds is None for point in points(profile))
     assert wait_for(lambda: telemetry.requests("churn"), what="the one request's line") and len(telemetry.requests("churn")) == 1
     assert deployment("churn/1").status == "healthy"
-    assert told_of(deployment("churn/1").handle)["execution_providers"] == ["CPUExecutionProvider"]
+    assert hardware.proven(deployment("churn/1").handle, "churn") == ["CPUExecutionProvider"]
     with pytest.raises(UsageError, match="is measured as it runs"):
         profiling.profile("churn/1", cpus=[1])
     with pytest.raises(HardwareMissing):
         rollout.deploy("churn:1", name="on-coreml", spec=DeploymentSpec(hardware="coreml"))
     assert [d.name for d in rollout.endpoints("churn")[0].deployments] == ["1"]
-
-
-def told_of(handle: dict[str, object]) -> dict[str, object]:
-    """What a server says of itself in its metadata."""
-    connection = http.client.HTTPConnection("127.0.0.1", int(str(handle["port"])))
-    connection.request("GET", "/v2/models/churn", headers={"x-mlops-token": Path(str(handle["token_file"])).read_text()})
-    with connection.getresponse() as answer:
-        return json.load(answer)["parameters"]
