@@ -24,7 +24,7 @@ import numpy
 
 def init():
     global model
-    model_path = os.path.join(os.getenv("AZUREML_MODEL_DIR"), "{place}sklearn_regression_model.pkl")
+    model_path = os.path.join(os.getenv("AZUREML_MODEL_DIR"), "model/sklearn_regression_model.pkl")
     model = joblib.load(model_path)
     logging.info("Init complete")
 
@@ -68,9 +68,8 @@ def regression() -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("place", ["", "model/"])
-def test_a_sample_finds_its_model_where_azure_puts_it(serve: Serve, regression: bytes, place: str):
-    server = serve(REGRESSION.replace("{place}", place), {"sklearn_regression_model.pkl": regression})
+def test_a_public_sample_finds_its_model_where_azure_puts_it(serve: Serve, regression: bytes):
+    server = serve(REGRESSION, {"sklearn_regression_model.pkl": regression})
 
     assert server.score({"data": [[0, 1], [18, 19]]}).json() == pytest.approx([0, 9], abs=0.1)
 
@@ -137,3 +136,30 @@ def test_a_body_that_is_no_text_is_refused_for_a_script_that_wants_text(serve: S
     answer = serve("def run(raw_data):\n    return raw_data\n").client.post("/score", content=b"\xff")
 
     assert answer.status_code == 400 and "@rawhttp" in answer.json()["error"]
+
+
+SCHEMA = """
+import numpy as np
+from inference_schema.schema_decorators import input_schema, output_schema
+from inference_schema.parameter_types.numpy_parameter_type import NumpyParameterType
+from inference_schema.parameter_types.standard_py_parameter_type import StandardPythonParameterType
+
+
+def init():
+    pass
+
+
+@input_schema("data", NumpyParameterType(np.array([[1.0, 2.0]])))
+@input_schema("factor", StandardPythonParameterType(2))
+@output_schema(NumpyParameterType(np.array([3.0])))
+def run(data, factor=1):
+    return (data.sum(axis=1) * factor).tolist()
+"""
+
+
+def test_a_schema_turns_the_body_into_arguments(serve: Serve):
+    server = serve(SCHEMA)
+
+    assert server.score({"data": [[1, 2], [3, 4]], "factor": 10}).json() == [30, 70]
+    lacking = server.score({"factor": 10})
+    assert lacking.status_code == 400 and "data" in lacking.json()["error"]

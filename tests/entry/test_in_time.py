@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
+import pytest
+from living import deployment, wait_for
 
 from entry.conftest import Serve
+from mlops_nb import registry, rollout, store
+from mlops_nb.errors import GatewayUnreachable, InvocationFailed
+from mlops_nb.settings import Workspace
+from mlops_nb.store import events
 from mlops_nb.store.deployments import Reason
 
 HANGS = """
@@ -19,6 +26,15 @@ def run(raw_data):
         while True:
             time.sleep(0.01)
     return "quick"
+"""
+
+
+CRASHES = """
+import os
+hang = run
+
+def run(raw_data):
+    return os._exit(3) if json.loads(raw_data) == "crash" else hang(raw_data)
 """
 
 
@@ -56,3 +72,33 @@ def test_a_script_that_raises_a_timeout_of_its_own_is_an_ordinary_exception(serv
     answer = server.score({})
 
     assert answer.status_code == 500 and json.loads(answer.text)["error"].startswith("TimeoutError: the database")
+
+
+def test_a_deployment_that_hangs_or_crashes_is_started_again_and_says_why(live_workspace: Workspace, tmp_path: Path):
+    live_workspace.root.mkdir()
+    (live_workspace.root / "config.toml").write_text("request_timeout_seconds = 1\n")
+    (tmp_path / "score.py").write_text(HANGS + "\n\n" + CRASHES)
+    registry.register(None, name="hangs", entry=tmp_path / "score.py")
+    rollout.deploy("hangs")
+
+    with pytest.raises(InvocationFailed, match=r"504: .*run\(\) did not return .*score\.py:8"):
+        rollout.invoke("hangs", '"hang"')
+    wait_for(lambda: deployment("hangs/1").restarts == 1, what="the restart")
+    wait_for(lambda: deployment("hangs/1").status == "healthy", what="health")
+    assert wait_for(lambda: answer_of("hangs", '"x"'), what="an answer") == "quick"
+
+    with pytest.raises(InvocationFailed):
+        rollout.invoke("hangs", '"crash"')
+    wait_for(lambda: deployment("hangs/1").restarts == 2, what="the restart")
+    assert wait_for(lambda: answer_of("hangs", '"x"'), what="an answer") == "quick"
+
+    with store.reading() as tx:
+        told = [event.data["reason"] for event in events.latest(tx, subject="hangs/1", what="DeploymentRestarting")]
+    assert "exit code 3" in told[0] and "run() did not return within 0.9 s" in told[1]
+
+
+def answer_of(endpoint: str, body: str) -> object:
+    try:
+        return rollout.invoke(endpoint, body).outputs
+    except (InvocationFailed, GatewayUnreachable):
+        return None  # it is being started again
