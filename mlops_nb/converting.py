@@ -140,7 +140,7 @@ def _job(version: ModelVersion, place: str, signature: Signature, options: Optio
     import psutil
 
     memory_mb = max(1024, int(0.8 * psutil.virtual_memory().available / 1024**2))
-    folder = registry.laid_out(version)
+    folder = registry.checked(version)
     return Job(folder=str(folder), file=place, format=_file(version, place).format, signature=signature, options=options, memory_mb=memory_mb)
 
 

@@ -201,9 +201,9 @@ class SampleNeeded(UsageError):
 class TrustNeeded(UsageError):
     """Opening this file runs code that this workspace did not write."""
 
-    def __init__(self, path: object) -> None:
+    def __init__(self, path: object, *, what: str = "a pickle") -> None:
         super().__init__(
-            f"{path} is a pickle that this workspace did not write; opening it can run any code.", hint="add --trust if you know where it comes from"
+            f"{path} is {what} that this workspace did not write; opening it can run any code.", hint="add --trust if you know where it comes from"
         )
 
 

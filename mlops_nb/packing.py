@@ -30,6 +30,7 @@ Files = dict[str, bytes | Path]
 
 PROVIDED = frozenset({"azureml", "azureml_inference_server_http"})
 """What an entry script may import though nobody installed it: the scoring server brings it."""
+_SCRIPT = "entry/score.py"
 _NOT_PART_OF_A_MODEL = frozenset({"__pycache__", ".git", ".ipynb_checkpoints", ".DS_Store"})
 
 
@@ -78,7 +79,8 @@ def pack(obj: Any, *, entry: str | Path | None = None, code: Sequence[str | Path
 def pack_path(path: str | Path, *, trust: bool = False, entry: str | Path | None = None, code: Sequence[str | Path] = ()) -> Packed:
     """The files at *path*: a folder (one model of several files, MLflow's too), an ONNX file, a booster's own format, or a pickle.
 
-    A pickle is opened only with *trust*, or where this workspace wrote its very bytes.
+    A pickle is opened only with *trust*, or where this workspace wrote its very bytes and those of the code beside it; an entry
+    script that the folder brings along, and that *entry* does not name, is taken on the same terms.
     Raises FileMissing, TrustNeeded, NotAModel, UnsafePath, MissingPackage, BadOption (also when a trusted pickle cannot be opened), NotAnEntryScript.
     """
     path = Path(path).expanduser().absolute()
@@ -88,6 +90,8 @@ def pack_path(path: str | Path, *, trust: bool = False, entry: str | Path | None
     code = [*code, path / "code"] if (path / "code").is_dir() else code
     script = _script_in(path, entry)
     if script is not None:
+        if entry is None and not trust and not _written_here(script, _SCRIPT):
+            raise TrustNeeded(script, what="an entry script")
         return _behind_script(script, files, code=code, trusted=trust)
     file, trusted = _main_file(path, files, trust=trust)
     flavors.check_installed(file)
@@ -225,7 +229,7 @@ def _files_in(folder: Path) -> Iterator[tuple[str, Path]]:
 def _script_in(path: Path, entry: str | Path | None) -> Path | None:
     """The entry script: in the folder itself, else where the user stands."""
     if entry is None:
-        kept = path / "entry" / "score.py"
+        kept = path / _SCRIPT
         return kept if kept.is_file() else None
     inside = path / entry
     return inside if path.is_dir() and inside.is_file() else Path(entry)
@@ -237,7 +241,8 @@ def _main_file(path: Path, files: Files, *, trust: bool) -> tuple[ModelFile, boo
     if not found:
         raise NotAModel(f"{'The folder' if path.is_dir() else 'The file'} {path.name}")
     safe = [file for file in found if not file.runs_code]
-    vouched = [file for file in found if file.runs_code and (trust or _written_here(file.path))]
+    code_is_ours = trust or all(_written_here(content, place) for place, content in files.items() if place.startswith("code/") and isinstance(content, Path))
+    vouched = [file for file in found if file.runs_code and (trust or (code_is_ours and _written_here(file.path, *flavors.PLACES.values())))]
     chosen = vouched or safe or found
     if len(chosen) > 1:
         chosen = [file for file in chosen if file.path.stem == "model"] or chosen
@@ -259,14 +264,14 @@ def _candidates(path: Path, files: Files) -> list[ModelFile]:
     return [file for place, content in files.items() if not place.startswith("code/") and isinstance(content, Path) and (file := flavors.file_of(content))]
 
 
-def _written_here(path: Path) -> bool:
-    """Whether a version that this workspace trusts holds these very bytes."""
+def _written_here(path: Path, *places: str) -> bool:
+    """Whether a version that this workspace trusts holds these very bytes at one of *places*."""
     if not Workspace.current().store.exists():
         return False
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     with store.reading() as tx:
-        return models.is_trusted(tx, digest, places=flavors.PLACES.values())
+        return models.is_trusted(tx, digest, places=places)
 
 
 def _opened(file: ModelFile, *, alone: bool) -> Any:

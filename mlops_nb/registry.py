@@ -37,6 +37,8 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
 
     version: ModelVersion
     same_as: str | None = None
+    note: str = ""
+    """What the user may want to look at."""
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +95,9 @@ def register(
         description=description, dataset=dataset.ref if dataset else None, environment=environment.ref, run=run.id,
         author=getpass.getuser(), trusted=packed.trusted, created_at=store.now(), aliases=[alias] if alias else [],
     )  # fmt: skip
-    return _recorded(_with_onnx(draft, converted), run, packed)
+    registered = _recorded(_with_onnx(draft, converted), run, packed)
+    unsure = dataset is not None and target is None and sample is None and probing.takes_every_column(packed.subject, dataset, signature)
+    return msgspec.structs.replace(registered, note=_EVERY_COLUMN.format(dataset.ref)) if dataset and unsure else registered
 
 
 def get(ref: ModelRef | str) -> ModelVersion:
@@ -199,11 +203,16 @@ def load(ref: ModelRef | str) -> Any:
     version = get(ref)
     if version.engine == "script":
         raise BadOption(f"{version.ref} is an entry script; there is no object to load.", hint=f"%mlops download {version.ref} --to FOLDER")
-    folder = laid_out(version)
-    if not version.trusted and (pickled := flavors.pickle_in(folder)):
+    if not version.trusted and (pickled := flavors.pickle_in(laid_out(version))):
         raise TrustNeeded(pickled)
+    return packing.load(checked(version), version.flavor)
+
+
+def checked(version: ModelVersion) -> Path:
+    """The folder of `laid_out`, for whoever is going to open what is in it.  Raises FileChanged."""
+    folder = laid_out(version)
     artifacts.check(version.files, folder)
-    return packing.load(folder, version.flavor)
+    return folder
 
 
 def laid_out(version: ModelVersion) -> Path:

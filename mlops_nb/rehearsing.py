@@ -51,7 +51,7 @@ def rehearse(script: Path, *, sample: bytes | None = None, model: Path | ModelRe
 def folder_of(model: Path | ModelRef | None) -> Iterator[Path]:
     """A folder that holds the model's files, to be an entry script's AZUREML_MODEL_DIR within the block.  Raises as `registry.get`, FileMissing."""
     if isinstance(model, ModelRef):
-        yield registry.laid_out(registry.get(model))
+        yield registry.checked(registry.get(model))
         return
     folder = Path(tempfile.mkdtemp(prefix="mlops-model-"))
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,32 @@ def test_a_converted_model_is_checked_too(live_workspace: Workspace) -> None:
 
     with pytest.raises(errors.DeploymentFailed, match="no longer what was registered"):
         rollout.deploy("churn:1")
+
+
+def test_code_slipped_in_beside_a_pickle_of_ours_is_not_imported_without_trust(
+    workspace: Workspace, tmp_path: Path, nest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cleaning.py").write_text("class Cleaner:\n    def predict(self, X):\n        return X\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import cleaning
+
+    registry.register(cleaning.Cleaner(), name="cleaner")
+    monkeypatch.delitem(sys.modules, "cleaning")
+    folder = registry.download("cleaner:1", tmp_path / "downloaded")
+    registry.register(folder, name="cleaner")  # as it was: ours
+    (folder / "code" / "cleaning.py").write_text(f"import os\nos.mkdir({str(nest)!r})\nclass Cleaner: pass\n")
+
+    with pytest.raises(errors.TrustNeeded):
+        registry.register(folder, name="cleaner")
+    assert not nest.exists()
+
+
+def test_an_entry_script_that_a_folder_brings_along_is_not_taken_without_trust(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "made" / "entry").mkdir(parents=True)
+    (tmp_path / "made" / "entry" / "score.py").write_text("def run(raw_data):\n    return 1\n")
+
+    with pytest.raises(errors.TrustNeeded, match="entry script"):
+        registry.register(tmp_path / "made", name="foreign")
+    assert registry.register(tmp_path / "made", name="foreign", trust=True).version.engine == "script"
+    folder = registry.download("foreign:1", tmp_path / "downloaded")
+    assert registry.register(folder, name="foreign").version.ref == "foreign:2"
