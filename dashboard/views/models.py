@@ -28,6 +28,7 @@ def show_version(card: queries.Card) -> None:
                 "flavour": version.flavor,
                 "answered by": version.engine,
                 "ONNX form": said_of_conversion(version.conversion),
+                "many rows are quickest in": version.conversion.get("batch_engine"),
                 "dataset": version.dataset,
                 "environment": version.environment,
                 "registered": version.created_at,
@@ -36,6 +37,7 @@ def show_version(card: queries.Card) -> None:
                 "content": f"sha256 {version.hash[:16]}…",
             }
         )
+        show_conversion(version.conversion)
         show_deployments(card)
     with signature:
         show_signature(version.signature)
@@ -55,8 +57,26 @@ def said_of_conversion(report: dict) -> str:
         return ""
     if "reason" in report:
         return f"none: {report['reason']}"
+    sides = [("rows", report), ("rows beside its trees' thresholds", report.get("beside"))]
+    spans = [f"{side['rows']:,} {where}, largest difference {parts.said(side.get('max_difference'))}" for where, side in sides if side]
     same = "same answers" if report.get("equal") else f"answers differ, {report.get('labels_differ', 0)} labels"
-    return f"{same} on {report.get('rows', 0):,} rows, largest difference {parts.said(report.get('max_difference'))}"
+    made = f", {report['quantized_nodes']} operators in {report['quantized']}" if "quantized" in report else ""
+    return f"{same} on {' and on '.join(spans)}{made}"
+
+
+def show_conversion(report: dict) -> None:
+    """How fast each form is, and the rows they answer differently."""
+    if speed := report.get("speed"):
+        st.caption("The model itself and its ONNX form, in milliseconds")
+        rows = [{"rows": f["rows"], "threads": f["threads"], "itself": f["original_ms"], "ONNX": f["onnx_ms"], "ONNX is": f"×{f['ratio']:g}"} for f in speed]
+        parts.table(rows, alt="Speed of the model and of its ONNX form")
+    if differing := report.get("differing"):
+        st.caption("Rows that the ONNX form answers differently")
+        shown = [
+            {"row": d["row"] if d["rows"] == "sample" else "beside a threshold"} | {side: parts.said(d[side]) for side in ("inputs", "original", "onnx")}
+            for d in differing
+        ]
+        parts.table(shown, alt="Rows answered differently")
 
 
 def show_deployments(card: queries.Card) -> None:

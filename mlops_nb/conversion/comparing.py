@@ -162,7 +162,8 @@ def _difference(name: str, answer: Any, wanted: np.ndarray, tolerance: float) ->
     span = np.where(gaps, math.inf, span)
     size = np.nan_to_num(np.abs(wanted))
     allowed = tolerance if name == "probabilities" else tolerance * size + 0.01 * tolerance * size.max(initial=0.0)
-    return span.reshape(rows, -1).max(axis=1, initial=0.0), (span > allowed).reshape(rows, -1).any(axis=1)
+    beyond = np.asarray(span > allowed)
+    return span.reshape(rows, -1).max(axis=1, initial=0.0), np.asarray(beyond.reshape(rows, -1).any(axis=1))
 
 
 def _row(which: str, row: int, columns: Arrays, wanted: Arrays, answers: dict[str, Any]) -> dict[str, Any]:

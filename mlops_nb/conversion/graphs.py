@@ -11,7 +11,6 @@ from ..errors import listed
 from . import reasons
 from .reasons import NotConvertible
 
-OPTIMIZATIONS = ("none", "basic", "extended", "all")
 _LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 _IN_8_BITS = ("MatMulInteger", "ConvInteger", "QLinear", "DynamicQuantize", "DequantizeLinear", "QAttention", "QEmbed")
 

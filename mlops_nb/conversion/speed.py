@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..signature import as_frame
@@ -33,9 +34,8 @@ def measured(
         with _one_thread(obj) if one_thread and count == 1 else _as_it_is():
             for size in rows:
                 batch = _batch(columns, size)
-                original = _best(lambda batch=batch: answers(obj, data_of(batch, signature)), seconds)
-                onnx = _best(lambda batch=batch, session=session: session.run(batch), seconds)
-                found.append(_figure(size, count, original, onnx))
+                original = _best(partial(_asked, answers, obj, batch, signature), seconds)
+                found.append(_figure(size, count, original, _best(partial(session.run, batch), seconds)))
     return found
 
 
@@ -46,7 +46,7 @@ def of_graphs(original: Session, form: Session, columns: Arrays, *, rows: Sequen
         before, after = Session(original.content, threads=count), Session(form.content, threads=count)
         for size in rows:
             batch = _batch(columns, size)
-            found.append(_figure(size, count, *(_best(lambda s=session, b=batch: s.run(b), seconds) for session in (before, after))))
+            found.append(_figure(size, count, *(_best(partial(session.run, batch), seconds) for session in (before, after))))
     return found
 
 
@@ -64,6 +64,10 @@ def data_of(columns: Arrays, signature: Signature) -> Any:
         frame = as_frame(columns, signature)
         return frame.iloc[:, 0] if signature.series else frame
     return next(iter(columns.values())) if len(columns) == 1 else dict(columns)
+
+
+def _asked(answers: Callable[[Any, Any], Any], obj: Any, columns: Arrays, signature: Signature) -> Any:
+    return answers(obj, data_of(columns, signature))
 
 
 def _threads() -> int:

@@ -42,6 +42,7 @@ def written(obj: Any, signature: Signature, outputs: Sequence[str], floats: Floa
     except Exception as error:  # converters come from several packages and raise what they like; each means the same here
         raise reasons.of(error, obj) from error
     _name_outputs(model, outputs)
+    _import_once(model)
     return model.SerializeToString()
 
 
@@ -282,3 +283,11 @@ def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
         node.output[:] = [names.get(name, name) for name in node.output]
     for named in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
         named.name = names.get(named.name, named.name)
+
+
+def _import_once(model: onnx.ModelProto) -> None:
+    """Name each operator set once; skl2onnx may name one twice, which ONNX Runtime's quantizer does not understand."""
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    del model.opset_import[:]
+    for domain, version in versions.items():
+        model.opset_import.add(domain=domain, version=version)
