@@ -234,7 +234,8 @@ class Desk:
         turn = _Turn(self._script.answer, request)
         call = loop.run_in_executor(self._pool, turn)
         while not call.done() and not self._stuck.done() and (left := turn.left(self._spec.timeout_seconds)) > 0:
-            await asyncio.wait({call, self._stuck}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            ends: set[asyncio.Future[Any]] = {call, self._stuck}
+            await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if call.done():
             return call.result()
         call.add_done_callback(_heed)

@@ -114,7 +114,7 @@ def show_cells(cells: Sequence[Cell]) -> None:
             linecache.cache[cell.filename] = (len(cell.source), None, cell.source.splitlines(keepends=True), cell.filename)
 
 
-def write(reason: Reason, path: Path) -> None:
+def write(reason: msgspec.Struct, path: Path) -> None:
     """Put *reason* at *path* in one step.  A disk that refuses is told in the log only: there is nowhere else."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """`python -m mlops_nb.serving.rehearsal FOLDER`: load an entry script, have it answer one sample, and say how that went.
 
-FOLDER holds spec.json (a ServerSpec) and, if there is one, sample.json; rehearsed.json is written there, a Rehearsed or a Reason.
+FOLDER holds spec.json (a ServerSpec) and, if there is one, sample.json; rehearsed.json is written there, a Rehearsed or a Broke.
 """
 
 from __future__ import annotations
