@@ -21,6 +21,7 @@ import msgspec
 from ..errors import PortInUse
 from ..store.deployments import Reason
 from . import failures
+from .http import Listener
 from .spec import ServerSpec
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def prepare(spec: ServerSpec) -> None:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, str(max(1, int(spec.cpus or os.cpu_count() or 1))))
     os.environ.update(spec.variables)
-    # Granian's threads spin while they wait for Python's lock, and the loop waits for it behind a model in pure Python.
+    # The loop waits for Python's lock behind a model in pure Python, and behind the writer of the telemetry.
     sys.setswitchinterval(0.0005)
     failures.show_cells(spec.cells)
 
@@ -57,24 +58,23 @@ def prepare(spec: ServerSpec) -> None:
 def come_up(spec: ServerSpec) -> tuple[Server, Capture]:
     """The model loaded, warm and ready to answer.  Raises PortInUse and whatever the model raises."""
     check_port(spec.port)
-    from granian.server import embed  # noqa: F401 - before the memory limit, as everything the server itself needs
-
+    from . import trial
     from .capture import Capture
     from .engines import load
-    from .server import Server
+    from .server import Server  # before the memory limit, as everything the server itself needs
 
     limit_memory(spec)
     engine = load(spec)
     outputs, quick = warm_up(engine, spec)
     capture = Capture(Path(spec.capture_folder), payload_percent=spec.capture_payload_percent)
-    server = Server(spec, engine, capture, outputs=outputs, quick=quick)
+    server = Server(spec, engine, capture, outputs=outputs, quick=quick, batching=trial.batching(engine))
     told = msgspec.structs.replace(engine.signature, outputs=outputs) if engine.signature else None
     capture.start(signature=told.as_json() if told else None)
     return server, capture
 
 
 def check_port(port: int) -> None:
-    """Raises PortInUse.  Granian shares ports among processes (SO_REUSEPORT), so it would not notice."""
+    """Raises PortInUse, before anything is loaded."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -132,26 +132,21 @@ def tell(reason: Reason, spec: ServerSpec) -> None:
 
 async def serve(server: Server, capture: Capture, spec: ServerSpec) -> None:
     """Answer until SIGTERM or SIGINT; then finish what is in flight (five seconds at most) and write what waits."""
-    from granian.constants import HTTPModes, Interfaces
-    from granian.server.embed import Server as Granian
-
-    granian = Granian(
-        server, address="127.0.0.1", port=spec.port, interface=Interfaces.RSGI, http=HTTPModes.auto, websockets=False, log_enabled=False, backlog=1024
-    )
+    listener = Listener(server)
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for signaled in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signaled, stop.set)
     gc.collect()
     gc.freeze()
-    serving = asyncio.create_task(granian.serve())
+    try:
+        await listener.start(spec.port)
+    except OSError:
+        tell(failures.why(PortInUse(spec.port), spec, doing="exception while loading"), spec)
     sys.stderr.write(f"deployment.started {spec.endpoint}/{spec.deployment} model={spec.model}:{spec.version} port={spec.port}\n")
-    await asyncio.wait({serving, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
-    if not stop.is_set():
-        tell(failures.why(serving.exception() or RuntimeError("the HTTP server ended by itself"), spec, doing="exited"), spec)
-    granian.stop()
-    await asyncio.wait({serving}, timeout=STOP_SECONDS)
+    await stop.wait()
+    await listener.stop(seconds=STOP_SECONDS)
     capture.end()
-    sys.stderr.write(f"deployment.stopped {spec.endpoint}/{spec.deployment} unfinished={server.in_flight}\n")
+    sys.stderr.write(f"deployment.stopped {spec.endpoint}/{spec.deployment} unfinished={server.scorer.in_flight}\n")
     sys.stderr.flush()
     os._exit(0)  # a model that still computes does not hold it up
 

@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import orjson
+
+from ..signature import as_lists
 
 FLUSH_SECONDS = 0.1
 MOST_QUEUED = 20_000
@@ -37,21 +40,8 @@ class Record(msgspec.Struct, gc=False):
     latency_ms: float
     rows: int
     payload: Callable[[], tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]] | None
-    """Gives inputs and outputs as lists by name; called in the writer's thread."""
+    """Gives inputs and outputs, arrays or lists by name; called in the writer's thread."""
     values: int
-    error: str | None
-
-
-class Line(msgspec.Struct):
-    """One line of the file."""
-
-    time: str
-    id: str
-    status: int
-    latency_ms: float
-    rows: int
-    inputs: Mapping[str, Any] | None
-    outputs: Mapping[str, Any] | None
     error: str | None
 
 
@@ -71,7 +61,6 @@ class Capture:
         self._size = 0
         self._opened = 0.0
         self._ending = threading.Event()
-        self._encode = msgspec.json.Encoder(enc_hook=_as_text).encode_into
         self._thread = threading.Thread(target=self._write_until_ended, name="capture", daemon=True)
 
     @property
@@ -116,25 +105,16 @@ class Capture:
 
     def _flush(self) -> None:
         """Write all that waits, a few megabytes at a time so that a full queue does not double in memory."""
-        buffer, line = bytearray(), bytearray()
+        buffer = bytearray()
         for _ in range(len(self._queue)):
             record = self._queue.popleft()
             self._values_out += record.values
-            self._put_line(record, line)
-            buffer += line
-            buffer += b"\n"
+            buffer += _line(record)
             if len(buffer) > 4_000_000:
                 self._append(buffer)
                 buffer.clear()
         if buffer:
             self._append(buffer)
-
-    def _put_line(self, record: Record, line: bytearray) -> None:
-        try:
-            self._encode(_line(record), line)
-        except (TypeError, ValueError, OverflowError) as error:  # a value that JSON has no word for, such as a 70-bit number
-            record.payload, record.error = None, record.error or f"not kept: {error}"
-            self._encode(_line(record), line)
 
     def _append(self, buffer: bytearray) -> None:
         try:
@@ -198,10 +178,27 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def _line(record: Record) -> Line:
-    inputs, outputs = record.payload() if record.payload else (None, None)
-    moment = datetime.fromtimestamp(record.time, UTC).isoformat(timespec="microseconds")
-    return Line(moment, record.id, record.status, round(record.latency_ms, 3), record.rows, inputs, outputs, record.error)
+def _line(record: Record) -> bytes:
+    """The record as JSON.  Arrays of numbers go in as they are: orjson takes a quarter of the time that lists of them take."""
+    try:
+        inputs, outputs = record.payload() if record.payload else (None, None)
+        kept = _json(_plain(inputs)), _json(_plain(outputs))
+    except (TypeError, ValueError, OverflowError) as error:  # a value that JSON has no word for, such as a 70-bit number
+        kept, record.error = (b"null", b"null"), record.error or f"not kept: {error}"
+    moment = datetime.fromtimestamp(record.time, UTC).isoformat(timespec="microseconds").encode()
+    facts = moment, _json(record.id), record.status, record.latency_ms, record.rows, *kept, _json(record.error)
+    return b'{"time":"%b","id":%b,"status":%d,"latency_ms":%.3f,"rows":%d,"inputs":%b,"outputs":%b,"error":%b}\n' % facts
+
+
+def _json(value: Any) -> bytes:
+    return b"null" if value is None else orjson.dumps(value, default=_as_text, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _plain(columns: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Dates as `as_lists` spells them; the rest as it is."""
+    if columns and any(getattr(values, "dtype", None) is not None and values.dtype.kind == "M" for values in columns.values()):
+        return as_lists(columns)
+    return columns
 
 
 def _as_text(value: Any) -> Any:

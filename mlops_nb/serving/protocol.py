@@ -1,13 +1,14 @@
-"""The Open Inference Protocol v2, REST and JSON: requests become columns, arrays become answers.
+"""The Open Inference Protocol v2 over REST: requests become columns, arrays become answers, in JSON or with binary tensors.
 
-Specification: https://github.com/kserve/open-inference-protocol, `specification/protocol/inference_rest.md`.  A table's
-column is one input tensor of shape [n] or [n, 1]; null stands for a missing value where the signature allows one.
+Specification: https://github.com/kserve/open-inference-protocol, `specification/protocol/inference_rest.md`; binary tensors:
+Triton's `extension_binary_data.md`.  A table's column is one input tensor of shape [n] or [n, 1]; null stands for a missing
+value where the signature allows one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -31,7 +32,8 @@ class Tensor(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    data: list[Any]
+    data: Any = None
+    """A list, flat or nested; an array once its bytes have been read."""
     parameters: dict[str, Any] | None = None
 
 
@@ -57,7 +59,8 @@ class Answered(msgspec.Struct):
     name: str
     shape: tuple[int, ...]
     datatype: str
-    data: list[Any]
+    data: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    parameters: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
 class InferResponse(msgspec.Struct):
@@ -70,11 +73,15 @@ class InferResponse(msgspec.Struct):
 
 
 decode = msgspec.json.Decoder(InferRequest).decode
+encode = msgspec.json.Encoder().encode
 
 
 def columns(request: InferRequest, signature: Signature | None) -> dict[str, Any]:
     """The request's tensors by name, each a flat list (of a table's column) or an array.  Raises SignatureMismatch."""
     known = {column.name: column for column in signature.inputs} if signature else {}
+    for place, tensor in enumerate(request.inputs):
+        if any(other.name == tensor.name for other in request.inputs[:place]):
+            raise SignatureMismatch("two inputs have this name", column=tensor.name)
     if len(request.inputs) == 1 and signature and signature.kind == "table" and _is_matrix(request.inputs[0], known):
         return _split(request.inputs[0], signature.inputs)
     if signature and signature.kind == "table":
@@ -89,6 +96,8 @@ def _is_matrix(tensor: Tensor, known: Mapping[str, Column]) -> bool:
 def _split(tensor: Tensor, inputs: list[Column]) -> dict[str, Any]:
     """One [n, k] matrix for a table of k columns, in the signature's order."""
     flat, width = _flat(tensor), len(inputs)
+    if (wrong := next((column for column in inputs if _family(tensor.datatype) != _family(_NAMES[column.type])), None)) is not None:
+        raise SignatureMismatch(f"expected {wrong.type} (datatype {_NAMES[wrong.type]}), got datatype {tensor.datatype}", column=wrong.name)
     return {column.name: flat[place::width] for place, column in enumerate(inputs)}
 
 
@@ -101,7 +110,7 @@ def _values(tensor: Tensor, column: Column | None) -> list[Any]:
         return flat
     if _family(tensor.datatype) != _family(_NAMES[column.type]):
         raise SignatureMismatch(f"expected {column.type} (datatype {_NAMES[column.type]}), got datatype {tensor.datatype}", column=tensor.name)
-    return [_json_text(text, tensor.name, row) for row, text in enumerate(flat)] if column.type == "json" else flat
+    return [_json_text(text, tensor.name, row) for row, text in enumerate(list(flat))] if column.type == "json" else flat
 
 
 def _json_text(text: Any, name: str, row: int) -> Any:
@@ -116,9 +125,11 @@ def _family(datatype: str) -> str:
 
 
 def _flat(tensor: Tensor) -> list[Any]:
-    if tensor.datatype not in DATATYPES:
-        near = closest(tensor.datatype.upper(), DATATYPES)
-        raise SignatureMismatch(f"no datatype {tensor.datatype!r}", column=tensor.name, hint=f"did you mean {near}?" if near else listed(DATATYPES, most=20))
+    _check_datatype(tensor)
+    if isinstance(tensor.data, np.ndarray):
+        return tensor.data.reshape(-1)  # type: ignore[return-value]
+    if type(tensor.data) is not list:
+        raise SignatureMismatch('it has no "data" (a list) and no "binary_data_size" among its parameters', column=tensor.name)
     flat = tensor.data
     for _ in tensor.shape[1:]:
         if not flat or type(flat[0]) is not list:
@@ -129,6 +140,14 @@ def _flat(tensor: Tensor) -> list[Any]:
     return flat
 
 
+def _check_datatype(tensor: Tensor) -> None:
+    if tensor.datatype not in DATATYPES:
+        near = closest(tensor.datatype.upper(), DATATYPES)
+        raise SignatureMismatch(f"no datatype {tensor.datatype!r}", column=tensor.name, hint=f"did you mean {near}?" if near else listed(DATATYPES, most=20))
+    if any(size < 0 for size in tensor.shape):
+        raise SignatureMismatch(f"shape {tensor.shape} has a negative axis", column=tensor.name)
+
+
 def _opened(nested: list[Any], tensor: Tensor) -> list[Any]:
     if {len(part) if type(part) is list else -1 for part in nested} != {len(nested[0])}:
         raise SignatureMismatch("its nested data is ragged", column=tensor.name)
@@ -137,7 +156,10 @@ def _opened(nested: list[Any], tensor: Tensor) -> list[Any]:
 
 def _array(tensor: Tensor) -> np.ndarray:
     """A tensor as an array of its own datatype.  Raises SignatureMismatch for a value that is not of it."""
-    flat, type_ = _flat(tensor), DATATYPES[tensor.datatype]
+    flat = _flat(tensor)
+    type_ = DATATYPES[tensor.datatype]
+    if isinstance(flat, np.ndarray):
+        return flat.reshape(tensor.shape)
     kinds = set(map(type, flat))
     good = {"bool": {bool}, "string": {str, type(None)}}.get(type_) or ({int, float, type(None)} if type_.startswith("float") else {int})
     if not kinds <= good:
@@ -149,21 +171,105 @@ def _array(tensor: Tensor) -> np.ndarray:
         raise SignatureMismatch(f"a value does not fit {tensor.datatype}: {error}", column=tensor.name) from None
 
 
-def answer(arrays: Mapping[str, np.ndarray], request: InferRequest, *, model: str, version: str, id: str) -> InferResponse:
-    """Arrays as the protocol says them; only those that the request names, when it names any.  Raises SignatureMismatch."""
+def answer(arrays: Mapping[str, np.ndarray], request: Any, *, model: str, version: str, id: str) -> tuple[bytes, bytes]:
+    """Header lines and body of the answer; only those outputs that the request names, when it names any.  Raises SignatureMismatch."""
+    if not request.outputs and not request.parameters:
+        return _JSON, encode(InferResponse(model, version, id, [_answered(name, array) for name, array in arrays.items()]))
     names = [wanted.name for wanted in request.outputs] if request.outputs else list(arrays)
     if unknown := [name for name in names if name not in arrays]:
         raise SignatureMismatch(f"No output {unknown[0]!r}; the model gives {listed(arrays)}.", hint=closest(unknown[0], arrays))
-    return InferResponse(model, version, id, [_answered(name, arrays[name]) for name in names])
+    as_bytes = _binary_outputs(request, names)
+    binary: list[bytes] = []
+    outputs = [_in_bytes(name, arrays[name], binary) if name in as_bytes else _answered(name, arrays[name]) for name in names]
+    text = encode(InferResponse(model, version, id, outputs))
+    return (_BINARY % len(text), b"".join([text, *binary])) if as_bytes else (_JSON, text)
+
+
+_JSON = b"content-type: application/json\r\n"
+_BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
 
 
 def _answered(name: str, array: np.ndarray) -> Answered:
-    kind = array.dtype.kind
-    if kind in "biuf":
-        datatype = _OF_DTYPE.get(array.dtype, "FP64")
-        return Answered(name, array.shape, datatype, array.tolist() if array.ndim == 1 else array.ravel().tolist())
-    texts = [_moment(value) for value in array.ravel()] if kind == "M" else [_text(value) for value in array.ravel().tolist()]
-    return Answered(name, array.shape, "BYTES", texts)
+    if array.dtype.kind in "biuf":
+        return Answered(name, array.shape, _OF_DTYPE.get(array.dtype, "FP64"), array.tolist() if array.ndim == 1 else array.ravel().tolist())
+    return Answered(name, array.shape, "BYTES", _texts(array))
+
+
+def _texts(array: np.ndarray) -> list[str | None]:
+    return [_moment(value) for value in array.ravel()] if array.dtype.kind == "M" else [_text(value) for value in array.ravel().tolist()]
+
+
+# ── binary tensors ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def decode_binary(body: bytes, header_length: bytes) -> InferRequest:
+    """A request whose JSON is followed by its tensors' bytes.  Raises SignatureMismatch, msgspec.MsgspecError."""
+    length = int(header_length) if header_length.isdigit() else -1
+    if not 0 <= length <= len(body):
+        raise SignatureMismatch(f"Inference-Header-Content-Length is {header_length.decode('latin-1')[:40]!r}; the body has {len(body)} bytes.")
+    request, rest = decode(body[:length]), memoryview(body)[length:]
+    for tensor in request.inputs:
+        size = (tensor.parameters or {}).get("binary_data_size")
+        if size is None:
+            continue
+        if type(size) is not int or not 0 <= size <= len(rest):
+            raise SignatureMismatch(f"binary_data_size is {size!r}; {len(rest)} bytes are left of the body", column=tensor.name)
+        tensor.data, rest = _of_bytes(tensor, rest[:size]), rest[size:]
+    if len(rest):
+        raise SignatureMismatch(f"The body has {len(rest)} bytes more than its tensors.")
+    return request
+
+
+def _of_bytes(tensor: Tensor, given: memoryview) -> np.ndarray:
+    """A tensor's values out of its bytes: little-endian, row-major; of BYTES each after its length in four bytes."""
+    _check_datatype(tensor)
+    count = math.prod(tensor.shape)
+    if tensor.datatype == "BYTES":
+        values = list(_strings(tensor, given))
+        if len(values) != count:
+            raise SignatureMismatch(f"shape {tensor.shape} holds {count} values, its bytes {len(values)}", column=tensor.name)
+        return np.fromiter(values, dtype=object, count=count)
+    dtype = np.dtype(DATATYPES[tensor.datatype]).newbyteorder("<")
+    if len(given) != count * dtype.itemsize:
+        wanted = count * dtype.itemsize
+        raise SignatureMismatch(f"shape {tensor.shape} of {tensor.datatype} takes {wanted} bytes, binary_data_size is {len(given)}", column=tensor.name)
+    if tensor.datatype == "BOOL":
+        return np.frombuffer(given, dtype=np.uint8) != 0
+    return np.frombuffer(bytearray(given), dtype=dtype)  # a copy, because a model may write into its input
+
+
+def _strings(tensor: Tensor, given: memoryview) -> Iterator[str]:
+    place = 0
+    while place < len(given):
+        end = place + 4 + int.from_bytes(given[place : place + 4], "little")
+        if end > len(given) or place + 4 > len(given):
+            raise SignatureMismatch(f"its bytes end within a value (at {place} of {len(given)})", column=tensor.name)
+        try:
+            yield str(given[place + 4 : end], "utf-8")
+        except UnicodeDecodeError as error:
+            raise SignatureMismatch(f"expected text in UTF-8 ({error.reason})", column=tensor.name) from None
+        place = end
+
+
+def _binary_outputs(request: Any, names: Iterable[str]) -> set[str]:
+    """The outputs that are asked for in bytes: each by `binary_data`, or all by `binary_data_output`."""
+    every = bool((request.parameters or {}).get("binary_data_output"))
+    own = {wanted.name: bool((wanted.parameters or {}).get("binary_data", every)) for wanted in request.outputs or ()}
+    return {name for name in names if own.get(name, every)}
+
+
+def _in_bytes(name: str, array: np.ndarray, binary: list[bytes]) -> Answered:
+    datatype = _OF_DTYPE.get(array.dtype, "FP64") if array.dtype.kind in "biuf" else "BYTES"
+    if datatype == "BYTES":
+        texts = [(text or "").encode() for text in _texts(array)]
+        given = b"".join(part for text in texts for part in (len(text).to_bytes(4, "little"), text))
+    else:
+        given = array.astype(np.dtype(DATATYPES[datatype]).newbyteorder("<"), copy=False).tobytes()
+    binary.append(given)
+    return Answered(name, array.shape, datatype, parameters={"binary_data_size": len(given)})
+
+
+# ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _text(value: Any) -> str | None:
@@ -181,6 +287,11 @@ def plain(value: Any) -> Any:
     if hasattr(value, "to_dict") and hasattr(value, "columns"):
         return value.to_dict(orient="records")
     return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def datatype_of(column: Column) -> str:
+    """The protocol's word for a column's type."""
+    return _NAMES[column.type]
 
 
 def described(column: Column, *, table: bool) -> dict[str, Any]:

@@ -1,73 +1,51 @@
-"""The server's loop: routes, requests in, answers out, everything counted and captured."""
+"""The server's routes: which request goes where, what is read out of it, and how its answer is worded."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-import secrets
-import sys
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import gzip
+import zlib
+from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import count
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from ..errors import MlopsError, SignatureMismatch
+from ..errors import MissingPackage, MlopsError, SignatureMismatch
 from ..signature import Column, Signature, as_lists
 from ..version import __version__
-from . import failures, openapi, protocol, score
+from . import arrow, openapi, protocol, score, typed
 from .azure import AMLRequest
-from .capture import Capture, Record
-from .engines import Arrays, Engine, predict
+from .capture import Capture
+from .engines import Arrays, Engine
 from .entry import Desk, EntryScript
+from .hot import JSON_HEAD, Job, Refused, Said, Scorer, header_safe, too_large
+from .http import MOST_BYTES, Request
 from .metrics import Metrics
 from .spec import NOT_CAPTURED, ServerSpec
+from .trial import Batching
 
-MOST_BYTES = 256_000_000
-INLINE_ROWS = 256
-"""Larger batches run beside the loop, so that health answers meanwhile."""
 _JSON = ("application/json", "text/json", "text/plain", "application/x-www-form-urlencoded")  # the last is what curl -d says
+_EXTENSIONS = ["binary_tensor_data", "gzip", "arrow_stream"]
+_GZIPPED_BYTES = 16_384
+"""Shorter answers are sent as they are: on one machine, packing takes longer than sending."""
 
-Handler = Callable[[Any, Any], Awaitable[None]]
-
-
-class Refused(MlopsError):
-    """A request that is answered with *status* before any model sees it."""
-
-    def __init__(self, status: int, text: str, *, hint: str = "") -> None:
-        super().__init__(text, hint=hint)
-        self.http_status = status
-
-
-class Asked(NamedTuple):
-    """A request as the engine takes it, and how to word its answer."""
-
-    columns: Mapping[str, Any]
-    word: Callable[[Arrays, str], Any]
-    id: str = ""
+Handler = Callable[[Request], None]
 
 
 class Server:
-    """One deployment's HTTP face.  Granian calls it with (scope, protocol) for every request (its RSGI interface)."""
+    """One deployment's HTTP face: `http.Listener` calls it with each request."""
 
-    def __init__(self, spec: ServerSpec, engine: Engine, capture: Capture, *, outputs: list[Column], quick: bool) -> None:
+    def __init__(self, spec: ServerSpec, engine: Engine, capture: Capture, *, outputs: list[Column], quick: bool, batching: Batching) -> None:
         self.spec, self.engine, self.capture = spec, engine, capture
         self.signature: Signature | None = engine.signature
-        self.outputs = outputs
+        self.outputs, self._batching = outputs, batching.told
         self.metrics = Metrics(endpoint=spec.endpoint, deployment=spec.deployment, model=spec.model, version=str(spec.version))
-        self.in_flight = 0
+        self.scorer = Scorer(spec, engine, capture, self.metrics, quick=quick, batch_rows=batching.rows)
         self._script = Desk(engine, spec) if isinstance(engine, EntryScript) else None
-        self._inline = engine.inline and quick
-        self._pool = ThreadPoolExecutor(max_workers=2 if engine.inline else 1, thread_name_prefix="model")
-        self._token = Path(spec.token_file).read_text().strip().encode()
-        self._encode = msgspec.json.Encoder(enc_hook=protocol.plain).encode
-        self._process, self._numbers = secrets.token_hex(6), count(1)
-        self._told_at = float("-inf")
+        self._asking: set[asyncio.Task[None]] = set()
+        self._infer_body, self._score_body = typed.inferrer(self.signature, engine), typed.scorer(self.signature, engine)
         self._routes = self._table()
 
     # ── routes ──
@@ -76,8 +54,8 @@ class Server:
         routes: dict[str, tuple[str, Handler]] = {
             "/v2/health/live": ("GET", self._page({"live": True})),
             "/v2/health/ready": ("GET", self._page({"ready": True})),
-            "/v2": ("GET", self._page({"name": "mlops_nb", "version": __version__, "extensions": []})),
-            "/score": ("GET POST", self._run_script) if self._script else ("POST", partial(self._ask, self._read_score)),
+            "/v2": ("GET", self._page({"name": "mlops_nb", "version": __version__, "extensions": _EXTENSIONS})),
+            "/score": ("GET POST", self._ask_script) if self._script else ("POST", partial(self.scorer.ask, self._read_score)),
             "/metrics": ("GET", self._metrics_page),
             "/swagger.json": ("GET", self._page(openapi.document(self.spec, self.signature, self.outputs))),
         }
@@ -85,7 +63,7 @@ class Server:
             for base in (f"/v2/models/{name}", f"/v2/models/{name}/versions/{self.spec.version}"):
                 routes[base] = ("GET", self._page(self._metadata(name)))
                 routes[f"{base}/ready"] = ("GET", self._page({"name": name, "ready": True}))
-                routes[f"{base}/infer"] = ("POST", partial(self._ask, self._read_infer))
+                routes[f"{base}/infer"] = ("POST", partial(self.scorer.ask, self._read_infer))
         return routes
 
     def _metadata(self, name: str) -> dict[str, Any]:
@@ -102,24 +80,22 @@ class Server:
                 "engine": self.engine.name,
                 "execution_providers": self.engine.providers,
                 "hardware": self.spec.hardware,
+                "batching": self._batching,
             },
         }
 
-    def _runtime(self) -> dict[str, Any]:
-        return {"engine": self.engine.name, "execution_providers": self.engine.providers}
-
-    async def __rsgi__(self, scope: Any, proto: Any) -> None:
-        """One request.  All but health wants the token, so that nobody gets around the gateway's keys."""
-        path = scope.path
-        if not hmac.compare_digest((scope.headers.get("x-mlops-token") or "").encode(), self._token) and not path.startswith("/v2/health/"):
-            return self._refuse(proto, Refused(401, "Ask through the workspace's gateway: the header x-mlops-token is missing or wrong."))
-        route = self._routes.get(path)
+    def __call__(self, request: Request) -> None:
+        """Answer one request.  All but health wants the token, so that nobody gets around the gateway's keys."""
+        path = request.path
+        if not self.scorer.trusts(request.headers.get(b"x-mlops-token")) and not path.startswith("/v2/health/"):
+            return self._refuse(request, Refused(401, "Ask through the workspace's gateway: the header x-mlops-token is missing or wrong."))
+        route = self._routes.get(path) or self._routes.get(path.partition("?")[0])
         if route is None:
-            return self._refuse(proto, self._no_route(path))
-        method, handler = route
-        if scope.method not in method.split():
-            return self._refuse(proto, Refused(405, f"{path} takes {' and '.join(method.split())}, not {scope.method}."))
-        return await handler(scope, proto)
+            return self._refuse(request, self._no_route(path.partition("?")[0]))
+        methods, handler = route
+        if request.method not in methods.split():
+            return self._refuse(request, Refused(405, f"{path[:200]} takes {' and '.join(methods.split())}, not {request.method}."))
+        return handler(request)
 
     def _no_route(self, path: str) -> Refused:
         parts = path.split("/")
@@ -130,140 +106,149 @@ class Server:
         return Refused(404, f"No route {path!r}.", hint=f"POST /score or /v2/models/{self.spec.endpoint}/infer")
 
     def _page(self, content: dict[str, Any]) -> Handler:
-        body, headers = msgspec.json.encode(content), self._headers("")
+        body, head = msgspec.json.encode(content), self._head(JSON_HEAD)
+        return lambda request: request.answer(200, head, body)
 
-        async def answer(scope: Any, proto: Any) -> None:
-            proto.response_bytes(200, headers, body)
-
-        return answer
-
-    async def _metrics_page(self, scope: Any, proto: Any) -> None:
+    def _metrics_page(self, request: Request) -> None:
         capture = self.capture
-        text = self.metrics.text(waiting=capture.waiting, dropped=capture.dropped, write_errors=capture.write_errors, in_flight=self.in_flight)
-        proto.response_str(200, [("content-type", "text/plain; version=0.0.4; charset=utf-8")], text)
+        text = self.metrics.text(waiting=capture.waiting, dropped=capture.dropped, write_errors=capture.write_errors, in_flight=self.scorer.in_flight)
+        request.answer(200, self._head(b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), text.encode())
 
-    # ── asking the model ──
+    def _refuse(self, request: Request, refusal: Refused) -> None:
+        text = f"{refusal} ({refusal.hint})" if refusal.hint else str(refusal)
+        request.answer(refusal.http_status, self._head(JSON_HEAD), msgspec.json.encode({"error": text}))
 
-    async def _ask(self, read: Callable[[bytes], Asked], scope: Any, proto: Any) -> None:
-        """Decode, check, predict, word the answer; whatever goes wrong is worded too, and all of it counted and captured."""
-        moment, started, headers = time.time(), time.perf_counter(), scope.headers
-        given = _header_safe(headers.get("x-request-id"))
-        id = given or self._new_id()
-        columns: Arrays = {}
-        arrays: Arrays | None = None
-        status, rows, error = 200, 0, None
-        self.in_flight += 1
+    def _head(self, kind: bytes) -> bytes:
+        return b"%bazureml-model-deployment: %b\r\n" % (kind, self.spec.deployment.encode())
+
+    # ── the protocol's infer ──
+
+    def _read_infer(self, job: Job) -> None:
+        body, kind = _content(job.request)
+        length = job.request.headers.get(b"inference-header-content-length")
+        if length is None and kind is None and (fitting := self._infer_body(body)):
+            return self._take(job, fitting, self._word_infer(job, fitting.asked))
+        if kind == arrow.CONTENT_TYPE:
+            return self._read_arrow(job, body)
+        decode = protocol.decode if length is None else partial(protocol.decode_binary, header_length=length)
+        asked = _decoded(decode, body)
+        job.id = _given_id(job.request) or header_safe(asked.id) or job.id
+        return self._check(job, protocol.columns(asked, self.signature), self._word_infer(job, asked))
+
+    def _word_infer(self, job: Job, asked: Any) -> Callable[[Arrays, str], Said]:
+        if asked.id and not _given_id(job.request):
+            job.id = header_safe(asked.id) or job.id
+        word = partial(protocol.answer, request=asked, model=self.spec.model, version=str(self.spec.version), id=asked.id or job.id)
+        return self._packed(job, lambda arrays, _: word(arrays))
+
+    # ── Azure ML's score ──
+
+    def _read_score(self, job: Job) -> None:
+        body, kind = _content(job.request)
+        if kind == arrow.CONTENT_TYPE:
+            return self._read_arrow(job, body)
+        if kind is None and (fitting := self._score_body(body)):
+            return self._take(job, fitting, self._word_score(job))
+        return self._check(job, score.columns(_decoded(score.decode, body), self.signature), self._word_score(job))
+
+    def _read_arrow(self, job: Job, body: bytes) -> None:
         try:
-            asked = read(await _body(headers, proto, _JSON))
-            id = given or _header_safe(asked.id) or id
-            columns = self.signature.check(asked.columns) if self.signature else {name: np.asarray(values) for name, values in asked.columns.items()}
-            rows = _rows(columns)
-            arrays = await self._predict(columns, rows)
-            answer = self._encode(asked.word(arrays, asked.id or id))
-        except MlopsError as refusal:
-            status, error, answer = _refusal(refusal)
-        except (Exception, SystemExit) as raised:  # the model's own code: told to the caller and to the owner, and the server goes on
-            status, error, answer = self._raised(raised)
-        self._answer(proto, status, answer, id)
-        payload = partial(_payload, columns, arrays) if columns and self.capture.sampled() else None
-        self._finish(Record(moment, id, status, (time.perf_counter() - started) * 1000, rows, payload, rows * len(columns) if payload else 0, error), headers)
+            columns = arrow.columns(body)
+        except MissingPackage as missing:
+            raise Refused(415, str(missing), hint=missing.hint) from None
+        self._check(job, columns, self._word_score(job))
 
-    def _read_infer(self, body: bytes) -> Asked:
-        request = _decoded(protocol.decode, body)
-        return Asked(protocol.columns(request, self.signature), partial(self._word_infer, request), request.id)
-
-    def _word_infer(self, request: protocol.InferRequest, arrays: Arrays, id: str) -> protocol.InferResponse:
-        return protocol.answer(arrays, request, model=self.spec.model, version=str(self.spec.version), id=id)
-
-    def _read_score(self, body: bytes) -> Asked:
-        return Asked(score.columns(_decoded(score.decode, body), self.signature), lambda arrays, _: score.answer(arrays))
-
-    async def _predict(self, columns: Arrays, rows: int) -> Arrays:
-        if not rows:
-            raise SignatureMismatch("The request has no rows.", hint="at least one row")
-        if self._inline and rows <= INLINE_ROWS:
-            return predict(self.engine, columns)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, _guarded, partial(predict, self.engine), columns)
-
-    async def _run_script(self, scope: Any, proto: Any) -> None:
-        """Have the user's entry script answer the request."""
-        moment, started, headers = time.time(), time.perf_counter(), scope.headers
-        id = _header_safe(headers.get("x-request-id")) or self._new_id()
-        status, error, text, result, told = 200, None, None, None, []
-        self.in_flight += 1
-        try:
-            body = await _body(headers, proto, ())
-            text = body.decode(errors="replace")
-            request = AMLRequest(method=scope.method, path=scope.path, query=scope.query_string, headers=_public(headers), body=body)
-            status, told, answer, result = await self._script.answer(request)
-        except MlopsError as refusal:
-            status, error, answer = _refusal(refusal)
-        except Exception as raised:  # the script's own code: told to the caller and to the owner, and the server goes on
-            status, error, answer = self._raised(raised)
-        proto.response_bytes(status, list((dict(self._headers(id)) | dict(told)).items()), answer)
-        payload = partial(_script_payload, self.signature, text, result) if text is not None and self.capture.sampled() else None
-        rows = len(result) if isinstance(result, list) else 1
-        self._finish(Record(moment, id, status, (time.perf_counter() - started) * 1000, rows, payload, len(text or "") // 8, error), headers)
+    def _word_score(self, job: Job) -> Callable[[Arrays, str], Said]:
+        if arrow.CONTENT_TYPE.encode() in job.request.headers.get(b"accept", b""):
+            return lambda arrays, _: arrow.answer(arrays)
+        return self._packed(job, lambda arrays, _: (JSON_HEAD, _encode(score.answer(arrays))))
 
     # ── in and out ──
 
-    def _new_id(self) -> str:
-        return f"{self._process}-{next(self._numbers):x}"
+    def _take(self, job: Job, fitting: typed.Fitting, word: Callable[[Arrays, str], Said]) -> None:
+        job.feed, job.rows, job.word, job.payload = fitting.feed, fitting.rows, word, partial(_payload, fitting.columns)
 
-    def _headers(self, id: str) -> list[tuple[str, str]]:
-        headers = [("content-type", "application/json"), ("azureml-model-deployment", self.spec.deployment)]
-        return [*headers, ("x-request-id", id)] if id else headers
+    def _check(self, job: Job, given: Mapping[str, Any], word: Callable[[Arrays, str], Said]) -> None:
+        """The careful way: columns against the signature, each fault named.  Raises SignatureMismatch."""
+        columns = self.signature.check(given) if self.signature else {name: np.asarray(values) for name, values in given.items()}
+        job.rows = _rows(columns)
+        if not job.rows:
+            raise SignatureMismatch("The request has no rows.", hint="at least one row")
+        job.payload = partial(_payload, lambda: columns)
+        job.feed, job.word = self.engine.feed(columns), word
 
-    def _answer(self, proto: Any, status: int, body: bytes, id: str) -> None:
-        proto.response_bytes(status, self._headers(id), body)
+    def _packed(self, job: Job, word: Callable[[Arrays, str], Said]) -> Callable[[Arrays, str], Said]:
+        """*word*, whose long answers are gzipped when the caller takes that."""
+        if b"gzip" not in job.request.headers.get(b"accept-encoding", b""):
+            return word
 
-    def _refuse(self, proto: Any, refusal: Refused) -> None:
-        self._answer(proto, refusal.http_status, _refusal(refusal)[2], "")
+        def packed(arrays: Arrays, id: str) -> Said:
+            head, body = word(arrays, id)
+            if len(body) < _GZIPPED_BYTES:
+                return head, body
+            return head + b"content-encoding: gzip\r\nvary: accept-encoding\r\n", gzip.compress(body, 1)
 
-    def _finish(self, record: Record, headers: Any) -> None:
-        self.in_flight -= 1
-        self.metrics.count(record.status, record.latency_ms / 1000, record.rows)
-        if not hmac.compare_digest((headers.get(NOT_CAPTURED) or "").encode(), self._token):
-            self.capture.put(record)
+        return packed
 
-    def _raised(self, error: BaseException) -> tuple[int, str, bytes]:
-        reason = failures.why(error, self.spec, doing="exception in a request")
-        self._tell(reason)
-        return 500, reason.message, msgspec.json.encode({"error": reason.message + (f" ({reason.where})" if reason.where else "")})
+    # ── an entry script ──
 
-    def _tell(self, reason: Any) -> None:
-        """Leave the latest exception for the owner, once a second at most."""
-        if time.monotonic() - self._told_at < 1:
-            return
-        self._told_at = time.monotonic()
-        failures.write(reason, Path(self.spec.run_folder) / "request_error.json")
-        sys.stderr.write(f"request.failed {reason.message}\n{reason.traceback}")
+    def _ask_script(self, request: Request) -> None:
+        task = asyncio.get_running_loop().create_task(self._run_script(request))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
 
-
-async def _body(headers: Any, proto: Any, kinds: tuple[str, ...]) -> bytes:
-    """The body, whole.  Raises Refused for a content type that is not of *kinds* (if any are given) and for a body too large."""
-    kind = headers.get("content-type")
-    if kinds and kind and kind != "application/json" and not _is_one_of(kind, kinds):
-        raise Refused(415, f"Content type {kind[:80]!r} is not taken.", hint="content-type: application/json")
-    length = headers.get("content-length")
-    if length is not None:
-        if int(length) > MOST_BYTES:
-            raise _too_large()
-        return await proto()
-    chunks = bytearray()
-    async for chunk in proto:
-        chunks += chunk
-        if len(chunks) > MOST_BYTES:
-            raise _too_large()
-    return bytes(chunks)
+    async def _run_script(self, request: Request) -> None:
+        """Have the user's entry script answer the request."""
+        job = Job(request)
+        self.scorer.begin(job)
+        try:
+            self.scorer.admit(job)
+            body = _inflated(request)
+            path, _, query = request.path.partition("?")
+            text = body.decode(errors="replace")
+            job.payload = partial(_script_payload, self.signature, text)
+            asked = AMLRequest(method=request.method, path=path, query=query, headers=_public(request), body=body)
+            status, told, answer, result = await self._script.answer(asked)  # type: ignore[union-attr]
+        except (Exception, SystemExit) as error:  # the script's own code: told to the caller and to the owner, and the server goes on
+            return self.scorer.fail(job, error)
+        job.rows = len(result) if isinstance(result, list) else 1
+        head = "".join(f"{name}: {value}\r\n" for name, value in told).encode("latin-1")
+        return self.scorer.finish(job, status, (head, answer), result)
 
 
-def _guarded(call: Callable[[Any], Any], argument: Any) -> Any:
-    """A model that calls exit() must not take the server's loop with it."""
+_encode = msgspec.json.Encoder(enc_hook=protocol.plain).encode
+
+
+def _content(request: Request) -> tuple[bytes, str | None]:
+    """The body, inflated, and its content type; None for JSON under any of its names.  Raises Refused."""
+    body, kind = _inflated(request), request.headers.get(b"content-type")
+    if kind is None or kind == b"application/json":
+        return body, None
+    plain = kind.decode("latin-1").partition(";")[0].strip().lower()
+    if plain in _JSON or plain.endswith("+json"):
+        return body, None
+    if plain == arrow.CONTENT_TYPE or (plain == "application/octet-stream" and b"inference-header-content-length" in request.headers):
+        return body, plain
+    raise Refused(415, f"Content type {plain[:80]!r} is not taken.", hint="content-type: application/json")
+
+
+def _inflated(request: Request) -> bytes:
+    """The body without its gzip.  Raises Refused, also for one that would inflate beyond what is taken."""
+    coding = request.headers.get(b"content-encoding", b"identity").strip().lower()
+    if coding in (b"identity", b""):
+        return request.body
+    if coding not in (b"gzip", b"x-gzip"):
+        raise Refused(415, f"Content encoding {coding.decode('latin-1')[:40]!r} is not taken.", hint="gzip, or none")
+    unpacker = zlib.decompressobj(wbits=31)
     try:
-        return call(argument)
-    except SystemExit as error:
-        raise RuntimeError(f"the model's code called exit({error.code!r})") from error
+        body = unpacker.decompress(request.body, MOST_BYTES + 1)
+    except zlib.error as error:
+        raise Refused(400, f"The body is not gzip: {error}.") from None
+    if len(body) > MOST_BYTES:
+        raise too_large()
+    if not unpacker.eof or unpacker.unused_data:
+        raise Refused(400, "The body is not one whole gzip stream.")
+    return body
 
 
 def _decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
@@ -273,29 +258,20 @@ def _decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
         raise Refused(400, f"The request is not as the protocol wants it: {error}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refused(400, f"The body is not JSON: {error}.") from None
+    except RecursionError:
+        raise Refused(400, "The body is nested too deeply.") from None
 
 
-def _public(headers: Any) -> list[tuple[str, str]]:
+def _given_id(request: Request) -> str:
+    return header_safe(request.headers.get(b"x-request-id", b""))
+
+
+def _public(request: Request) -> list[tuple[str, str]]:
     """A request's headers, without those that are between the gateway and us."""
-    return [(name, value) for name, value in headers.items() if name not in ("x-mlops-token", NOT_CAPTURED)]
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.items() if name not in _OURS]
 
 
-def _is_one_of(kind: str, kinds: tuple[str, ...]) -> bool:
-    plain = kind.partition(";")[0].strip().lower()
-    return plain in kinds or plain.endswith("+json")
-
-
-def _too_large() -> Refused:
-    return Refused(413, f"The body is larger than {MOST_BYTES // 1_000_000} MB.", hint="several requests")
-
-
-def _refusal(error: MlopsError) -> tuple[int, str, bytes]:
-    text = f"{error} ({error.hint})" if error.hint else str(error)
-    return error.http_status, str(error), msgspec.json.encode({"error": text})
-
-
-def _header_safe(id: str | None) -> str:
-    return id if id and len(id) <= 128 and id.isascii() and id.isprintable() else ""
+_OURS = (b"x-mlops-token", NOT_CAPTURED.encode())
 
 
 def _rows(columns: Arrays) -> int:
@@ -303,13 +279,9 @@ def _rows(columns: Arrays) -> int:
     return len(first) if first is not None and first.ndim else 1
 
 
-def _payload(columns: Arrays, arrays: Arrays | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    return _lists(columns), _lists(arrays) if arrays is not None else None
-
-
-def _lists(arrays: Arrays) -> dict[str, Any]:
-    """Arrays as the line's encoder takes them; it writes NaN as null."""
-    return {name: array.tolist() for name, array in arrays.items()} if all(array.dtype.kind != "M" for array in arrays.values()) else as_lists(arrays)
+def _payload(columns: Callable[[], Arrays], outputs: Arrays | None) -> tuple[Arrays, Arrays | None]:
+    """Outputs as lists, so that their digits are those of the answer."""
+    return columns(), None if outputs is None else {name: array.tolist() if array.dtype.kind != "M" else array for name, array in outputs.items()}
 
 
 def _script_payload(signature: Signature | None, text: str, result: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -318,7 +290,7 @@ def _script_payload(signature: Signature | None, text: str, result: Any) -> tupl
     if signature:
         try:
             inputs = as_lists(signature.check(score.columns(score.decode(text), signature)))
-        except (SignatureMismatch, msgspec.DecodeError):
+        except (MlopsError, msgspec.DecodeError):
             pass  # exempt from the signature
     if isinstance(result, dict) and all(isinstance(values, list) for values in result.values()):
         return inputs, result

@@ -1,0 +1,229 @@
+"""Decoders made from a signature: a body that plainly fits is decoded, checked and turned into arrays in one go.
+
+Whatever does not plainly fit (another way to send rows, a nested tensor, a datatype to convert, a value that is wrong) gives
+None, and the careful way through `score` and `protocol` takes it, or says what is wrong with it.
+
+Measured on 30 floats, one row: this way 3 µs from body to matrix, the careful way 35–130 µs; 64 rows: 75 µs against 160–900 µs.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from functools import reduce
+from itertools import chain
+from operator import or_
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from ..signature import Column, Signature
+from .engines import Arrays, Engine, Matrix
+from .protocol import DATATYPES, Wanted, datatype_of
+
+_FLOATS = {"float32": "f", "float64": "d"}
+_NUMBERS = frozenset(DATATYPES) - {"BOOL", "BYTES"}
+_EXACT = 2**53
+"""Whole numbers up to here are floats without loss."""
+
+
+class Fitting(NamedTuple):
+    """What a body says, ready for the engine."""
+
+    feed: Arrays
+    columns: Callable[[], Arrays]
+    """The columns as the signature has them, for whoever keeps the request."""
+    rows: int
+    asked: Any
+    """The protocol's request, with its id, parameters and wanted outputs; None for /score."""
+
+
+Decoder = Callable[[bytes], "Fitting | None"]
+
+
+def scorer(signature: Signature | None, engine: Engine) -> Decoder:
+    """Decodes `[{…}, …]`, `{"data": [{…}, …]}` and `{"inputs": {"column": […]}}` for a table."""
+    if signature is None or signature.kind == "tensors" or {"data", "inputs"} & {c.name for c in signature.inputs} or not _typeable(signature.inputs):
+        return _never
+    names = {f"f{place}": column.name for place, column in enumerate(signature.inputs)}
+    kinds = [_kind(column) for column in signature.inputs]
+    optional = [((None,) if column.nullable else ()) for column in signature.inputs]
+    row = _struct("Row", [(field, kind, *default) for field, kind, default in zip(names, kinds, optional, strict=True)], rename=names)
+    lists = _struct("Lists", [(field, list[kind]) for field, kind in zip(names, kinds, strict=True)], rename=names)  # type: ignore[valid-type]
+    body = _struct("Body", [("data", list[row] | None, None), ("inputs", lists | None, None)])  # type: ignore[valid-type]
+    rows_of, body_of = msgspec.json.Decoder(list[row]).decode, msgspec.json.Decoder(body).decode  # type: ignore[valid-type]
+    as_rows, as_lists = _takers(signature.inputs, engine)
+    tuple_of = msgspec.structs.astuple
+
+    def decode(text: bytes) -> Fitting | None:
+        try:
+            if text[:1] == b"[":
+                return as_rows([tuple_of(row) for row in rows_of(text)], None)
+            asked = body_of(text)
+            if asked.data is not None and asked.inputs is None:
+                return as_rows([tuple_of(row) for row in asked.data], None)
+            return as_lists(tuple_of(asked.inputs), None) if asked.inputs is not None and asked.data is None else None
+        except _NOT_PLAIN:
+            return None
+
+    return decode
+
+
+def inferrer(signature: Signature | None, engine: Engine) -> Decoder:
+    """Decodes the protocol's JSON with one flat tensor for each input."""
+    if signature is None or not signature.inputs or not _typeable(signature.inputs):
+        return _never
+    fields = [("shape", list[int]), ("datatype", str), ("parameters", dict[str, Any] | None, None)]
+    tensors = [
+        _struct(f"Tensor{place}", [("data", list[_kind(column)]), *fields], tag_field="name", tag=column.name)  # type: ignore[misc]
+        for place, column in enumerate(signature.inputs)
+    ]
+    parts = [("inputs", list[reduce(or_, tensors)]), ("id", str, ""), ("parameters", dict[str, Any] | None, None), ("outputs", list[Wanted] | None, None)]  # type: ignore[valid-type]
+    decode_request = msgspec.json.Decoder(_struct("Infer", parts)).decode
+    places = {tensor: place for place, tensor in enumerate(tensors)}
+    take = _taker_of_columns(signature.inputs, engine) if signature.kind == "table" else _taker_of_tensors(signature.inputs, engine)
+
+    def decode(text: bytes) -> Fitting | None:
+        try:
+            asked = decode_request(text)
+            given = asked.inputs if len(places) == 1 else sorted(asked.inputs, key=lambda tensor: places[type(tensor)])
+            if len(given) != len(places) or any(type(tensor) is not kind for tensor, kind in zip(given, tensors, strict=True)):
+                return None
+            return take(given, asked)
+        except _NOT_PLAIN:
+            return None
+
+    return decode
+
+
+_NOT_PLAIN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, struct.error, OverflowError, TypeError, ValueError, IndexError)
+
+
+def _never(text: bytes) -> None:
+    return None
+
+
+def _struct(name: str, fields: Sequence[tuple[Any, ...]], **how: Any) -> type[msgspec.Struct]:
+    return msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields="rename" in how or name == "Body", gc=False, **how)
+
+
+# ── types ──
+
+
+def _typeable(columns: list[Column]) -> bool:
+    return all(column.type not in ("datetime", "json", "float16") for column in columns)
+
+
+def _kind(column: Column) -> Any:
+    """The type a JSON value must have to fit *column*."""
+    if column.type == "string":
+        kind: Any = str
+    elif column.type == "bool":
+        kind = bool
+    elif column.type in _FLOATS:
+        kind = float
+    else:
+        limits = np.iinfo(column.type)
+        kind = Annotated[int, msgspec.Meta(ge=int(limits.min), le=min(int(limits.max), 2**63 - 1))]
+    return kind | None if column.nullable else kind
+
+
+def _array(column: Column, values: Sequence[Any]) -> np.ndarray:
+    """Values of a column's own kind as its array.  Raises TypeError for a gap among whole numbers, OverflowError for a float too large."""
+    if column.type == "string":
+        return np.fromiter(values, dtype=object, count=len(values))
+    if column.type == "float32" and not column.nullable:
+        return _packed("f", values)
+    array = np.array(values, dtype=column.type)
+    if column.type == "float32" and np.isinf(array).any():
+        raise OverflowError
+    return array
+
+
+def _packed(code: str, values: Sequence[Any]) -> np.ndarray:
+    """Numbers as float32 (`f`) or float64 (`d`), four times as quick as np.array; for float32 it raises OverflowError where that would give infinity."""
+    packer = struct.Struct(f"{len(values)}{code}")
+    buffer = bytearray(packer.size)
+    packer.pack_into(buffer, 0, *values)
+    return np.frombuffer(buffer, dtype=code)
+
+
+# ── rows and columns of a table ──
+
+
+def _takers(columns: list[Column], engine: Engine) -> tuple[Callable[..., Fitting | None], Callable[..., Fitting | None]]:
+    """What makes a Fitting of rows, and what makes one of lists, one for each column."""
+    if engine.matrix and all(column.type in _FLOATS or "int" in column.type for column in columns):
+        return _matrix_takers(columns, engine.matrix)
+
+    def of_lists(lists: Sequence[Sequence[Any]], asked: Any) -> Fitting | None:
+        rows = len(lists[0])
+        if not rows or any(len(values) != rows for values in lists):
+            return None
+        arrays = {column.name: _array(column, values) for column, values in zip(columns, lists, strict=True)}
+        return Fitting(engine.feed(arrays), lambda: arrays, rows, asked)
+
+    return (lambda rows, asked: of_lists(list(zip(*rows, strict=True)), asked) if rows else None), of_lists
+
+
+def _matrix_takers(columns: list[Column], matrix: Matrix) -> tuple[Callable[..., Fitting | None], Callable[..., Fitting | None]]:
+    """All numbers side by side at once: no array for each column is made unless the request is kept."""
+    width, whole = len(columns), any("int" in column.type for column in columns)
+    code = "f" if matrix.type == np.float32 and all(column.type == "float32" for column in columns) else "d"
+
+    def fitting(numbers: np.ndarray, asked: Any) -> Fitting | None:
+        if whole and np.abs(numbers).max() > _EXACT:
+            return None
+        fed = numbers.astype(matrix.type, order="C", copy=False)
+        if code == "d" and matrix.type != np.float64 and not math.isfinite(fed.ravel().dot(fed.ravel())):
+            return None
+        return Fitting({matrix.name: fed}, lambda: {c.name: numbers[:, place].astype(c.type) for place, c in enumerate(columns)}, len(fed), asked)
+
+    def of_rows(rows: Sequence[tuple[Any, ...]], asked: Any) -> Fitting | None:
+        flat = rows[0] if len(rows) == 1 else tuple(chain.from_iterable(rows))
+        return fitting(_packed(code, flat).reshape(len(rows), width), asked) if rows else None
+
+    def of_lists(lists: Sequence[Sequence[Any]], asked: Any) -> Fitting | None:
+        rows = len(lists[0])
+        if not rows or any(len(values) != rows for values in lists):
+            return None
+        return fitting(_packed(code, tuple(chain.from_iterable(lists))).reshape(width, rows).T, asked)
+
+    return of_rows, of_lists
+
+
+def _taker_of_columns(columns: list[Column], engine: Engine) -> Callable[..., Fitting | None]:
+    of_lists = _takers(columns, engine)[1]
+    families = [{"string": {"BYTES"}, "bool": {"BOOL"}}.get(column.type, _NUMBERS) for column in columns]
+
+    def take(tensors: Sequence[Any], asked: Any) -> Fitting | None:
+        for tensor, family in zip(tensors, families, strict=True):
+            rows = len(tensor.data)
+            if tensor.datatype not in family or tensor.parameters or (tensor.shape != [rows] and tensor.shape != [rows, 1]):
+                return None
+        return of_lists([tensor.data for tensor in tensors], asked)
+
+    return take
+
+
+# ── tensors ──
+
+
+def _taker_of_tensors(columns: list[Column], engine: Engine) -> Callable[..., Fitting | None]:
+    kinds = [{datatype_of(column)} | ({"FP64"} if column.type == "float32" else set()) for column in columns]
+    shapes = [column.shape or [None] for column in columns]
+
+    def take(tensors: Sequence[Any], asked: Any) -> Fitting | None:
+        arrays, rows = {}, tensors[0].shape[0]
+        for tensor, column, kind, wanted in zip(tensors, columns, kinds, shapes, strict=True):
+            shape = tensor.shape
+            if tensor.datatype not in kind or tensor.parameters or len(shape) != len(wanted) or shape[0] != rows or math.prod(shape) != len(tensor.data):
+                return None
+            if not rows or any(want is not None and want != size for want, size in zip(wanted, shape, strict=True)):
+                return None
+            arrays[column.name] = _array(column, tensor.data).reshape(shape)
+        return Fitting(engine.feed(arrays), lambda: arrays, rows, asked)
+
+    return take
