@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mlops_nb.store.models import ModelVersion
 
-WARM_ROUNDS = 7
+WARM_ROUNDS = 5
 COLD_ROUNDS = 3
 _numbers = count(1)
 
