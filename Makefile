@@ -49,6 +49,7 @@ packages:
 .venv/bin/uv:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "Installing into .venv; the first time this takes some minutes."
 
 .venv/ready-demo: .venv/bin/uv pyproject.toml constraints.txt $(EXTENSION)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt -e '.[demo]'

@@ -349,7 +349,7 @@ def _columns(signature: Mapping[str, Any] | None, which: str) -> str:
 def _registered(registered: Any) -> Card:
     card = _model_version(registered.version)
     same = f"The very same bytes are registered as {registered.same_as}." if registered.same_as else ""
-    return msgspec.structs.replace(card, mark=Mark("good", "registered"), note=same)
+    return msgspec.structs.replace(card, mark=Mark("good", "registered"), note=" ".join(part for part in (same, registered.note) if part))
 
 
 def _dataset_version(version: Any) -> Card:

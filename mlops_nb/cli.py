@@ -121,6 +121,8 @@ class Terminal:
         path = Path(word).expanduser()
         if path.exists():
             return path
+        if word[:1] in "[{" and (literal := _json(word)) is not None:
+            return literal
         names = known()
         if word.split(":")[0] in names:
             return word
@@ -208,3 +210,13 @@ def _coloured(text: str) -> str:
 
 def _colour(stream: Any) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _json(text: str) -> object:
+    """What *text* is as JSON, or None."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return None

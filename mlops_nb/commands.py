@@ -431,14 +431,17 @@ def debug(subject: str, port: int | None, sample: str | None, data: str | None, 
 def undeploy(ref: DeploymentRef) -> Facts:
     """Withdraw a deployment, or all of an endpoint's.
 
-    It finishes what it has, and its share goes to the others.
+    It finishes what it has, and its share goes to those that have one.
     """
     from . import rollout
 
     with face().reporting(f"withdrawing {ref}") as report:
         gone = rollout.undeploy(ref)
         report.step(f"withdrew {', '.join(gone) or 'nothing'}")
-    return Facts({"endpoint": ref.endpoint, "withdrawn": gone})
+    left = rollout.endpoints(ref.endpoint)[0].deployments
+    idle = bool(left) and not any(d.traffic for d in left)
+    advice = {"note": f"nobody takes requests now: traffic {ref.endpoint} {left[0].name}=100"} if idle else {}
+    return Facts({"endpoint": ref.endpoint, "withdrawn": gone, **advice})
 
 
 @mlops.group(default="list", heading="Serving")

@@ -42,7 +42,7 @@ def sample_for(model: Any, dataset: DatasetVersion | None, sample: Any, *, earli
 def _columns(dataset: DatasetVersion, earlier: ModelVersion | None, target: str | None) -> list[str]:
     there = [column["name"] for column in dataset.schema]
     if target is not None:
-        _check_present([target], dataset)
+        _check_target(target, dataset)
         return [name for name in there if name != target]
     before = [column["name"] for column in earlier.signature["inputs"]] if earlier and earlier.signature else []
     return before if before and set(before) <= set(there) else there
@@ -55,6 +55,12 @@ def _like_before(model: Any, earlier: ModelVersion) -> Any:
     if known.kind != "table" or not known.sample or (names is not None and names != before):
         return _zeros(model)
     return signature.as_frame(known.check(known.table_of(known.sample)), known)
+
+
+def takes_every_column(model: Any, dataset: DatasetVersion, known: Signature | None) -> bool:
+    """Whether the inputs are all of *dataset*'s columns only because the model does not remember its own."""
+    there = [column["name"] for column in dataset.schema]
+    return model is not None and known is not None and feature_names(model) is None and [column.name for column in known.inputs] == there
 
 
 def feature_names(model: Any) -> list[str] | None:
@@ -90,6 +96,13 @@ def _zeros(model: Any) -> Any:
 
     width = getattr(model, "n_features_in_", None)
     return np.zeros((1, width)) if width and feature_names(model) is None else None
+
+
+def _check_target(target: str, dataset: DatasetVersion) -> None:
+    there = [column["name"] for column in dataset.schema]
+    if target not in there:
+        near = closest(target, there)
+        raise SignatureMismatch(f"{dataset.ref} has no column {target!r}.", hint=f"did you mean {near}?" if near else f"%mlops datasets {dataset.ref}")
 
 
 def _check_present(names: list[str], dataset: DatasetVersion) -> None:

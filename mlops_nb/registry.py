@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .signature import Signature
 
 SAMPLE_ROWS = 1000
+_EVERY_COLUMN = "Every column of {} counts as an input; if the model predicts one of them, register it with --target COLUMN."
 
 
 class Registered(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,8 +97,9 @@ def register(
         author=getpass.getuser(), trusted=packed.trusted, created_at=store.now(), aliases=[alias] if alias else [],
     )  # fmt: skip
     registered = _recorded(_with_onnx(draft, converted), run, packed)
-    unsure = dataset is not None and target is None and sample is None and probing.takes_every_column(packed.subject, dataset, signature)
-    return msgspec.structs.replace(registered, note=_EVERY_COLUMN.format(dataset.ref)) if dataset and unsure else registered
+    if dataset and target is None and sample is None and probing.takes_every_column(packed.subject, dataset, signature):
+        return msgspec.structs.replace(registered, note=_EVERY_COLUMN.format(dataset.ref))
+    return registered
 
 
 def get(ref: ModelRef | str) -> ModelVersion:

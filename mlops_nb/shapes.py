@@ -91,7 +91,7 @@ def _model_version(version: Any) -> dict[str, Any]:
 
 
 def _registered(registered: Any) -> dict[str, Any]:
-    return _model_version(registered.version) | {"same_as": registered.same_as}
+    return _model_version(registered.version) | {"same_as": registered.same_as, "note": registered.note}
 
 
 def _with_ref(version: Any) -> dict[str, Any]:

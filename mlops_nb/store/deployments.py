@@ -182,8 +182,8 @@ def get(tx: Transaction, endpoint_name: str, name: str) -> Deployment:
 
 
 def running_version(tx: Transaction, model: str, version: int) -> list[Deployment]:
-    """Deployments that want this model version running."""
-    sql = "SELECT * FROM deployments WHERE model = ? AND version = ? AND wanted = 'running'"
+    """Deployments that run this model version or are to; not one that failed."""
+    sql = "SELECT * FROM deployments WHERE model = ? AND version = ? AND wanted = 'running' AND status <> 'failed'"
     return tx.rows(sql, [model, version], as_=Deployment)
 
 

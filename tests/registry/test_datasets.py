@@ -61,6 +61,12 @@ def test_files_are_taken_too(workspace: Workspace, tmp_path: Path, suffix: str) 
     assert datasets.register("from_file", file).rows == 2
 
 
+@pytest.mark.parametrize("columns", [["Age", "age"], ["x", "x"]])
+def test_columns_that_a_table_cannot_tell_apart_are_refused(workspace: Workspace, columns: list[str]) -> None:
+    with pytest.raises(errors.BadOption, match="one and the same"):
+        datasets.register("twins", pd.DataFrame([[1, 2]], columns=columns))
+
+
 def test_a_file_name_is_no_pattern(workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "data[1].csv").write_text("x\n1\n")
     (tmp_path / "data1.csv").write_text("x\n999\n")

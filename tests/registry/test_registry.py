@@ -61,9 +61,16 @@ def test_a_model_that_remembers_no_columns_takes_those_of_its_last_version(works
     assert columns(registry.register(Remembers().fit(X, Y), name="churn").version) == ["age", "income"]
 
 
+def test_a_model_that_may_have_taken_its_target_for_an_input_is_told_of_target(workspace: Workspace) -> None:
+    datasets.register("customers", ROWS)
+
+    assert "--target" in registry.register(Remembers().fit(X, Y), name="unsure", data="customers").note
+    assert registry.register(LogisticRegression().fit(X, Y), name="sure", data="customers").note == ""
+
+
 def test_a_target_the_data_lacks_is_told_with_the_nearest(workspace: Workspace) -> None:
     datasets.register("customers", ROWS)
-    with pytest.raises(errors.SignatureMismatch, match="lacks") as caught:
+    with pytest.raises(errors.SignatureMismatch, match="no column 'lef'") as caught:
         registry.register(Remembers().fit(X, Y), name="churn", data="customers", target="lef")
     assert caught.value.hint == "did you mean left?"
     assert registry.search() == []
