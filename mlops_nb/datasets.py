@@ -114,6 +114,7 @@ def _copied(data: Any, parquet: Path) -> duckdb.DuckDBPyConnection:
         if isinstance(data, str | Path):
             source = _reader(Path(data))
         else:
+            _check_names(data)
             connection.register("given", data)
             source = "given"
         connection.execute(f"COPY (SELECT * FROM {source}) TO '{_quoted(parquet)}' (FORMAT parquet, COMPRESSION zstd)")
@@ -121,6 +122,15 @@ def _copied(data: Any, parquet: Path) -> duckdb.DuckDBPyConnection:
         hint = "a DataFrame with one type per column, or a CSV, Parquet or JSON file"
         raise BadOption(f"This data cannot be kept as a table: {str(error).splitlines()[0]}", hint=hint) from error
     return connection
+
+
+def _check_names(data: Any) -> None:
+    """Raises BadOption for columns that a table could not tell apart: DuckDB would rename one, and no model would find it again."""
+    first: dict[str, str] = {}
+    for name in map(str, getattr(data, "columns", ())):
+        if name.lower() in first:
+            raise BadOption(f"Columns {first[name.lower()]!r} and {name!r} are one and the same to a table.", hint="rename one of them")
+        first[name.lower()] = name
 
 
 def _memory() -> duckdb.DuckDBPyConnection:
