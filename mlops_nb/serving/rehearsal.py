@@ -41,6 +41,7 @@ def main() -> None:
     spec = msgspec.json.decode((folder / "spec.json").read_bytes(), type=ServerSpec)
     sample = (folder / "sample.json").read_bytes() if (folder / "sample.json").exists() else None
     failures.show_cells(spec.cells)
+    from . import entry  # noqa: F401 - before the clock starts
     _end_after(spec, folder, threading.get_ident())
     try:
         told: Rehearsed | Broke = rehearse(spec, sample)

@@ -109,14 +109,20 @@ def test_a_file_is_tried_from_the_terminal(workspace: Workspace, tmp_path: Path)
         ("def run(raw_data):\n    return 1 +\n", r"SyntaxError.*s\.py:2"),
         ("import os\ndef run(raw_data):\n    os._exit(3)\n", "ended with exit code 3"),
         ("x = 1\n", "has no function run"),
-        ("def run(raw_data):\n    while True: pass\n", r"did not return within 1 s \(s\.py:2\)"),
     ],
-    ids=["package", "path", "syntax", "exit", "no run", "endless"],
+    ids=["package", "path", "syntax", "exit", "no run"],
 )
 def test_a_script_that_cannot_answer_says_why_and_where(workspace: Workspace, tmp_path: Path, source: str, told: str):
-    workspace.root.mkdir(parents=True)
-    (workspace.root / "config.toml").write_text("request_timeout_seconds = 1\n")
     script = rehearsing.write(tmp_path / "s.py", source)
 
     with pytest.raises(EntryScriptFailed, match=told):
+        rehearsing.rehearse(script, sample=b"{}")
+
+
+def test_a_script_that_does_not_end_is_ended_with_its_line(workspace: Workspace, tmp_path: Path):
+    workspace.root.mkdir(parents=True)
+    (workspace.root / "config.toml").write_text("request_timeout_seconds = 2\n")
+    script = rehearsing.write(tmp_path / "s.py", "def run(raw_data):\n    while True: pass\n")
+
+    with pytest.raises(EntryScriptFailed, match=r"did not return within 2 s \(s\.py:2\)"):
         rehearsing.rehearse(script, sample=b"{}")
