@@ -9,8 +9,9 @@ from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor, RandomForestClassifier, RandomForestRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, SplineTransformer, StandardScaler
+from sklearn.svm import LinearSVC
 
 from mlops_nb import conversion, flavors, signature
 
@@ -135,9 +136,20 @@ def test_histogram_boosting_answers_the_same(frame, late, kind):
 
 
 def test_a_step_without_a_converter_is_named(frame, late):
-    model = make_pipeline(FunctionTransformer(np.log1p), LogisticRegression()).fit(frame[["hour"]], late)
+    model = Pipeline([("curves", SplineTransformer()), ("line", LogisticRegression())]).fit(frame[["hour"]], late)
 
-    assert "FunctionTransformer" in stays(converted(model, frame[["hour"]]))
+    assert stays(converted(model, frame[["hour"]])) == "SplineTransformer in step 'curves' has no ONNX converter"
+
+
+def test_a_function_without_a_converter_is_named_in_one_line(frame, late):
+    reason = stays(converted(make_pipeline(FunctionTransformer(np.log1p), LogisticRegression()).fit(frame[["hour"]], late), frame[["hour"]]))
+
+    assert reason.startswith("FunctionTransformer(log1p) in step 'functiontransformer'")
+    assert len(reason) < 250 and "\n" not in reason
+
+
+def test_a_support_vector_machine_in_a_pipeline_answers_the_same(frame, late):
+    assert converted(make_pipeline(StandardScaler(), LinearSVC()).fit(frame[NUMBERS], late), frame[NUMBERS]).report["equal"]
 
 
 def test_missing_text_stays_with_the_original(frame, late):

@@ -13,7 +13,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import SplineTransformer, StandardScaler
+from sklearn.preprocessing import StandardScaler
 
 from mlops_nb import cards, converting, flavors, registry, store
 from mlops_nb.conversion import Options
@@ -127,13 +127,6 @@ def test_a_served_form_that_more_rows_find_unequal_is_withdrawn(flights, registe
         converting.convert(version.ref)
 
     assert (version.engine, registry.get(version.ref).engine) == ("onnxruntime", "python")
-
-
-def test_a_step_without_a_converter_is_named(flights, register):
-    model = Pipeline([("curves", SplineTransformer()), ("line", LogisticRegression())]).fit(flights[NUMBERS], flights.late)
-
-    with pytest.raises(CannotConvert, match=r"SplineTransformer in step 'curves' has no ONNX converter\."):
-        converting.convert(register(model, "curves").ref)
 
 
 def test_where_nothing_can_be_quantized_it_is_said(logistic):
