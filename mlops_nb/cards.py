@@ -485,6 +485,7 @@ def _profile(profile: Any) -> Card:
             ("model", f"{profile.model}:{profile.version}"),
             ("hardware", profile.hardware),
             *((f"{kind} is not here", reason) for kind, reason in settings.get("unavailable", {}).items()),
+            ("not as it was made", ", ".join(settings.get("other_packages", [])[:4])),
             ("cold start", f"{max(cold):.1f} s" if cold else ""),
             *_advised(advice),
             ("measured", ago(profile.time)),

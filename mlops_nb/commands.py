@@ -546,7 +546,7 @@ def logs(ref: DeploymentRef, lines: int, follow: bool) -> Lines:
 @click.option("--slo", "objective", type=A_PROMISE, help="The latency callers are promised, such as p95=20ms or p99=0.2s.  [default: p95=50ms]")
 @click.option("--rps", type=A_NUMBER, help="Requests a second in all, each of the smallest batch: how many instances they take.")
 @click.option("--price", type=A_NUMBER, help="Price of one core for an hour: what a million predictions cost.")
-@click.option("--seconds", type=A_NUMBER, help="How long it may take, about.  [default: 75 for a version, 9 for a deployment]")
+@click.option("--seconds", type=A_NUMBER, help="How long it may take, about.  [default: 75 for a version, 7 for a deployment]")
 @click.option("--resume", is_flag=True, help="Go on with one that was interrupted: what was measured is not measured again.")
 def profile(
     ref: str,

@@ -20,7 +20,8 @@ rows = [
     }
     for one in queries.hardware_here()
 ]
-parts.table(rows, alt="Each kind of hardware, whether it can be used here, and why not")
+device = {"device": st.column_config.TextColumn(width="medium")}
+parts.table(rows, alt="Each kind of hardware, whether it can be used here, and why not", column_config=device)
 
 st.subheader("Deployments", anchor=False)
 running = queries.running_on()

@@ -62,6 +62,7 @@ if advised := [p for p in reversed(newest) if p.advice]:
         for p in advised
     ]
     numbers = {"requests/s": st.column_config.NumberColumn(format="%.0f"), "price of a million": st.column_config.NumberColumn(format="%.3g")}
+    st.text(f"{advised[0].subject}: {rows[0]['why']}")
     parts.table(rows, alt="What to deploy each version with for its objective, and why", column_config=numbers)
     st.caption("  \n".join(dict.fromkeys(parts.plain(p.advice["measured"]) for p in advised if p.advice["measured"])))
 

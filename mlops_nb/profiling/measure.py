@@ -31,7 +31,7 @@ from .rows import bodies
 from .servers import Server, Watch
 
 BATCHES = (1, 32, 256)
-SECONDS_OF_A_VERSION, SECONDS_OF_A_DEPLOYMENT = 75.0, 9.0
+SECONDS_OF_A_VERSION, SECONDS_OF_A_DEPLOYMENT = 75.0, 7.0
 _LEAST_SECONDS_EACH = 1.5
 _START_SECONDS = 1.5
 _MOST_CONNECTIONS = 64
@@ -86,7 +86,7 @@ def profile(
     load.  For every batch size, on a schedule that does not wait for answers (see `load`), rates are tried by bisection.
 
     *rps* is what all callers together send, in requests of the smallest batch; *price* is that of one core for an hour; *seconds* is
-    how long the whole may take, about (75 for a version, 9 for a deployment).  Every point is stored as it is measured; *resume* goes
+    how long the whole may take, about (75 for a version, 7 for a deployment).  Every point is stored as it is measured; *resume* goes
     on with an earlier profile of the same version, objective and machine.  The requests are kept out of the telemetry.
 
     Raises ModelNotFound, DeploymentNotFound and their kin, BadOption, HardwareMissing when nothing that was asked for is here,
