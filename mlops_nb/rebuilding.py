@@ -26,7 +26,7 @@ from .errors import EnvironmentMissing, EnvironmentNotBuilt, MissingExtra
 from .progress import SILENT, Reporter
 from .store.environments import Environment
 
-SERVER_NEEDS = ("cloudpickle", "granian", "httptools", "msgspec", "numpy", "packaging", "psutil")
+SERVER_NEEDS = ("cloudpickle", "httptools", "msgspec", "numpy", "orjson", "packaging", "psutil")
 """What `mlops_nb.serving` imports besides the model's own packages."""
 OLDEST_PYTHON = (3, 11)
 _LAST_LINES = 12

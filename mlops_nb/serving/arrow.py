@@ -26,7 +26,7 @@ def columns(body: bytes) -> dict[str, Any]:
         with arrow.ipc.open_stream(body) as stream:
             table = arrow.Table.from_batches(_uncompressed(arrow, body, stream), schema=stream.schema)
         table.validate(full=True)
-    except (arrow.ArrowException, OSError, ValueError) as error:
+    except (arrow.ArrowException, OSError, ValueError, IndexError) as error:
         raise SignatureMismatch(f"The body is not an Arrow IPC stream: {str(error).splitlines()[0] if str(error) else type(error).__name__}.") from None
     if twice := next((name for name in table.column_names if table.column_names.count(name) > 1), None):
         raise SignatureMismatch("two columns have this name", column=twice)
@@ -44,10 +44,9 @@ def _pyarrow() -> Any:
 
 def _uncompressed(arrow: Any, body: bytes, stream: Any) -> list[Any]:
     """The record batches, once every message of the stream is seen to be stored plainly: a few compressed bytes could hold gigabytes."""
-    with arrow.ipc.MessageReader.open_stream(body) as messages:
-        for message in messages:
-            if message.type in ("record batch", "dictionary") and _is_compressed(message.metadata.to_pybytes()):
-                raise ValueError("its buffers are compressed; send it plain, or with Content-Encoding: gzip")
+    for message in arrow.ipc.MessageReader.open_stream(body):
+        if message.type in ("record batch", "dictionary") and _is_compressed(message.metadata.to_pybytes()):
+            raise ValueError("its buffers are compressed; send it plain, or with Content-Encoding: gzip")
     return list(stream)
 
 

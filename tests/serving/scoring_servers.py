@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import socket
@@ -23,14 +24,16 @@ DEADLINE_SECONDS = 60.0
 class Running:
     """A scoring server's process, its folders, and a client that knows its token."""
 
-    def __init__(self, folder: Path, spec: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, spec: dict[str, Any], environment: dict[str, str]) -> None:
         self.folder, self.spec = folder, spec
         self.run_folder, self.capture_folder = folder / "run", folder / "telemetry" / "endpoint=delays" / "deployment=1"
         self.token = Path(spec["token_file"]).read_text()
         spec_file = folder / "spec.json"
         spec_file.write_bytes(msgspec.json.encode(spec))
         self.log = (folder / "log").open("wb")
-        self.process = subprocess.Popen([sys.executable, "-m", "mlops_nb.serving", str(spec_file)], stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlops_nb.serving", str(spec_file)], stdout=self.log, stderr=self.log, env=os.environ | environment
+        )
         self.url = f"http://127.0.0.1:{spec['port']}"
         self.client = httpx.Client(base_url=self.url, headers={"x-mlops-token": self.token}, timeout=30, trust_env=False)
 
@@ -104,7 +107,7 @@ Start = Callable[..., Running]
 def starter(folder: Path) -> Iterator[Start]:
     started: list[Running] = []
 
-    def start(model: Path, **changes: Any) -> Running:
+    def start(model: Path, *, environment: dict[str, str] | None = None, **changes: Any) -> Running:
         place = folder / f"server-{len(started)}-{secrets.token_hex(3)}"
         (place / "run").mkdir(parents=True)
         (place / "token").write_text("the-token")
@@ -113,7 +116,7 @@ def starter(folder: Path) -> Iterator[Start]:
             "port": free_port(), "token_file": str(place / "token"), "run_folder": str(place / "run"),
             "capture_folder": str(place / "telemetry" / "endpoint=delays" / "deployment=1"), "trusted": True,
         }  # fmt: skip
-        server = Running(place, spec | changes)
+        server = Running(place, spec | changes, environment or {})
         started.append(server)
         return server
 

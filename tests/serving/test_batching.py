@@ -1,0 +1,181 @@
+"""Requests that arrive together are scored together, and nobody notices: each gets what it would have got alone."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from skl2onnx import to_onnx
+from sklearn.ensemble import RandomForestClassifier
+
+from mlops_nb import signature
+
+from .scoring_servers import Running, Start, wait_for
+
+RNG = np.random.default_rng(7)
+NUMBERS = RNG.normal(size=(400, 5)).astype(np.float32)
+TARGET = (NUMBERS[:, 0] + NUMBERS[:, 1] * NUMBERS[:, 2] > 0).astype(int) + (NUMBERS[:, 3] > 1)
+
+
+@pytest.fixture(scope="module")
+def forest(start_once: Start, tmp_path_factory: pytest.TempPathFactory) -> Running:
+    """A forest as ONNX, which answers the same together and alone."""
+    model = RandomForestClassifier(50, max_depth=6, random_state=0).fit(NUMBERS, TARGET)
+    folder = tmp_path_factory.mktemp("forest")
+    (folder / "model.onnx").write_bytes(to_onnx(model, NUMBERS[:1], options={"zipmap": False}).SerializeToString())
+    return start_once(folder, engine="onnxruntime", signature=signature.infer(NUMBERS).as_json(), capture_payload_percent=0).until_ready()
+
+
+def asked(number: int) -> dict[str, Any]:
+    """A request unlike any other: its own rows, id, parameters, and the outputs it wants."""
+    rows = NUMBERS[number : number + 1 + number % 4]
+    body: dict[str, Any] = {
+        "id": f"request-{number}",
+        "inputs": [{"name": "input", "shape": list(rows.shape), "datatype": "FP32", "data": rows.ravel().tolist()}],
+    }
+    wanted = [["label"], ["probabilities"], ["probabilities", "label"], None][number % 4]
+    if wanted:
+        body["outputs"] = [{"name": name, "parameters": {"binary_data": False}} for name in wanted]
+    return body | ({"parameters": {"note": number}} if number % 3 else {})
+
+
+async def _together(server: Running, bodies: list[dict[str, Any]]) -> list[httpx.Response]:
+    limits = httpx.Limits(max_connections=len(bodies))
+    async with httpx.AsyncClient(base_url=server.url, headers={"x-mlops-token": server.token}, timeout=60, trust_env=False, limits=limits) as client:
+        return await asyncio.gather(*(client.post("/v2/models/late/infer", json=body) for body in bodies))
+
+
+def test_two_hundred_at_once_get_each_exactly_what_they_get_alone(forest: Running):
+    bodies = [asked(number) for number in range(200)]
+    alone = [forest.infer(body).content for body in bodies]
+
+    for _ in range(3):
+        assert [answer.content for answer in asyncio.run(_together(forest, bodies))] == alone
+
+
+def test_metadata_says_that_it_batches(forest: Running):
+    assert forest.client.get("/v2/models/late").json()["parameters"]["batching"] == "up to 256 rows"
+
+
+def test_a_bad_row_among_others_fails_its_own_request_only(forest: Running):
+    bodies = [asked(number) for number in range(60)]
+    for number in range(0, 60, 7):
+        bodies[number]["inputs"][0]["data"][0] = "x"
+
+    answers = asyncio.run(_together(forest, bodies))
+
+    assert [answer.status_code for answer in answers] == [400 if number % 7 == 0 else 200 for number in range(60)]
+
+
+class Picky:
+    """Raises for a number below zero, whoever's it is; counts how often it is asked."""
+
+    calls = 0
+
+    def predict(self, frame: pd.DataFrame) -> dict[str, Any]:
+        """Twice the number, and how many rows were asked for at once."""
+        import time
+
+        time.sleep(0.02)
+        if (frame["a"] < 0).any():
+            raise ValueError("below zero")
+        return {"twice": (frame["a"] * 2).to_numpy()}
+
+
+@pytest.fixture
+def picky(start: Start, pickled: Callable[[Any], Path]) -> Iterator[Callable[..., Running]]:
+    import sys
+
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    known = signature.infer(pd.DataFrame({"a": [1.0, 2.0, 3.0]})).as_json()
+    yield lambda **changes: start(pickled(Picky()), flavor="python", signature=known, **changes).until_ready()
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_data_that_makes_the_common_call_raise_fails_its_own_request_only(picky: Callable[..., Running]):
+    server = picky()
+    values = [-1.0 if number == 5 else float(number) for number in range(24)]
+
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda value: server.score([{"a": value}]), values))
+
+    assert [answer.status_code for answer in answers] == [500 if value < 0 else 200 for value in values]
+    assert [answer.json()["twice"] for answer in answers if answer.status_code == 200] == [[value * 2] for value in values if value >= 0]
+
+
+def test_more_than_may_wait_are_told_to_come_again(picky: Callable[..., Running]):
+    server = picky(most_waiting=4)
+
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda value: server.score([{"a": float(value)}]), range(48)))
+
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused and {answer.headers["retry-after"] for answer in refused} == {"1"}
+    assert {answer.status_code for answer in answers} == {200, 429}
+
+
+class Centred:
+    """Answers with the distance from the mean of what it is asked with."""
+
+    def predict(self, frame: pd.DataFrame) -> Any:
+        return frame["a"] - frame["a"].mean()
+
+
+def test_a_model_that_looks_at_its_other_rows_is_not_batched(start: Start, pickled: Callable[[Any], Path]):
+    import sys
+
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    server = start(pickled(Centred()), flavor="python", signature=signature.infer(pd.DataFrame({"a": [1.0, 2.0]})).as_json()).until_ready()
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+    assert "'output' differs" in server.client.get("/v2/models/late").json()["parameters"]["batching"]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda n: server.score([{"a": float(n)}]).json(), range(16))) == [{"output": [0.0]}] * 16
+
+
+def test_answers_on_one_connection_come_in_the_order_of_the_questions(forest: Running):
+    """HTTP/1.1 pipelining: the second question is sent before the first is answered."""
+    import socket
+
+    head = f"Host: x\r\nx-mlops-token: {forest.token}\r\n"
+    with socket.create_connection(("127.0.0.1", forest.spec["port"]), timeout=10) as wire:
+        body = b'{"inputs":[{"name":"input","shape":[1,5],"datatype":"FP32","data":[1,2,3,4,5]}]}'
+        ask = f"POST /v2/models/late/infer HTTP/1.1\r\n{head}content-length: {len(body)}\r\nx-request-id: ".encode()
+        wire.sendall(b"".join(ask + b"n%d\r\n\r\n" % number + body for number in range(20)) + f"GET /v2 HTTP/1.1\r\n{head}connection: close\r\n\r\n".encode())
+        answered = b"".join(iter(lambda: wire.recv(65536), b""))
+
+    ids = [line.removeprefix(b"x-request-id: ") for line in answered.split(b"\r\n") if line.startswith(b"x-request-id")]
+    assert ids == [b"n%d" % number for number in range(20)]
+    assert answered.rstrip().endswith(b"}") and b'"extensions"' in answered
+
+
+def test_an_uncaptured_request_with_the_token_leaves_no_line(start: Start, late_onnx: Path, flights_signature: dict[str, Any]):
+    server = start(late_onnx, engine="onnxruntime", signature=flights_signature).until_ready()
+    row = {"carrier": "UA", "distance": 500.5, "hour": 7}
+
+    server.score([row], **{"x-mlops-uncaptured": server.token})
+    server.score([row], **{"x-mlops-uncaptured": "guessed", "x-request-id": "kept"})
+
+    assert [line["id"] for line in server.until_lines(1)] == ["kept"]
+
+
+def test_health_answers_while_two_hundred_wait(picky: Callable[..., Running]):
+    server = picky()
+    threads = [threading.Thread(target=lambda: server.score([{"a": 1.0}])) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: server.client.get("/v2/health/ready", timeout=2).status_code == 200, "health")
+    for thread in threads:
+        thread.join()
