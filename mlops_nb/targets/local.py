@@ -245,7 +245,7 @@ def _why(deployment: Deployment) -> Reason:
     if told := _reason(run_folder(deployment) / "failure.json"):
         return msgspec.structs.replace(told, log=told.log or log)
     child = _children.get(deployment.handle.get("pid", 0))
-    code = child.returncode if child else None
+    code = child.poll() if child else None
     if code == -signal.SIGKILL and deployment.spec.memory_mb:
         message = f"It was killed near its limit of {deployment.spec.memory_mb} MB."
         return Reason(kind="out of memory", message=message, log=log, hint="deploy it with more --memory")
