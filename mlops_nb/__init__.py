@@ -27,6 +27,7 @@ _NAMES = {
     "DriftCheck": "store.checks",
     "Profile": "store.checks",
     "Event": "store.events",
+    "Client": "client",
     "Workspace": "settings",
     # errors
     "MlopsError": "errors",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import threading
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -16,6 +18,12 @@ from .safety import checked_url
 from .settings import Workspace
 from .store import deployments as table
 from .store import models, state
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_BINARY_VALUES = 256
+"""From so many numbers on, a request goes out in bytes: below, JSON is as quick and can be read in a log."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +65,130 @@ def invoke(endpoint: str, data: Any, *, deployment: str | None = None) -> Answer
         endpoint=endpoint, deployment=answered.get("azureml-model-deployment", ""), request_id=answered.get("x-request-id", ""),
         latency_ms=latency_ms, outputs=_decoded(text),
     )  # fmt: skip
+
+
+class Client:
+    """Asks one endpoint over connections that stay open, one for each thread that uses it.
+
+    `Client("delays").predict(frame)` finds the address and the key in the workspace; elsewhere both are given: *url* is the
+    endpoint's address as `%mlops endpoints` shows it, *key* what stands after `Bearer`.
+    *deployment* passes the split by.  Numbers travel as binary tensors when that pays.
+    """
+
+    def __init__(self, endpoint: str, *, url: str | None = None, key: str | None = None, deployment: str | None = None) -> None:
+        self.endpoint = endpoint
+        self.url = checked_url(url.rstrip("/"), allowed_hosts={urlsplit(url).hostname or ""}) if url else _url_of(endpoint)
+        self._headers = {"Authorization": f"Bearer {key or keys.key(endpoint)}"} | ({"azureml-model-deployment": deployment} if deployment else {})
+        self._open = threading.local()
+
+    def __repr__(self) -> str:
+        return f"Client({self.endpoint!r}, url={self.url!r})"
+
+    def predict(self, data: Any, *, outputs: list[str] | None = None) -> Any:
+        """What the model says of *data*: for a DataFrame one with its index, else arrays by output name.
+
+        An output of several numbers a row, such as probabilities, becomes the columns `probabilities_0`, `probabilities_1`, … of
+        the frame.  *outputs* picks some.  Raises GatewayUnreachable, SignatureMismatch for data that no request can carry, and
+        InvocationFailed with the server's own words, as for an endpoint that runs an entry script: that is asked by `rollout.invoke`.
+        """
+        from .signature import to_columns
+
+        header, content = _request(to_columns(data), outputs)
+        status, answered, text = self._sent(content, header)
+        if status != 200:
+            raise InvocationFailed(self.endpoint, status, _said(text))
+        arrays = _arrays(text, int(answered.get("inference-header-content-length", len(text))))
+        return _frame(arrays, data.index) if hasattr(data, "index") and hasattr(data, "iloc") else arrays
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        if connection := self._open.__dict__.pop("connection", None):
+            connection.close()
+
+    def _sent(self, content: bytes, header: Mapping[str, str]) -> tuple[int, Any, bytes]:
+        """The answer; a connection that the other side has closed meanwhile is opened anew, once."""
+        path = f"{urlsplit(self.url).path}/v2/models/{self.endpoint}/infer"
+        reused = "connection" in self._open.__dict__
+        while True:
+            connection = self._open.__dict__.setdefault("connection", None) or _connection(self.url)
+            self._open.connection = connection
+            try:
+                connection.request("POST", path, content, self._headers | dict(header))
+                response = connection.getresponse()
+                return response.status, response.headers, response.read()
+            except (OSError, http.client.HTTPException) as error:
+                self.close()
+                if reused and isinstance(error, ConnectionError):
+                    reused = False
+                    continue
+                raise GatewayUnreachable(self.url, str(error)) from error
+
+
+def _url_of(endpoint: str) -> str:
+    with store.reading() as tx:
+        table.endpoint(tx, endpoint)
+        port = Workspace.current().settings().gateway_port or state.get(tx, "gateway_port") or 0
+    return f"http://127.0.0.1:{port}/{endpoint}"
+
+
+def _connection(url: str) -> http.client.HTTPConnection:
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    return kind(parts.netloc, timeout=Workspace.current().settings().request_timeout_seconds)
+
+
+def _request(columns: Mapping[str, np.ndarray], outputs: list[str] | None) -> tuple[dict[str, str], bytes]:
+    """Headers and body of the protocol's request: numbers in bytes when there are many, else JSON."""
+    from .serving import protocol
+
+    binary: list[bytes] = []
+    many = sum(array.size for array in columns.values() if array.dtype.kind in "biuf") >= _BINARY_VALUES
+    tensors = [protocol.in_bytes(name, array, binary) if many and array.dtype.kind in "biuf" else _in_json(name, array) for name, array in columns.items()]
+    asked: dict[str, Any] = {"inputs": tensors, "parameters": {"binary_data_output": many}}
+    if outputs is not None:
+        asked["outputs"] = [{"name": name} for name in outputs]
+    text = msgspec.json.encode(asked)
+    if not many:
+        return {"Content-Type": "application/json"}, text
+    return {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(text))}, b"".join([text, *binary])
+
+
+def _in_json(name: str, array: np.ndarray) -> dict[str, Any]:
+    """A column as a tensor in JSON, a missing value as null."""
+    from . import signature
+    from .serving import protocol
+
+    shape, type_ = list(array.shape), signature.infer({name: array.ravel()}).inputs[0]
+    values = signature.as_lists({name: array.ravel()})[name]
+    if type_.type == "json":
+        values = [None if value is None else msgspec.json.encode(value).decode() for value in values]
+    return {"name": name, "shape": shape, "datatype": protocol.datatype_of(type_), "data": values}
+
+
+class _Said(msgspec.Struct):
+    outputs: list[Any]
+
+
+def _arrays(text: bytes, length: int) -> dict[str, np.ndarray]:
+    """The outputs by name, out of JSON and the bytes after it."""
+    import numpy as np
+
+    from .serving import protocol
+
+    tensors = [msgspec.convert(output, protocol.Tensor) for output in msgspec.json.decode(text[:length], type=_Said).outputs]
+    protocol.read_bytes(tensors, memoryview(text)[length:])
+    dtypes = {tensor.name: object if tensor.datatype == "BYTES" else protocol.DATATYPES[tensor.datatype] for tensor in tensors}
+    return {tensor.name: np.array(tensor.data, dtype=dtypes[tensor.name]).reshape(tensor.shape) for tensor in tensors}
+
+
+def _frame(arrays: Mapping[str, np.ndarray], index: Any) -> Any:
+    import pandas as pd
+
+    columns: dict[str, Any] = {}
+    for name, array in arrays.items():
+        flat = array.reshape(len(array), -1)
+        columns |= {name: array} if array.ndim == 1 else {f"{name}_{place}": flat[:, place] for place in range(flat.shape[1])}
+    return pd.DataFrame(columns, index=index)
 
 
 def ready(url: str, endpoint: str, *, deployment: str | None = None) -> str:

@@ -174,13 +174,13 @@ def _array(tensor: Tensor) -> np.ndarray:
 def answer(arrays: Mapping[str, np.ndarray], request: Any, *, model: str, version: str, id: str) -> tuple[bytes, bytes]:
     """Header lines and body of the answer; only those outputs that the request names, when it names any.  Raises SignatureMismatch."""
     if not request.outputs and not request.parameters:
-        return _JSON, encode(InferResponse(model, version, id, [_answered(name, array) for name, array in arrays.items()]))
+        return _JSON, encode(InferResponse(model, version, id, [in_json(name, array) for name, array in arrays.items()]))
     names = [wanted.name for wanted in request.outputs] if request.outputs else list(arrays)
     if unknown := [name for name in names if name not in arrays]:
         raise SignatureMismatch(f"No output {unknown[0]!r}; the model gives {listed(arrays)}.", hint=closest(unknown[0], arrays))
     as_bytes = _binary_outputs(request, names)
     binary: list[bytes] = []
-    outputs = [_in_bytes(name, arrays[name], binary) if name in as_bytes else _answered(name, arrays[name]) for name in names]
+    outputs = [in_bytes(name, arrays[name], binary) if name in as_bytes else in_json(name, arrays[name]) for name in names]
     text = encode(InferResponse(model, version, id, outputs))
     return (_BINARY % len(text), b"".join([text, *binary])) if as_bytes else (_JSON, text)
 
@@ -189,7 +189,8 @@ _JSON = b"content-type: application/json\r\n"
 _BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
 
 
-def _answered(name: str, array: np.ndarray) -> Answered:
+def in_json(name: str, array: np.ndarray) -> Answered:
+    """An array as a tensor of the protocol, its data flat."""
     if array.dtype.kind in "biuf":
         return Answered(name, array.shape, _OF_DTYPE.get(array.dtype, "FP64"), array.tolist() if array.ndim == 1 else array.ravel().tolist())
     return Answered(name, array.shape, "BYTES", _texts(array))
@@ -207,8 +208,14 @@ def decode_binary(body: bytes, header_length: bytes) -> InferRequest:
     length = int(header_length) if header_length.isdigit() else -1
     if not 0 <= length <= len(body):
         raise SignatureMismatch(f"Inference-Header-Content-Length is {header_length.decode('latin-1')[:40]!r}; the body has {len(body)} bytes.")
-    request, rest = decode(body[:length]), memoryview(body)[length:]
-    for tensor in request.inputs:
+    request = decode(body[:length])
+    read_bytes(request.inputs, memoryview(body)[length:])
+    return request
+
+
+def read_bytes(tensors: Iterable[Tensor], rest: memoryview) -> None:
+    """Give the *tensors* that are said to be in bytes their data out of *rest*, in their order.  Raises SignatureMismatch."""
+    for tensor in tensors:
         size = (tensor.parameters or {}).get("binary_data_size")
         if size is None:
             continue
@@ -217,7 +224,6 @@ def decode_binary(body: bytes, header_length: bytes) -> InferRequest:
         tensor.data, rest = _of_bytes(tensor, rest[:size]), rest[size:]
     if len(rest):
         raise SignatureMismatch(f"The body has {len(rest)} bytes more than its tensors.")
-    return request
 
 
 def _of_bytes(tensor: Tensor, given: memoryview) -> np.ndarray:
@@ -258,7 +264,8 @@ def _binary_outputs(request: Any, names: Iterable[str]) -> set[str]:
     return {name for name in names if own.get(name, every)}
 
 
-def _in_bytes(name: str, array: np.ndarray, binary: list[bytes]) -> Answered:
+def in_bytes(name: str, array: np.ndarray, binary: list[bytes]) -> Answered:
+    """An array as a tensor of the protocol whose bytes are put at the end of *binary*."""
     datatype = _OF_DTYPE.get(array.dtype, "FP64") if array.dtype.kind in "biuf" else "BYTES"
     if datatype == "BYTES":
         texts = [(text or "").encode() for text in _texts(array)]
