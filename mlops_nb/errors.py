@@ -543,8 +543,8 @@ class InvocationFailed(Failed):
     """An endpoint answered a request with an error; *model* and *deployment* are what refused the data or failed on it, when one got it."""
 
     def __init__(self, endpoint: str, status: int, message: str, *, model: str = "", deployment: str = "") -> None:
-        asked = f"models {model}" if model and status == 400 else f"logs {endpoint}/{deployment}" if deployment else f"endpoints {endpoint}"
-        super().__init__(f"{endpoint} answered {status}: {message}", hint=f"%mlops {asked}")
+        look = f"%mlops models {model}" if model and status == 400 else f"%mlops logs {endpoint}/{deployment}" if deployment else f"%mlops endpoints {endpoint}"
+        super().__init__(f"{endpoint} answered {status}: {message}", hint=look)
         self.status = status
 
 

@@ -204,7 +204,7 @@ def load(ref: ModelRef | str) -> Any:
 
     version = get(ref)
     if version.engine == "script":
-        raise BadOption(f"{version.ref} is an entry script; there is no object to load.", hint=f"%mlops download {version.ref} --to FOLDER")
+        raise BadOption(f"{version.ref} is an entry script; there is no object to load.", hint=f"%mlops download {version.ref} FOLDER")
     if not version.trusted and (pickled := flavors.pickle_in(laid_out(version))):
         raise TrustNeeded(pickled)
     return packing.load(checked(version), version.flavor)
