@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from .errors import AgentDown
+from .safety import names_a_secret
 from .settings import Workspace
 
 if TYPE_CHECKING:
@@ -54,13 +55,18 @@ def ensure() -> None:
     with log_file.open("ab") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlops_nb.agent"], cwd=workspace.root, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-            start_new_session=True, env=os.environ | {"MLOPS_HOME": str(workspace.root)},
+            start_new_session=True, env=_plain_environment() | {"MLOPS_HOME": str(workspace.root)},
         )  # fmt: skip
     deadline = time.monotonic() + _START_SECONDS
     while not wake():
         if time.monotonic() > deadline or process.poll() not in (None, 0):
             raise AgentDown(log_file, _tail(log_file))
         time.sleep(0.02)
+
+
+def _plain_environment() -> dict[str, str]:
+    """The variables of whoever starts the agent, less their secrets: it outlives them, and its servers inherit what it has."""
+    return {name: value for name, value in os.environ.items() if not names_a_secret(name)}
 
 
 def wake() -> bool:

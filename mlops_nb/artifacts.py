@@ -71,8 +71,15 @@ def address(sha256: str) -> Path:
 
 
 def lay_out(files: Iterable[StoredFile], folder: Path) -> Path:
-    """Have these files in *folder*, linked (copied where links cannot go), and return it.  Whoever opens one calls `check` before."""
+    """Have these files and no others in *folder*, linked (copied where links cannot go), and return it.
+
+    Whoever opens one calls `check` before.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    files = list(files)
+    wanted = {path_inside(folder, file.path) for file in files}
+    for other in [place for place in folder.rglob("*") if not place.is_dir() and place not in wanted]:
+        other.unlink(missing_ok=True)  # nobody registered it, and a server would import it
     for file in files:
         place = path_inside(folder, file.path)
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@
     ├── UsageError                 exit 2   HTTP 400   the request itself cannot be right
     │   ├── BadName  BadReference  BadOption  UnsafePath  UnsafeText  UnsafeUrl
     │   ├── WeightsDoNotSum        SignatureMismatch  NotAModel  NotAnEntryScript  TrustNeeded
-    │   ├── NotPicklable           SampleNeeded  LicenceNotAccepted
+    │   ├── NotPicklable           SampleNeeded  LicenceNotAccepted  SecretVariable
     │   └── UnknownVariable        UnknownCommand  UnknownOption  BadExpression
     ├── NotFound                   exit 3   HTTP 404   no such thing in this workspace
     │   └── ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
@@ -151,6 +151,15 @@ class WeightsDoNotSum(UsageError):
         said = " ".join(f"{name}={weight}" for name, weight in weights.items())
         super().__init__(
             f"Weights of {endpoint!r} must be 0–100 and sum to 100; {said} sums to {sum(weights.values())}.", hint=even_split(endpoint, list(weights))
+        )
+
+
+class SecretVariable(UsageError):
+    """An environment variable whose name says that it holds a secret; what is given here is kept in the store."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} reads like a secret, and the variables of a deployment are kept in the store.", hint="put it into a file and give the file's path instead"
         )
 
 

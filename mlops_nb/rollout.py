@@ -12,10 +12,20 @@ import msgspec
 
 from . import agent, client, environments, gateway, hardware, rebuilding, splits, store, targets
 from .client import Answer
-from .errors import BadOption, DeploymentFailed, DeploymentNotFound, EnvironmentMismatch, EnvironmentNotBuilt, GatewayUnreachable, NameTaken, StillRunning
+from .errors import (
+    BadOption,
+    DeploymentFailed,
+    DeploymentNotFound,
+    EnvironmentMismatch,
+    EnvironmentNotBuilt,
+    GatewayUnreachable,
+    NameTaken,
+    SecretVariable,
+    StillRunning,
+)
 from .progress import SILENT, Reporter
 from .reference import DeploymentRef, ModelRef
-from .safety import checked_name
+from .safety import checked_name, names_a_secret
 from .settings import Workspace
 from .store import deployments as table
 from .store import environments as environment_table
@@ -94,6 +104,8 @@ def deploy(
     ref = ref if isinstance(ref, ModelRef) else ModelRef.parse(ref)
     spec = spec or DeploymentSpec()
     targets.get(to)
+    if secret := next((variable for variable in spec.variables if names_a_secret(variable)), None):
+        raise SecretVariable(secret)
     if traffic is not None and not 0 <= traffic <= 100:
         raise BadOption(f"--traffic {traffic} is no percentage.", hint="a whole number from 0 to 100")
     report.step(f"looking up {ref}")
@@ -276,7 +288,9 @@ def _wanted(
     if there and there.wanted == "running" and there.status not in ("failed", "stopped"):
         if (there.model_ref, there.target, there.spec) != (version.ref, target, spec):
             raise NameTaken("deployment", there.ref, by=f"{there.model_ref} with other settings" if there.model_ref == version.ref else there.model_ref)
-        if traffic is not None and there.status == "healthy":
+        if traffic is not None and there.status != "healthy":
+            state.put(tx, f"first_traffic/{there.ref}", traffic)
+        elif traffic is not None:
             weights = splits.shifted(table.traffic(tx, endpoint), name, traffic)
             table.set_traffic(tx, endpoint, weights, author=author, why=f"{there.ref} was deployed again")
         return there

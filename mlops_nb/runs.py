@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from .safety import names_a_secret
 from .sources import cell_name
 from .store.runs import Cell, GitState, Run
 
@@ -38,7 +39,6 @@ _TELLTALE = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----",
     re.DOTALL,
 )
-_SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 
 
 def capture() -> Run:
@@ -66,7 +66,7 @@ def without_secrets(text: str, variables: Mapping[str, str] | None = None) -> st
     text = _BARE.sub(lambda found: found[1] + HIDDEN, text)
     text = _TELLTALE.sub(lambda found: _hidden(found[0]), text)
     for name, value in (os.environ if variables is None else variables).items():
-        if len(value) >= 8 and _SECRET_VARIABLE.search(name) and value in text:
+        if len(value) >= 8 and names_a_secret(name) and value in text:
             text = text.replace(value, _hidden(value))
     return text
 

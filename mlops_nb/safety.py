@@ -16,6 +16,7 @@ from .errors import BadName, UnsafePath, UnsafeText, UnsafeUrl
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _DEVICES = frozenset({"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(10)})
 
 
@@ -62,6 +63,11 @@ def text_for(kind: Literal["html", "yaml", "shell"], text: object) -> str:
     if kind == "yaml":
         return json.dumps(text, ensure_ascii=False)
     return shlex.quote(text)
+
+
+def names_a_secret(variable: str) -> bool:
+    """Whether an environment variable of this name holds a secret, going by the usual words."""
+    return bool(_SECRET.search(variable))
 
 
 def checked_url(url: str, *, allowed_hosts: Collection[str] = ()) -> str:

@@ -95,7 +95,11 @@ class Workspace(msgspec.Struct, frozen=True):
             return msgspec.convert(table, Settings)
         except msgspec.ValidationError as error:
             unknown = sorted(set(table) - set(Settings.__struct_fields__))
-            hint = f"did you mean {closest(unknown[0], Settings.__struct_fields__)}?" if unknown and closest(unknown[0], Settings.__struct_fields__) else f"look into {self.root / 'config.toml'}"
+            hint = (
+                f"did you mean {closest(unknown[0], Settings.__struct_fields__)}?"
+                if unknown and closest(unknown[0], Settings.__struct_fields__)
+                else f"look into {self.root / 'config.toml'}"
+            )
             raise BadOption(f"[tool.mlops]: {error}.", hint=hint) from None
 
 

@@ -19,7 +19,7 @@ import psutil
 
 from .. import rebuilding, registry
 from ..errors import PortInUse
-from ..safety import path_inside
+from ..safety import names_a_secret, path_inside
 from ..serving.spec import ServerSpec
 from ..settings import Workspace
 from ..store.deployments import Deployment, Reason
@@ -123,7 +123,7 @@ def _place(deployment: Deployment) -> Path:
 def _interpreter(environment: Environment | None, folder: Path) -> tuple[str, dict[str, str]]:
     """The Python to start the server with, and the variables to start it with: this one, or the environment's own.  Raises EnvironmentMissing."""
     if environment is None:
-        return sys.executable, dict(os.environ)
+        return sys.executable, {name: value for name, value in os.environ.items() if not names_a_secret(name)}
     python = rebuilding.interpreter(environment)
     return str(python), rebuilding.variables() | {"PYTHONPATH": str(rebuilding.ourselves(folder))}
 
