@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..signature import Column, Signature
+from .protocol import DATATYPES
 from .spec import ServerSpec
 
 _FORMATS = {"int32": "int32", "int64": "int64", "float32": "float", "float64": "double", "datetime": "date-time"}
@@ -23,9 +24,35 @@ def document(spec: ServerSpec, signature: Signature | None, outputs: list[Column
         "openapi": "3.0.3",
         "info": {"title": spec.endpoint, "version": str(spec.version), "description": f"{spec.model}:{spec.version}, deployment {spec.deployment}"},
         "servers": [{"url": "."}],
-        "paths": {"/score": {"post": score}},
+        "paths": {"/score": {"post": score}} | ({f"/v2/models/{spec.endpoint}/infer": {"post": _infer(spec, signature)}} if spec.engine != "script" else {}),
         "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
     }
+
+
+def _infer(spec: ServerSpec, signature: Signature | None) -> dict[str, Any]:
+    """The Open Inference Protocol's request and answer, in JSON."""
+    named = {"enum": [column.name for column in signature.inputs]} if signature and signature.inputs else {}
+    free = {"type": "object", "additionalProperties": True}
+    tensor = {
+        "type": "object", "required": ["name", "shape", "datatype", "data"],
+        "properties": {
+            "name": {"type": "string", **named}, "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+            "datatype": {"type": "string", "enum": list(DATATYPES)}, "data": {"type": "array", "items": {}}, "parameters": free,
+        },
+    }  # fmt: skip
+    wanted = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "parameters": free}}
+    properties = {"id": {"type": "string"}, "parameters": free, "inputs": {"type": "array", "items": tensor}, "outputs": {"type": "array", "items": wanted}}
+    takes = {"type": "object", "required": ["inputs"], "properties": properties}
+    gives = {
+        "type": "object", "required": ["model_name", "model_version", "id", "outputs"],
+        "properties": {"model_name": {"type": "string"}, "model_version": {"type": "string"}, "id": {"type": "string"}, "outputs": {"type": "array"}},
+    }  # fmt: skip
+    gives["properties"]["outputs"]["items"] = tensor
+    return {
+        "operationId": "infer", "summary": f"Ask {spec.model}:{spec.version} by the Open Inference Protocol.", "security": [{"key": []}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": takes}}},
+        "responses": {"200": _said("The answer.", gives), "default": _said("What was wrong.", _ERROR)},
+    }  # fmt: skip
 
 
 _ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
