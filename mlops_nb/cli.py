@@ -100,7 +100,7 @@ class Terminal:
     """The face of the command line: words mean paths and registered names, progress goes to stderr."""
 
     prompt = "mlops"
-    cell = None
+    cell: str | None = None
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet

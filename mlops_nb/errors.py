@@ -658,9 +658,9 @@ class MissingExtra(Failed):
 
 def listed(items: Iterable[object], *, most: int = 8) -> str:
     """`a, b, c` — or `none yet` — cut after *most* with the count of the rest."""
-    items = [str(item) for item in items]
-    rest = f" and {len(items) - most} more" if len(items) > most else ""
-    return (", ".join(items[:most]) + rest) or "none yet"
+    words = [str(item) for item in items]
+    rest = f" and {len(words) - most} more" if len(words) > most else ""
+    return (", ".join(words[:most]) + rest) or "none yet"
 
 
 def _a(noun: str) -> str:

@@ -412,7 +412,7 @@ def _check_shape(column: Column, shape: tuple[int, ...]) -> None:
 
 
 def _check_lengths(arrays: Mapping[str, np.ndarray]) -> None:
-    first = next(iter(arrays), None)
+    first = next(iter(arrays), "")
     for name, array in arrays.items():
         if len(array) != len(arrays[first]):
             raise SignatureMismatch(f"it has {len(array)} rows, {first!r} has {len(arrays[first])}", column=name)
