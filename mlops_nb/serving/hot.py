@@ -150,7 +150,9 @@ class Scorer:
         pending = self._pending
         if len(pending) == 1 or self._batch_rows == 1:
             return [pending.pop(0)]
-        kind, rows, batch, rest = _kind(pending[0]), 0, [], []
+        kind, rows = _kind(pending[0]), 0
+        batch: list[Job] = []
+        rest: list[Job] = []
         for job in pending:
             if (not batch or rows + job.rows <= self._batch_rows) and _kind(job) == kind:
                 rows += job.rows

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import Any
 
 import httptools
 
@@ -48,7 +49,8 @@ class Connection(asyncio.Protocol):
         self._ask, self._open = ask, open_
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
-        self._request: Request | None = None
+        self._request: Any = None
+        """The request whose bytes are coming in, or None between two."""
         self._body: list[bytes] = []
         self._size = 0
         self._waiting: deque[Request] = deque()

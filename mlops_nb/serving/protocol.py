@@ -161,7 +161,8 @@ def _array(tensor: Tensor) -> np.ndarray:
     if isinstance(flat, np.ndarray):
         return flat.reshape(tensor.shape)
     kinds = set(map(type, flat))
-    good = {"bool": {bool}, "string": {str, type(None)}}.get(type_) or ({int, float, type(None)} if type_.startswith("float") else {int})
+    numbers: set[type] = {int, float, type(None)} if type_.startswith("float") else {int}
+    good = {bool} if type_ == "bool" else {str, type(None)} if type_ == "string" else numbers
     if not kinds <= good:
         row = next(row for row, value in enumerate(flat) if type(value) not in good)
         raise SignatureMismatch(f"value {row} is {flat[row]!r}, not {tensor.datatype}", column=tensor.name)

@@ -43,7 +43,7 @@ class Server:
         self.outputs, self._batching = outputs, batching.told
         self.metrics = Metrics(endpoint=spec.endpoint, deployment=spec.deployment, model=spec.model, version=str(spec.version))
         self.scorer = Scorer(spec, engine, capture, self.metrics, quick=quick, batch_rows=batching.rows)
-        self._script = Desk(engine, spec) if isinstance(engine, EntryScript) else None
+        self._script: Any = Desk(engine, spec) if isinstance(engine, EntryScript) else None
         self._asking: set[asyncio.Task[None]] = set()
         self._infer_body, self._score_body = typed.inferrer(self.signature, engine), typed.scorer(self.signature, engine)
         self._routes = self._table()
@@ -208,7 +208,7 @@ class Server:
             text = body.decode(errors="replace")
             job.payload = partial(_script_payload, self.signature, text)
             asked = AMLRequest(method=request.method, path=path, query=query, headers=_public(request), body=body)
-            status, told, answer, result = await self._script.answer(asked)  # type: ignore[union-attr]
+            status, told, answer, result = await self._script.answer(asked)
         except (Exception, SystemExit) as error:  # the script's own code: told to the caller and to the owner, and the server goes on
             return self.scorer.fail(job, error)
         job.rows = len(result) if isinstance(result, list) else 1

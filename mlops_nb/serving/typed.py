@@ -51,12 +51,12 @@ def scorer(signature: Signature | None, engine: Engine) -> Decoder:
     if signature is None or signature.kind == "tensors" or {"data", "inputs"} & {c.name for c in signature.inputs} or not _typeable(signature.inputs):
         return _never
     names = {f"f{place}": column.name for place, column in enumerate(signature.inputs)}
-    kinds = [_kind(column) for column in signature.inputs]
+    kinds: list[Any] = [_kind(column) for column in signature.inputs]
     optional = [((None,) if column.nullable else ()) for column in signature.inputs]
     row = _struct("Row", [(field, kind, *default) for field, kind, default in zip(names, kinds, optional, strict=True)], rename=names)
-    lists = _struct("Lists", [(field, list[kind]) for field, kind in zip(names, kinds, strict=True)], rename=names)  # type: ignore[valid-type]
-    body = _struct("Body", [("data", list[row] | None, None), ("inputs", lists | None, None)])  # type: ignore[valid-type]
-    rows_of, body_of = msgspec.json.Decoder(list[row]).decode, msgspec.json.Decoder(body).decode  # type: ignore[valid-type]
+    lists = _struct("Lists", [(field, _list(kind)) for field, kind in zip(names, kinds, strict=True)], rename=names)
+    body = _struct("Body", [("data", _list(row) | None, None), ("inputs", lists | None, None)])
+    rows_of, body_of = msgspec.json.Decoder(_list(row)).decode, msgspec.json.Decoder(body).decode
     as_rows, as_lists = _takers(signature.inputs, engine)
     tuple_of = msgspec.structs.astuple
 
@@ -80,10 +80,9 @@ def inferrer(signature: Signature | None, engine: Engine) -> Decoder:
         return _never
     fields = [("shape", list[int]), ("datatype", str), ("parameters", dict[str, Any] | None, None)]
     tensors = [
-        _struct(f"Tensor{place}", [("data", list[_kind(column)]), *fields], tag_field="name", tag=column.name)  # type: ignore[misc]
-        for place, column in enumerate(signature.inputs)
+        _struct(f"Tensor{place}", [("data", _list(_kind(column))), *fields], tag_field="name", tag=column.name) for place, column in enumerate(signature.inputs)
     ]
-    parts = [("inputs", list[reduce(or_, tensors)]), ("id", str, ""), ("parameters", dict[str, Any] | None, None), ("outputs", list[Wanted] | None, None)]  # type: ignore[valid-type]
+    parts = [("inputs", _list(reduce(or_, tensors))), ("id", str, ""), ("parameters", dict[str, Any] | None, None), ("outputs", list[Wanted] | None, None)]
     decode_request = msgspec.json.Decoder(_struct("Infer", parts)).decode
     places = {tensor: place for place, tensor in enumerate(tensors)}
     take = _taker_of_columns(signature.inputs, engine) if signature.kind == "table" else _taker_of_tensors(signature.inputs, engine)
@@ -108,8 +107,12 @@ def _never(text: bytes) -> None:
     return None
 
 
-def _struct(name: str, fields: Sequence[tuple[Any, ...]], **how: Any) -> type[msgspec.Struct]:
+def _struct(name: str, fields: Sequence[tuple[Any, ...]], **how: Any) -> Any:
     return msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields="rename" in how or name == "Body", gc=False, **how)
+
+
+def _list(kind: Any) -> Any:
+    return list[kind]
 
 
 # ── types ──

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from mlops_nb import signature
+from mlops_nb import pickles, signature
 
 from .scoring_servers import Running, Start, starter
 
@@ -103,7 +103,7 @@ def pickled(tmp_path: Path) -> Callable[[Any], Path]:
     def folder_of(obj: Any) -> Path:
         folder = tmp_path / f"pickled-{secrets.token_hex(3)}"
         folder.mkdir()
-        (folder / "model.pkl").write_bytes(cloudpickle.dumps(obj))
+        (folder / "model.pkl").write_bytes(pickles.dumps(obj).data)
         return folder
 
     return folder_of

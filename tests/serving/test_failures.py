@@ -16,7 +16,7 @@ from .scoring_servers import Start, free_port, wait_for
 
 CELL = {
     "number": 12,
-    "filename": "/tmp/ipykernel_4711/1234567.py",
+    "filename": "<cell 1234567>",  # as `sources.cell_name` calls what came from /tmp/ipykernel_4711/1234567.py
     "source": "class Model:\n    def predict(self, frame):\n        return frame['a'] / self.weights\n",
 }
 ONE_COLUMN = signature.infer(pd.DataFrame({"a": [1.0, 2.0]})).as_json()
