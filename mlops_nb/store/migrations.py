@@ -20,7 +20,7 @@ CREATE TABLE environments (
     name VARCHAR, version INTEGER, hash VARCHAR, python VARCHAR, platform VARCHAR, interpreter VARCHAR, packages JSON,
     manager VARCHAR, created_at TIMESTAMP, PRIMARY KEY (name, version));
 CREATE TABLE runs (
-    id VARCHAR PRIMARY KEY, kind VARCHAR, notebook VARCHAR, cells JSON, git JSON, author VARCHAR, host VARCHAR,
+    id VARCHAR, kind VARCHAR, notebook VARCHAR, cells JSON, git JSON, author VARCHAR, host VARCHAR,
     python VARCHAR, started_at TIMESTAMP);
 CREATE TABLE model_versions (
     model VARCHAR, version INTEGER, flavor VARCHAR, engine VARCHAR, hash VARCHAR, files JSON, signature JSON, metrics JSON,
@@ -36,7 +36,7 @@ CREATE TABLE deployment_history (
     endpoint VARCHAR, name VARCHAR, model VARCHAR, version INTEGER, target VARCHAR, status VARCHAR, reason JSON, time TIMESTAMP);
 CREATE TABLE traffic (endpoint VARCHAR, sequence INTEGER, weights JSON, time TIMESTAMP, author VARCHAR, why VARCHAR);
 CREATE TABLE events (
-    id VARCHAR PRIMARY KEY, type VARCHAR, source VARCHAR, subject VARCHAR, time TIMESTAMP, data JSON);
+    id VARCHAR, type VARCHAR, source VARCHAR, subject VARCHAR, time TIMESTAMP, data JSON);
 CREATE TABLE drift_checks (
     id VARCHAR PRIMARY KEY, endpoint VARCHAR, deployment VARCHAR, dataset VARCHAR, engine VARCHAR, is_drift BOOLEAN,
     report JSON, time TIMESTAMP);
