@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import listed
@@ -30,10 +31,10 @@ def written(obj: Any, signature: Signature, outputs: Sequence[str], floats: Floa
         raise NotConvertible(f"a column is called {listed(sorted(taken))}, as the answer is")
     write = _whole if signature.kind == "tensors" else _by_column if _chooses_columns(obj) else _side_by_side
     try:
-        _register_converters()
         obj = _with_plain_features(obj)
         convert = partial(_convert, options=_options(obj, outputs), opset=opset or OPSET)
-        model = write(obj, signature, convert, floats)
+        with _taught():
+            model = write(obj, signature, convert, floats)
         _narrow_for_trees(model, floats)
     except ImportError as error:
         raise NotConvertible(f"{error.name or 'skl2onnx'} is not installed (pip install 'mlops_nb[convert]')") from error
@@ -153,17 +154,29 @@ def _narrow_for_trees(model: onnx.ModelProto, floats: Floats) -> None:
             model.graph.node.insert(place, narrow)
 
 
-def _register_converters() -> None:
-    """Teach skl2onnx the estimators of the libraries in use that it does not know or writes wrongly.  Raises ImportError without onnxmltools."""
-    for library, register in _REGISTERING:
-        if library in sys.modules:
-            register()
+@contextmanager
+def _taught() -> Iterator[None]:
+    """Within the block skl2onnx knows the estimators of the libraries in use that it does not know or writes wrongly; after it, it
+    is as the user's own conversions have it.  Raises ImportError without onnxmltools."""
+    from skl2onnx import _supported_operators
+    from skl2onnx.common import _registration
+
+    tables = (_supported_operators.sklearn_operator_name_map, _registration._converter_pool, _registration._shape_calculator_pool)
+    before = [dict(table) for table in tables]
+    try:
+        for library, register in _REGISTERING:
+            if library in sys.modules:
+                register()
+        yield
+    finally:
+        for table, content in zip(tables, before, strict=True):
+            table.clear()
+            table.update(content)
 
 
 _CLASSIFIER_OPTIONS = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
 
 
-@cache
 def _register_xgboost() -> None:
     from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
     from skl2onnx import update_registered_converter as register
@@ -174,7 +187,6 @@ def _register_xgboost() -> None:
     register(XGBRegressor, "XGBoostXGBRegressor", shapes.calculate_linear_regressor_output_shapes, convert_xgboost)
 
 
-@cache
 def _register_lightgbm() -> None:
     from lightgbm import LGBMClassifier, LGBMRegressor
     from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
@@ -185,7 +197,6 @@ def _register_lightgbm() -> None:
     register(LGBMRegressor, "LightGbmLGBMRegressor", _one_column_of_floats, convert, options={"split": None})
 
 
-@cache
 def _register_histogram_boosting() -> None:
     from skl2onnx import update_registered_converter as register
     from skl2onnx.operator_converters.random_forest import convert_sklearn_random_forest_classifier, convert_sklearn_random_forest_regressor_converter
@@ -198,7 +209,6 @@ def _register_histogram_boosting() -> None:
     register(HistGradientBoostingRegressor, "HistogramBoostingRegressor", _one_column_of_floats, regress)
 
 
-@cache
 def _register_forests() -> None:
     from skl2onnx import update_registered_converter as register
     from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier

@@ -36,11 +36,11 @@ class Engine(Protocol):
     matrix: Matrix | None
     """How a table's columns go in when all of them go in side by side."""
 
-    def feed(self, columns: Arrays) -> Arrays:
+    def feed(self, columns: Arrays, /) -> Arrays:
         """Columns that passed the signature as `compute` takes them, rows first.  Raises SignatureMismatch."""
         ...
 
-    def compute(self, feed: Arrays) -> Arrays:
+    def compute(self, feed: Arrays, /) -> Arrays:
         """Outputs by name, rows first.  Raises whatever the model raises."""
         ...
 
@@ -190,7 +190,7 @@ class PythonModel:
 
     name = "python"
     inline = False
-    matrix = None
+    matrix: Matrix | None = None
 
     def __init__(self, spec: ServerSpec, signature: Signature | None) -> None:
         from .. import packing

@@ -36,7 +36,7 @@ from .spec import ServerSpec
 
 if TYPE_CHECKING:
     from ..signature import Signature
-    from .engines import Arrays
+    from .engines import Arrays, Matrix
 
 _SAYING_SECONDS = 0.3
 """For the last answers to reach their callers before the process ends."""
@@ -58,7 +58,7 @@ class EntryScript:
 
     name = "script"
     inline = False
-    matrix = None
+    matrix: Matrix | None = None
 
     def __init__(self, spec: ServerSpec, signature: Signature | None = None) -> None:
         self.signature = signature

@@ -10,7 +10,7 @@ rows asked together and alone (`trial.batching`).
 Measured beside an echo of the body through Granian, in the same run on two shared cores, 16 connections, a forest of 100 trees on
 30 features; CPU of the server for each request as a share of the echo's (above 100 % is less than the echo takes):
 
-    one row    tensor in JSON 97 % (106–113 % without payloads kept), /score records 80–83 %, /score columns 66 %
+    one row    tensor in JSON 78–97 % in three runs (106–114 % without payloads kept), /score records 80–83 %, /score columns 66 %
     one row before, through Granian, one call of the model for each request: 26 %, 11 %, 13 %
     64 rows    beside ONNX Runtime alone (160 µs): JSON 27 % (37 % without payloads kept), binary 46 % (66 %)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Mapping
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -43,7 +44,7 @@ class Metrics:
         ]
         return "\n".join(lines) + "\n"
 
-    def _one(self, name: str, kind: str, told: str, values: dict[str, float]) -> list[str]:
+    def _one(self, name: str, kind: str, told: str, values: Mapping[str, float]) -> list[str]:
         return [f"# HELP {name} {told}", f"# TYPE {name} {kind}", *(f"{name}{{{self._with(extra)}}} {value}" for extra, value in values.items())]
 
     def _histogram(self) -> list[str]:

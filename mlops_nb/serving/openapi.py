@@ -45,9 +45,8 @@ def _infer(spec: ServerSpec, signature: Signature | None) -> dict[str, Any]:
     takes = {"type": "object", "required": ["inputs"], "properties": properties}
     gives = {
         "type": "object", "required": ["model_name", "model_version", "id", "outputs"],
-        "properties": {"model_name": {"type": "string"}, "model_version": {"type": "string"}, "id": {"type": "string"}, "outputs": {"type": "array"}},
+        "properties": {name: {"type": "string"} for name in ("model_name", "model_version", "id")} | {"outputs": {"type": "array", "items": tensor}},
     }  # fmt: skip
-    gives["properties"]["outputs"]["items"] = tensor
     return {
         "operationId": "infer", "summary": f"Ask {spec.model}:{spec.version} by the Open Inference Protocol.", "security": [{"key": []}],
         "requestBody": {"required": True, "content": {"application/json": {"schema": takes}}},

@@ -42,6 +42,7 @@ def main() -> None:
     sample = (folder / "sample.json").read_bytes() if (folder / "sample.json").exists() else None
     failures.show_cells(spec.cells)
     from . import entry  # noqa: F401 - before the clock starts
+
     _end_after(spec, folder, threading.get_ident())
     try:
         told: Rehearsed | Broke = rehearse(spec, sample)

@@ -2,8 +2,6 @@
 
 Whatever does not plainly fit (another way to send rows, a nested tensor, a datatype to convert, a value that is wrong) gives
 None, and the careful way through `score` and `protocol` takes it, or says what is wrong with it.
-
-Measured on 30 floats, one row: this way 3 µs from body to matrix, the careful way 35–130 µs; 64 rows: 75 µs against 160–900 µs.
 """
 
 from __future__ import annotations

@@ -214,3 +214,15 @@ def test_an_unequal_conversion_is_reported_and_not_used(frame, late):
     result = converted(model, frame[NUMBERS])
 
     assert (result.onnx, result.report["equal"], result.report["labels_differ"], result.engine) == (None, False, ROWS, "python")
+
+
+def test_a_conversion_leaves_the_users_own_converter_as_it_was():
+    from skl2onnx import to_onnx
+
+    rows = np.random.default_rng(0).normal(size=(50, 3))
+    forest = RandomForestClassifier(n_estimators=3, random_state=0).fit(rows, rows[:, 0] > 0)
+    before = to_onnx(forest, rows[:1]).SerializeToString()
+
+    conversion.to_onnx(forest, signature.infer(rows), rows)
+
+    assert to_onnx(forest, rows[:1]).SerializeToString() == before

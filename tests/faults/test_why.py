@@ -139,7 +139,7 @@ def test_a_version_that_cannot_start_leaves_the_old_one_serving(live_workspace: 
     rollout.deploy("churn:1", endpoint="shared")
     before = rollout.invoke("shared", X.head()).outputs
 
-    failure_of(script("raise RuntimeError('no')\n"), endpoint="shared", name="bad", traffic=50)
+    failure_of(script("def init():\n    raise RuntimeError('no')\n\ndef run(raw_data):\n    return 1\n"), endpoint="shared", name="bad", traffic=50)
 
     view = rollout.endpoints("shared")[0]
     assert {d.name: d.traffic for d in view.deployments} == {"1": 100, "bad": 0}

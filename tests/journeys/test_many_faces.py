@@ -49,7 +49,7 @@ def test_two_notebooks_a_dashboard_and_a_command_line_share_a_workspace(live_wor
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         browser_page.goto(f"{url}/models")
-        browser_page.get_by_text("churn").first.wait_for()
+        browser_page.get_by_text("churn:1").first.wait_for(state="attached")
     for face in faces:
         face.join()
 
