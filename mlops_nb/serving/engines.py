@@ -98,9 +98,10 @@ class OnnxModel:
         self._run = session.run
         self._outputs = [output.name for output in session.get_outputs()]
         self._names = self._outputs if spec.flavor in ("onnx", "torch") else [_PLAIN_NAMES.get(name, name) for name in self._outputs]
-        self.signature = signature or _signature_of(session)
-        self.matrix = _matrix_of(self.signature, session.get_inputs())
-        self.feed = _feed(self.signature, session.get_inputs(), self.matrix)
+        known = signature or _signature_of(session)
+        self.signature: Signature | None = known
+        self.matrix = _matrix_of(known, session.get_inputs())
+        self.feed = _feed(known, session.get_inputs(), self.matrix)
 
     def compute(self, feed: Arrays) -> Arrays:
         """Outputs under the model's names; a regression's single column is flat."""
