@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PARALLEL ?= 3
+# Three tests at a time start servers, kernels and browsers on two cores; one that was too slow there is asked again, alone, and must pass.
+ALONE = (echo "Once more, alone:" && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none)
 # The JupyterLab extension is built into the package as it is installed (extension/build.py): changed sources mean install again.
 EXTENSION := $(shell find extension/src extension/style extension/schema -type f) $(wildcard extension/*.json extension/*.js extension/*.lock)
 
@@ -12,7 +14,7 @@ demo: .venv/ready-demo
 	$(BIN)/python sample_notebooks/run.py
 
 test: packages .venv/ready-dev
-	$(BIN)/python -m pytest -n $(PARALLEL) --dist loadgroup
+	$(BIN)/python -m pytest -n $(PARALLEL) --dist loadgroup || $(ALONE)
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .
