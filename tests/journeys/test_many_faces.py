@@ -1,4 +1,4 @@
-"""Two notebooks, a dashboard and a command line on one workspace, all at it for a minute: no lock error, nothing lost."""
+"""Two notebooks, a dashboard and a command line on one workspace, all at it for two minutes: no lock error, nothing lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlops_nb.settings import Workspace
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-SECONDS = 60
+SECONDS = 120
 pytestmark = pytest.mark.xdist_group("journey")
 
 LOOP = """
