@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -156,16 +155,6 @@ def test_a_store_with_a_damaged_block_is_told(workspace: Workspace) -> None:
     for visit in (store.reading, store.writing):
         with pytest.raises(errors.StoreCorrupt), visit() as tx:
             state.get(tx, "a")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of two megabytes."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], check=True)
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root, which CI is")
