@@ -70,11 +70,7 @@ class Debugged:
 
     def interrupt(self) -> int:
         self.process.send_signal(signal.SIGINT)
-        try:
-            return self.process.wait(15)
-        except subprocess.TimeoutExpired:  # a loaded machine may swallow the first press, as it may a person's
-            self.process.send_signal(signal.SIGINT)
-            return self.process.wait(30)
+        return self.process.wait(30)
 
     def clean(self) -> None:
         if self.process.poll() is None:
