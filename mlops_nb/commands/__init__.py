@@ -1,0 +1,12 @@
+"""Every command, once: the `%mlops` magic, the `mlops` command line, their help and their completion all come from here.
+
+A command parses its words, calls one verb below and returns what that made; showing it belongs to the face it was said to.
+The layers below are imported inside the commands, so that help and completion answer at once.  One module for each heading of the help.
+"""
+
+from . import data, models, serving, watching, workspace
+from .group import mlops, run
+from .serving import given
+from .words import new_lines
+
+__all__ = ["data", "given", "mlops", "models", "new_lines", "run", "serving", "watching", "workspace"]

@@ -1,0 +1,176 @@
+"""Commands on models and their versions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import UsageError
+from ..grammar import A_DATASET_OR_FRAME, A_METRIC, A_MODEL, A_MODEL_NAME, A_MODEL_OBJECT, A_TAG, AN_ALIAS, DATA, dataset_names, face
+from ..reference import ModelRef
+from ..shapes import Facts, Listing
+from .group import mlops
+from .words import table_in
+
+if TYPE_CHECKING:
+    from ..converting import Converted
+    from ..registry import Registered
+    from ..store.models import ModelVersion
+
+
+@mlops.command(
+    heading="Models",
+    examples=[
+        "%register clf --name delays --data flights_q1 --metric auc=0.71 --tag team=ops",
+        "%register clf2 --name delays --data flights_q1 --target late",
+        "register model.onnx --name delays --alias champion",
+        "register folder/ --name fraud --entry score.py",
+        "register model.pkl --name delays --trust",
+    ],
+)
+@click.argument("model", type=A_MODEL_OBJECT)
+@click.option("--name", type=A_MODEL_NAME, required=True, help="The model's name; it gets the next version.")
+@click.option("--data", type=A_DATASET_OR_FRAME, help="What it was trained on: a registered data set, or a DataFrame or array.")
+@click.option("--sample", type=DATA, help="Rows such as it was trained on, where --data is not to be kept: a DataFrame or array, or a file.")
+@click.option("--target", metavar="COLUMN", help="The column of the data set that the model predicts.  [default: known from the model or its last version]")
+@click.option("--metric", "metrics", type=A_METRIC, multiple=True, help="A figure such as auc=0.71; may be repeated.")
+@click.option("--tag", "tags", type=A_TAG, multiple=True, help="A tag such as team=ops; may be repeated.")
+@click.option("--description", default="", metavar="TEXT", help="What it is for.")
+@click.option("--entry", type=click.Path(), help="An entry script with init() and run(raw_data).")
+@click.option("--code", type=click.Path(), multiple=True, help="A local module or folder it needs; may be repeated.")
+@click.option("--alias", type=AN_ALIAS, help="A name for this version, such as champion.")
+@click.option("--trust", is_flag=True, help="Open a pickle that this workspace did not write.")
+@click.option("--convert/--no-convert", default=True, help="Serve it as ONNX where the answers are the same.  [default: convert]")
+def register(
+    model: str,
+    name: str,
+    data: str | None,
+    sample: str | None,
+    target: str | None,
+    metrics: Sequence[tuple[str, float]],
+    tags: Sequence[tuple[str, str]],
+    description: str,
+    entry: str | None,
+    code: Sequence[str],
+    alias: str | None,
+    trust: bool,
+    convert: bool,
+) -> Registered:
+    """Keep a model as the next version of its name.
+
+    MODEL is a live object in a notebook, or the path of a file or folder: ONNX, pickle, joblib, skops, or whatever an entry script reads.
+    """
+    from .. import registry
+
+    meant = face().meaning(model)
+    trained_on = face().meaning(data, known=dataset_names) if data else None
+    shown = face().meaning(sample) if sample else None if isinstance(trained_on, str) else trained_on
+    with face().reporting(f"registering {name}") as report:
+        registered = registry.register(
+            meant, name=name, data=trained_on if isinstance(trained_on, str) else None,
+            sample=table_in(shown) if isinstance(shown, Path) else shown, target=target,
+            metrics=dict(metrics), tags=dict(tags), description=description, entry=entry, code=code, alias=alias, trust=trust, convert=convert, report=report,
+        )  # fmt: skip
+        report.step(f"registered {registered.version.ref}")
+    return registered
+
+
+@mlops.command(
+    heading="Models",
+    examples=["models", "models delays", "models delays:2", "models --tag team=ops", "models delays --metric 'auc>0.7'", "models --text churn"],
+)
+@click.argument("ref", type=A_MODEL, required=False)
+@click.option("--tag", "tags", type=A_TAG, multiple=True, help="Only those with this tag; may be repeated.")
+@click.option("--metric", metavar="COMPARISON", help="Only those whose figure compares so, such as 'auc>0.7'.")
+@click.option("--text", metavar="TEXT", help="Only those with this text in name, description or tags.")
+def models(ref: ModelRef | None, tags: Sequence[tuple[str, str]], metric: str | None, text: str | None) -> ModelVersion | Listing[ModelVersion]:
+    """List model versions, or show one.
+
+    The newest come first; a version or alias shows that one with all that is known of it.
+    """
+    from .. import registry
+
+    if ref and (ref.version or ref.alias):
+        return registry.get(ref)
+    found = registry.search(ref.name if ref else None, tags=dict(tags), text=text, metric=metric)
+    return Listing(found, what="model version", line="register MODEL --name NAME")
+
+
+@mlops.command(
+    heading="Models", examples=["convert delays:3", "convert delays:3 --quantize int8 --tolerance 0.01", "convert delays:3 --opset 17 --optimize extended"]
+)
+@click.argument("ref", type=A_MODEL)
+@click.option("--to", type=click.Choice(["onnx"]), default="onnx", help="The form it gets.  [default: onnx]")
+@click.option("--quantize", type=click.Choice(["int8"]), help="Hold large weights in 8 bits, where its operators can.")
+@click.option("--opset", type=click.IntRange(9, 30), metavar="NUMBER", help="The newest ONNX operator set to use.  [default: 18]")
+@click.option(
+    "--optimize", type=click.Choice(["none", "basic", "extended", "all"]), default="none", help="Optimise the graph once, for this machine.  [default: none]"
+)
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 1), metavar="X", help="Largest difference and share of labels that may differ.  [default: 0.0001, no label]"
+)
+def convert(ref: ModelRef, to: str, quantize: str | None, opset: int | None, optimize: str, tolerance: float | None) -> Converted:
+    """Give a version an ONNX form, if it answers the same.
+
+    Answers are compared on its data set's rows and beside its trees' thresholds; both forms are timed, and the faster one serves it.
+    """
+    from .. import converting
+
+    options = converting.Options(quantize=quantize, opset=opset, optimize=optimize, tolerance=tolerance)
+    with face().reporting(f"converting {ref}") as report:
+        converted = converting.convert(ref, options=options, report=report)
+        report.step(f"{converted.version.ref} has an ONNX form that answers the same")
+    return converted
+
+
+@mlops.command(heading="Models", examples=["alias delays:2 champion", "alias delays@champion champion --remove"])
+@click.argument("ref", type=A_MODEL)
+@click.argument("name", type=AN_ALIAS)
+@click.option("--remove", is_flag=True, help="Let the alias name nothing.")
+def alias(ref: ModelRef, name: str, remove: bool) -> ModelVersion:
+    """Give a version an alias such as champion.
+
+    It is taken from any other version of the model.
+    """
+    from .. import registry
+
+    return registry.drop_alias(ref.name, name) if remove else registry.set_alias(ref, name)
+
+
+@mlops.command(heading="Models", examples=["tag delays:2 team=ops stage=trial", "tag delays:2 stage="])
+@click.argument("ref", type=A_MODEL)
+@click.argument("tags", type=A_TAG, nargs=-1, required=True)
+def tag(ref: ModelRef, tags: Sequence[tuple[str, str]]) -> ModelVersion:
+    """Set or remove tags of a version.
+
+    A tag without a value is removed.
+    """
+    from .. import registry
+
+    return registry.tag(ref, {key: value or None for key, value in tags})
+
+
+@mlops.command(heading="Models", examples=["delete delays:1 --yes", "$delete delays:1"])
+@click.argument("ref", type=A_MODEL)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(ref: ModelRef, yes: bool) -> Facts:
+    """Delete a model version and the files that only it needs."""
+    from .. import registry
+
+    version, freed = registry.get(ref), registry.deletable_bytes(ref)
+    if not yes and not face().agrees(f"Delete {version.ref} and {freed / 1e6:,.1f} MB of files?"):
+        raise UsageError(f"{version.ref} was kept.", hint=f"%mlops delete {version.ref} --yes")
+    return Facts({"deleted": version.ref, "freed_bytes": registry.delete(ModelRef(version.model, version=version.version))})
+
+
+@mlops.command(heading="Models", examples=["download delays:2 delays-2", "download delays@champion out/"])
+@click.argument("ref", type=A_MODEL)
+@click.argument("folder", type=click.Path(file_okay=False))
+def download(ref: ModelRef, folder: str) -> Facts:
+    """Copy all files of a model version into a new folder."""
+    from .. import registry
+
+    return Facts({"model": registry.get(ref).ref, "folder": str(registry.download(ref, folder))})

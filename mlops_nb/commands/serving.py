@@ -1,0 +1,328 @@
+"""Commands that deploy, ask, divide traffic and measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UsageError, even_split
+from ..grammar import (
+    A_DEPLOYMENT,
+    A_DEPLOYMENT_NAME,
+    A_MODEL,
+    A_MODEL_OR_DEPLOYMENT,
+    A_MODEL_OR_SCRIPT,
+    A_NUMBER,
+    A_PROMISE,
+    A_SCRIPT_NAME,
+    A_TARGET,
+    A_VARIABLE,
+    A_WEIGHT,
+    AN_ENDPOINT,
+    AN_ENVIRONMENT,
+    CORES,
+    DATA,
+    HARDWARE,
+    MEMORY,
+    PERCENT,
+    SEVERAL_BATCHES,
+    SEVERAL_CORES,
+    SEVERAL_HARDWARES,
+    face,
+)
+from ..reference import DeploymentRef, ModelRef
+from ..shapes import Facts, Key, Lines, Listing
+from .group import mlops
+from .words import follow_logs, model_files, request_body, rows_to_send, takes_raw, whole_percent
+
+if TYPE_CHECKING:
+    from ..client import Answer
+    from ..hardware import Hardware
+    from ..rollout import Deployed, EndpointView
+    from ..store.checks import Profile
+
+
+@mlops.command(
+    heading="Serving",
+    examples=[
+        "deploy delays:1 --endpoint delays",
+        "deploy delays:2 --endpoint delays --traffic 10",
+        "deploy delays:1 --isolated",
+        "deploy delays@champion --cpus 2 --memory 512m --env OMP_NUM_THREADS=2",
+        "%deploy --form",
+    ],
+)
+@click.argument("ref", type=A_MODEL, required=False)
+@click.option("--endpoint", type=AN_ENDPOINT, help="Where callers find it.  [default: the model's name]")
+@click.option("--to", type=A_TARGET, default="local", help="Where it runs.  [default: local]")
+@click.option("--traffic", type=PERCENT, help="Its percentage of the endpoint's requests.  [default: all if it is the first, else none]")
+@click.option("--as", "name", type=A_DEPLOYMENT_NAME, help="The deployment's name.  [default: the version's number]")
+@click.option("--cpus", type=CORES, help="Cores it may use.  [default: all]")
+@click.option("--memory", "memory_mb", type=MEMORY, help="Memory it may take, such as 512m or 2g.  [default: no limit]")
+@click.option("--hardware", type=HARDWARE, default="cpu", help="What it runs on.  [default: cpu]")
+@click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="A fixed port on 127.0.0.1.  [default: a free one]")
+@click.option("--env", "variables", type=A_VARIABLE, multiple=True, help="An environment variable, not a secret; may be repeated.")
+@click.option("--allow-mismatch", is_flag=True, help="Run although packages differ from those it was made with.")
+@click.option("--isolated", is_flag=True, help="Run in an environment of its own, with exactly the packages it was made with.")
+@click.option("--environment", type=AN_ENVIRONMENT, help="Run in an environment of its own with these packages instead.")
+@click.option("--wait/--no-wait", default=True, help="Return once it is healthy, or at once.  [default: wait]")
+@click.option("--form", is_flag=True, help="Fill in a form instead; in a notebook.")
+def deploy(
+    ref: ModelRef | None,
+    endpoint: str | None,
+    to: str,
+    traffic: int | None,
+    name: str | None,
+    cpus: float | None,
+    memory_mb: int | None,
+    hardware: str,
+    port: int | None,
+    variables: Sequence[tuple[str, str]],
+    allow_mismatch: bool,
+    isolated: bool,
+    environment: ModelRef | None,
+    wait: bool,
+    form: bool,
+) -> Deployed | Any:
+    """Run a model version behind an endpoint.
+
+    The first deployment of an endpoint takes all its requests, a later one none unless --traffic says so.
+    """
+    if form:
+        return face().form(given())
+    if not ref:
+        raise UsageError("deploy needs a model version.", hint="%mlops deploy churn:3, or %mlops deploy --form")
+    from .. import rollout
+    from ..store.deployments import DeploymentSpec
+
+    spec = DeploymentSpec(
+        cpus=cpus, memory_mb=memory_mb, hardware=hardware, port=port, variables=dict(variables), allow_mismatch=allow_mismatch,
+        isolated=isolated or environment is not None, environment=str(environment) if environment else None,
+    )  # fmt: skip
+    with face().reporting(f"deploying {ref}") as report:
+        deployed = rollout.deploy(ref, endpoint=endpoint, to=to, traffic=traffic, name=name, spec=spec, wait=wait, report=report)
+        report.step(f"{deployed.deployment} is {deployed.status} at {deployed.url}")
+    return deployed
+
+
+def given() -> dict[str, Any]:
+    """The words of the command being carried out that were said, by parameter name."""
+    context = click.get_current_context()
+    return {name: value for name, value in context.params.items() if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
+
+
+@mlops.command(
+    heading="Serving",
+    examples=["entry --file s.py --sample '{\"data\": [[1, 2]]}' --model model.pkl", "%entry --file s.py --data X.head() --model delays:3"],
+)
+@click.option("--name", type=A_SCRIPT_NAME, help="The script's name: NAME.py in this folder.")
+@click.option("--file", type=click.Path(dir_okay=False), help="Its file, instead.")
+@click.option("--sample", metavar="JSON", help="A request's body to try it with.")
+@click.option("--data", type=DATA, help='Rows to try it with instead, sent as {"data": rows}: an expression in a notebook, or a file.')
+@click.option("--model", metavar="PATH|MODEL", help="What AZUREML_MODEL_DIR leads to: a file, a folder, or a registered version.")
+def entry(name: str | None, file: str | None, sample: str | None, data: str | None, model: str | None) -> Facts:
+    """Write an entry script from a cell, and try it.
+
+    In a notebook, `%%mlops entry --name s` above the script writes s.py, and tries init() and run() in a fresh process.  Without a cell, an
+    existing file is tried.  Then it is registered: register MODEL --name NAME --entry s.py
+    """
+    from .. import rehearsing
+
+    if not (name or file):
+        raise UsageError("entry needs the script's name.", hint="%mlops entry --file s.py, or %%mlops entry --name s above the script")
+    script = Path(file or f"{name}.py")
+    cell = face().cell
+    if cell is not None:
+        rehearsing.write(script, cell)
+    with face().reporting(f"trying {script.name}") as report:
+        told = rehearsing.rehearse(script, sample=request_body(sample, data), model=model_files(model), cell=cell is not None, report=report)
+        report.step(f"{script.name} answered" if told.run_ms is not None else f"{script.name} is loaded; a --sample would try run()")
+    facts = {
+        "script": str(script),
+        "status": told.status,
+        "answer": told.answer,
+        "init_ms": round(told.init_ms, 1),
+        "run_ms": told.run_ms and round(told.run_ms, 1),
+    }
+    return Facts(facts if told.run_ms is not None else {"script": str(script), "init_ms": facts["init_ms"]})
+
+
+@mlops.command(heading="Serving", examples=["debug score.py --model model.pkl --data rows.csv", "debug delays:3 --port 8080"])
+@click.argument("subject", metavar="MODEL|SCRIPT", type=A_MODEL_OR_SCRIPT)
+@click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="Its port on 127.0.0.1.  [default: a free one]")
+@click.option("--sample", metavar="JSON", help="A request's body to ask each time it is loaded.")
+@click.option("--data", type=DATA, help="Rows to ask each time it is loaded: an expression in a notebook, or a file.")
+@click.option("--model", metavar="PATH|MODEL", help="What a script's AZUREML_MODEL_DIR leads to: a file, a folder, or a registered version.")
+def debug(subject: str, port: int | None, sample: str | None, data: str | None, model: str | None) -> Facts:
+    """Run a model or an entry script in the foreground, with a debugger.
+
+    A debugger may attach to the address shown; breakpoint() stops there.  What is saved answers at once.  Each exception is shown with its
+    line and the request that caused it.  Ctrl-C ends it.
+    """
+    from .. import debugging
+
+    meant = Path(subject) if subject.endswith(".py") else ModelRef.parse(subject)
+    asked = request_body(sample, data, raw=isinstance(meant, Path) or takes_raw(meant))
+    code = debugging.debug(meant, say=face().say, model=model_files(model), port=port, sample=asked)
+    if code:
+        raise UsageError(f"{subject} was not served.", hint="another --port")
+    return Facts({"debugged": subject})
+
+
+@mlops.command(heading="Serving", examples=["undeploy delays/1", "undeploy delays"])
+@click.argument("ref", type=A_DEPLOYMENT)
+def undeploy(ref: DeploymentRef) -> Facts:
+    """Withdraw a deployment, or all of an endpoint's.
+
+    It finishes what it has, and its share goes to those that have one.
+    """
+    from .. import rollout
+
+    with face().reporting(f"withdrawing {ref}") as report:
+        gone = rollout.undeploy(ref)
+        report.step(f"withdrew {', '.join(gone) or 'nothing'}")
+    left = rollout.endpoints(ref.endpoint)[0].deployments
+    idle = bool(left) and not any(d.traffic for d in left)
+    advice = {"note": f"nobody takes requests now: traffic {ref.endpoint} {left[0].name}=100"} if idle else {}
+    return Facts({"endpoint": ref.endpoint, "withdrawn": gone, **advice})
+
+
+@mlops.group(default="list", heading="Serving")
+def endpoints() -> None:
+    """List endpoints, show their keys, delete them."""
+
+
+@endpoints.command("list", hidden=True, examples=["endpoints", "endpoints delays"])
+@click.argument("name", type=AN_ENDPOINT, required=False)
+def list_endpoints(name: str | None) -> EndpointView | Listing[EndpointView]:
+    """List the endpoints with their deployments, or show one."""
+    from .. import rollout
+
+    found = rollout.endpoints(name)
+    return Listing(found, what="endpoint", line="deploy MODEL:VERSION")
+
+
+@endpoints.command("key", examples=["endpoints key delays", "endpoints key delays --rotate"])
+@click.argument("endpoint", type=AN_ENDPOINT)
+@click.option("--rotate", is_flag=True, help="Make a new key; the old one stops working.")
+def endpoint_key(endpoint: str, rotate: bool) -> Key:
+    """Show an endpoint's key, or make a new one.
+
+    Callers send it as the header `Authorization: Bearer KEY`.
+    """
+    from .. import keys, rollout
+
+    rollout.url_of(endpoint)
+    return Key(endpoint=endpoint, key=keys.rotate(endpoint) if rotate else keys.key(endpoint))
+
+
+@endpoints.command("delete", examples=["endpoints delete delays"])
+@click.argument("endpoint", type=AN_ENDPOINT)
+def delete_endpoint(endpoint: str) -> Facts:
+    """Withdraw all of an endpoint's deployments and forget it.
+
+    Its history stays.
+    """
+    from .. import rollout
+
+    with face().reporting(f"deleting {endpoint}") as report:
+        gone = rollout.delete_endpoint(endpoint)
+        report.step(f"deleted {endpoint}")
+    return Facts({"deleted": endpoint, "withdrawn": gone})
+
+
+@mlops.command(heading="Serving", examples=["traffic delays 1=50 2=50", "traffic delays"])
+@click.argument("endpoint", type=AN_ENDPOINT)
+@click.argument("weights", type=A_WEIGHT, nargs=-1)
+@click.option("--why", default="", metavar="TEXT", help="A reason for the record.")
+def traffic(endpoint: str, weights: Sequence[tuple[str, float]], why: str) -> EndpointView:
+    """Show or set how an endpoint's requests are divided.
+
+    Weights are whole percentages, one for each deployment, and sum to 100.
+    """
+    from .. import rollout
+
+    if not weights:
+        return rollout.endpoints(endpoint)[0]
+    shares = [(name.removeprefix(f"{endpoint}/"), whole_percent(share)) for name, share in weights]
+    if len(dict(shares)) < len(shares):
+        raise UsageError("A deployment is named twice.", hint=even_split(endpoint, list(dict(shares))))
+    return rollout.split(endpoint, dict(shares), why=why)
+
+
+@mlops.command(heading="Serving", examples=["%invoke delays --data X.head()", "invoke delays --data rows.csv --deployment 2", "$invoke delays --data -"])
+@click.argument("endpoint", type=AN_ENDPOINT)
+@click.option("--data", type=DATA, required=True, help="An expression in a notebook, a CSV, Parquet or JSON file, or - for JSON from standard input.")
+@click.option("--deployment", type=A_DEPLOYMENT_NAME, help="Ask this one, whatever the split.")
+def invoke(endpoint: str, data: str, deployment: str | None) -> Answer:
+    """Send rows to an endpoint and show the answers."""
+    from .. import rollout
+
+    sent = rows_to_send(face().input() if data == "-" else face().meaning(data), endpoint)
+    return rollout.invoke(endpoint, sent, deployment=deployment and deployment.removeprefix(f"{endpoint}/"))
+
+
+@mlops.command(heading="Serving", examples=["logs delays/2", "logs delays/2 --lines 500", "logs delays --follow"])
+@click.argument("ref", type=A_DEPLOYMENT)
+@click.option("--lines", type=click.IntRange(min=1), metavar="COUNT", default=100, help="How many of the last lines.  [default: 100]")
+@click.option("--follow", is_flag=True, help="Go on showing new lines until interrupted.")
+def logs(ref: DeploymentRef, lines: int, follow: bool) -> Lines:
+    """Show the last lines of a deployment's log."""
+    from .. import rollout
+
+    return follow_logs(ref, lines) if follow else Lines(rollout.logs(ref, lines=lines))
+
+
+@mlops.command(
+    heading="Serving",
+    examples=[
+        "profile delays/1",
+        "profile delays:3 --slo p95=20ms --rps 200",
+        "profile delays:3 --hardware cpu,openvino,cuda --cpus 1,2 --batch 1,32,256 --price 0.05",
+        "profile delays:3 --resume",
+    ],
+)
+@click.argument("ref", type=A_MODEL_OR_DEPLOYMENT)
+@click.option("--hardware", type=SEVERAL_HARDWARES, help="What a version is measured on.  [default: cpu]")
+@click.option("--cpus", type=SEVERAL_CORES, help="Numbers of cores a version is measured with.  [default: 1,2]")
+@click.option("--batch", "batches", type=SEVERAL_BATCHES, help="Rows in each request.  [default: 1,32,256]")
+@click.option("--slo", "objective", type=A_PROMISE, help="The latency callers are promised, such as p95=20ms or p99=0.2s.  [default: p95=50ms]")
+@click.option("--rps", type=A_NUMBER, help="Requests a second in all, each of the smallest batch: how many instances they take.")
+@click.option("--price", type=A_NUMBER, help="Price of one core for an hour: what a million predictions cost.")
+@click.option("--seconds", type=A_NUMBER, help="How long it may take, about.  [default: 75 for a version, 7 for a deployment]")
+@click.option("--resume", is_flag=True, help="Go on with one that was interrupted: what was measured is not measured again.")
+def profile(
+    ref: str,
+    hardware: list[str] | None,
+    cpus: list[float] | None,
+    batches: list[int] | None,
+    objective: Any,
+    rps: float | None,
+    price: float | None,
+    seconds: float | None,
+    resume: bool,
+) -> Profile:
+    """Measure latency, throughput, CPU and memory, and advise what to deploy with.
+
+    A model version is measured on servers of its own, away from all traffic; a deployment as it runs.  Ctrl-C keeps what was measured.
+    """
+    from .. import profiling
+
+    with face().reporting(f"profiling {ref}") as report:
+        measured = profiling.profile(
+            ref, hardware=hardware or (), cpus=cpus or (), batches=batches or profiling.BATCHES, objective=objective or profiling.Objective(), rps=rps,
+            price=price, seconds=seconds, resume=resume, report=report,
+        )  # fmt: skip
+        report.step(f"measured {len(measured.points)} settings")
+    return measured
+
+
+@mlops.command("hardware", heading="Serving", examples=["hardware"])
+def list_hardware() -> Listing[Hardware]:
+    """List what models can run on here, and why not on the rest."""
+    from .. import hardware
+
+    return Listing(hardware.found(), what="execution provider")

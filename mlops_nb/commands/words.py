@@ -1,0 +1,106 @@
+"""What a word on a line leads to: rows, files, percentages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadOption
+from ..grammar import face
+from ..reference import DeploymentRef, ModelRef
+from ..shapes import Lines
+
+
+def request_body(sample: str | None, data: str | None, *, raw: bool = True) -> bytes | None:
+    """A request's body: written out, or rows as an endpoint is sent them."""
+    from .. import client
+
+    if sample is not None or data is None:
+        return None if sample is None else sample.encode()
+    meant = face().meaning(data)
+    if isinstance(meant, Path):
+        meant = meant.read_text(encoding="utf-8") if meant.suffix.lower() == ".json" else table_in(meant)
+    return client.body(meant, takes_raw=raw)
+
+
+def model_files(model: str | None) -> Path | ModelRef | None:
+    """What `--model` names: a path when there is one, else a registered version."""
+    return None if model is None else Path(model) if Path(model).expanduser().exists() else ModelRef.parse(model)
+
+
+def takes_raw(ref: ModelRef) -> bool:
+    from .. import registry
+
+    return registry.get(ref).engine == "script"
+
+
+def rows_to_send(data: Any, endpoint: str) -> Any:
+    """What goes to an endpoint: live data as it is, a file's or a text's content."""
+    if isinstance(data, Path) and data.suffix.lower() != ".json":
+        return table_in(data, text=_text_columns(endpoint))
+    if isinstance(data, Path | str):
+        return _json_rows(data.read_text(encoding="utf-8") if isinstance(data, Path) else data)
+    return data
+
+
+def _json_rows(text: str) -> Any:
+    import msgspec
+
+    try:
+        data = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise BadOption(f"The data is not JSON: {error}", hint='[{"column": 1}] or {"column": [1, 2]}') from None
+    already_a_request = isinstance(data, dict) and bool({"inputs", "data", "input_data"} & set(data))
+    return text.encode() if already_a_request else [data] if _is_record(data) else data
+
+
+def _is_record(data: Any) -> bool:
+    return isinstance(data, dict) and not any(isinstance(value, list) for value in data.values())
+
+
+def table_in(file: Path, *, text: Sequence[str] = ()) -> Any:
+    from .. import datasets
+
+    return datasets.read(file, text=text)
+
+
+def _text_columns(endpoint: str) -> list[str]:
+    """The columns that the endpoint's models take as text, whatever a CSV file makes them look like."""
+    from .. import store
+    from ..store import deployments as table
+    from ..store import models as model_table
+
+    with store.reading() as tx:
+        versions = [model_table.get(tx, ModelRef(d.model, version=d.version)) for d in table.of(tx, endpoint)]
+    return [column["name"] for version in versions for column in (version.signature or {}).get("inputs", []) if column["type"] == "string"]
+
+
+def whole_percent(share: float) -> int:
+    if share != int(share):
+        raise BadOption(f"{share} is not a whole percentage.", hint="%mlops traffic churn 1=90 2=10")
+    return int(share)
+
+
+def follow_logs(ref: DeploymentRef, lines: int) -> Lines:
+    """Say the log's last lines, then those that come; Ctrl-C ends it."""
+    import time
+
+    from .. import rollout
+
+    window = max(lines, 500)
+    before = rollout.logs(ref, lines=window)
+    for line in before[-lines:]:
+        face().say(line)
+    while True:
+        time.sleep(0.3)
+        latest = rollout.logs(ref, lines=window)
+        for line in new_lines(before, latest):
+            face().say(line)
+        before = latest
+
+
+def new_lines(before: Sequence[str], latest: Sequence[str]) -> Sequence[str]:
+    """What came since: both are the last lines of one growing log, seen through a window of one size."""
+    kept = next((count for count in range(min(len(before), len(latest)), 0, -1) if before[-count:] == latest[:count]), 0)
+    return latest[kept:]
