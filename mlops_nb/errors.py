@@ -3,7 +3,7 @@
     MlopsError                     exit 1   HTTP 500   something was asked for and could not be done
     ├── UsageError                 exit 2   HTTP 400   the request itself cannot be right
     │   ├── BadName  BadReference  BadOption  UnsafePath  UnsafeText  UnsafeUrl
-    │   ├── WeightsDoNotSum        SignatureMismatch  NotAModel  NotAnEntryScript  TrustNeeded
+    │   ├── WeightsDoNotSum        SignatureMismatch  NotAModel  NotAnEntryScript  TrustNeeded  TargetCannot
     │   ├── NotPicklable           SampleNeeded  LicenceNotAccepted  SecretVariable
     │   └── UnknownVariable        UnknownCommand  UnknownOption  BadExpression
     ├── NotFound                   exit 3   HTTP 404   no such thing in this workspace
@@ -28,7 +28,7 @@ notebook shows.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -121,6 +121,14 @@ class BadReference(UsageError):
 
 class BadOption(UsageError):
     """An option's value is outside what it can be."""
+
+
+class TargetCannot(UsageError):
+    """A target lacks what was asked of it; nothing was done."""
+
+    def __init__(self, target: str, what: str, *, able: Sequence[str]) -> None:
+        others = f" Targets that can: {listed(able)}." if able else " No target of this version can."
+        super().__init__(f"The target {target} cannot {what}.{others}", hint=f"--to {able[0]}" if able else "%mlops deploy --help")
 
 
 class UnsafePath(UsageError):

@@ -43,6 +43,7 @@ class World:
         self._stopping: dict[tuple[str, int], Future[None]] = {}
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="stop")
         self._gateway = GatewayKeeper()
+        self._shared: dict[str, Any] = {}
 
     def step(self) -> bool:
         """Take one step towards what is wanted; True while something is on its way.
@@ -54,6 +55,7 @@ class World:
         troubles = [trouble for deployment in self._deployments if (trouble := self._trouble_settling(deployment))]
         self._read_if_changed()
         self._gateway.step(self._endpoints, self._deployments, self._weights)
+        troubles += [trouble for name in self._endpoints if (trouble := self._trouble_sharing(name))]
         if troubles:
             raise troubles[0]
         return any(self._on_its_way(d) for d in self._deployments)
@@ -88,6 +90,19 @@ class World:
             self._settle(deployment)
         except Exception as error:  # told by the agent; one deployment must not keep it from the others
             return error
+        return None
+
+    def _trouble_sharing(self, endpoint: str) -> Exception | None:
+        """Have a target that divides requests by its own means do so; again only when something changed."""
+        own = [d for d in self._deployments if d.endpoint == endpoint and d.wanted == "running" and targets.get(d.target).TRAFFIC == "own"]
+        wanted = (self._weights.get(endpoint, {}), [(d.name, d.status, d.handle) for d in own])
+        if not own or self._shared.get(endpoint) == wanted:
+            return None
+        try:
+            targets.get(own[0].target).share(endpoint, own, wanted[0])
+        except Exception as error:  # told by the agent, and tried again at the next step
+            return error
+        self._shared[endpoint] = wanted
         return None
 
     def _read_if_changed(self) -> None:
@@ -171,7 +186,7 @@ def _started(deployment: Deployment) -> dict[str, Any]:
     with store.reading() as tx:
         version = models.get(tx, ModelRef(deployment.model, version=deployment.version))
         run = runs.get(tx, version.run) if version.run else None
-        named = (deployment.spec.environment or version.environment) if deployment.spec.isolated else None
+        named = deployment.spec.environment or version.environment
         environment = environments.get(tx, ModelRef.parse(named)) if named else None
     cells = [{"number": c.number, "filename": c.filename, "source": c.source} for c in (run.cells if run else [])]
     return targets.get(deployment.target).start(deployment, version, context={"cells": cells, "environment": environment})
@@ -209,6 +224,8 @@ def _came_up(deployment: Deployment) -> None:
 
 
 def _give_first_traffic(tx: store.Transaction, deployment: Deployment) -> None:
+    if targets.get(deployment.target).TRAFFIC == "none":
+        return
     present = {d.name for d in table.of(tx, deployment.endpoint) if d.wanted == "running"}
     weights = {name: weight for name, weight in table.traffic(tx, deployment.endpoint).items() if name in present}
     key = f"first_traffic/{deployment.ref}"

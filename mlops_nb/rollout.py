@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
-from . import agent, client, environments, gateway, hardware, rebuilding, splits, store, targets
+from . import agent, client, gateway, splits, store, targets
 from .client import Answer
 from .errors import (
     BadOption,
     DeploymentFailed,
     DeploymentNotFound,
-    EnvironmentMismatch,
-    EnvironmentNotBuilt,
     GatewayUnreachable,
     NameTaken,
     SecretVariable,
     StillRunning,
+    TargetCannot,
 )
 from .progress import SILENT, Reporter
 from .reference import DeploymentRef, ModelRef
@@ -109,11 +108,12 @@ def deploy(
     if traffic is not None and not 0 <= traffic <= 100:
         raise BadOption(f"--traffic {traffic} is no percentage.", hint="a whole number from 0 to 100")
     report.step(f"looking up {ref}")
-    version, environment = _fits_here(ref, spec, to)
+    version, environment = _with_environment(ref, spec)
+    targets.check(to, version, environment, spec)
     where = checked_name(endpoint or version.model, what="endpoint")
     called = checked_name(name or str(version.version), what="deployment")
-    if environment:
-        _built(environment, f"{where}/{called}", report)
+    _check_neighbours(where, called, to)
+    targets.get(to).prepare(version, environment, spec, ref=f"{where}/{called}", report=report)
     _until_gone(where, {called})
     with store.writing() as tx:
         deployment = _wanted(tx, models.get(tx, ref), endpoint=where, name=called, target=to, spec=spec, traffic=traffic)
@@ -135,6 +135,7 @@ def split(endpoint: str, weights: Mapping[str, int], *, why: str = "") -> Endpoi
     with store.writing() as tx:
         for name, share in weights.items():
             deployment = table.get(tx, endpoint, name)
+            targets.require(deployment.target, "traffic")
             if share and (deployment.wanted == "stopped" or deployment.status not in ("healthy", "restarting", "unhealthy")):
                 said = "being withdrawn" if deployment.wanted == "stopped" else deployment.status
                 raise BadOption(f"{deployment.ref} is {said}; it can take no traffic.", hint=f"%mlops logs {deployment.ref}")
@@ -206,7 +207,9 @@ def logs(ref: DeploymentRef | str, *, lines: int = 100) -> list[str]:
 
 
 def invoke(endpoint: str, data: Any, *, deployment: str | None = None) -> Answer:
-    """Ask an endpoint; see `client.invoke`."""
+    """Ask an endpoint; see `client.invoke`.  Raises TargetCannot where it is not asked over HTTP."""
+    for other in _present(endpoint):
+        targets.require(other.target, "invoke")
     return client.invoke(endpoint, data, deployment=deployment)
 
 
@@ -250,32 +253,23 @@ def url_of(endpoint: str) -> str:
         return f"{_base_url(tx)}/{endpoint}"
 
 
-def _fits_here(ref: ModelRef, spec: DeploymentSpec, to: str) -> tuple[models.ModelVersion, Environment | None]:
-    """The version, and the environment of its own that it is to run in.
-
-    Refuses before anything starts when a package that the model needs differs here, or the hardware is not here.
-    """
+def _with_environment(ref: ModelRef, spec: DeploymentSpec) -> tuple[models.ModelVersion, Environment | None]:
+    """The version, and the environment that was locked for it or that *spec* names."""
     with store.reading() as tx:
         version = models.get(tx, ref)
         named = spec.environment or version.environment
         environment = environment_table.get(tx, ModelRef.parse(named, what="environment")) if named else None
-    if spec.isolated:
-        if not environment:
-            raise BadOption(f"{version.ref} was registered without an environment.", hint=f"%mlops deploy {version.ref} --environment NAME")
-        return version, environment
-    if environment and version.engine != "onnxruntime" and not spec.allow_mismatch and (different := environments.differences(environment)):
-        raise EnvironmentMismatch(version.ref, different)
-    if to == "local":
-        hardware.check_for(version.engine, spec.hardware)
-    return version, None
+    if spec.isolated and not environment:
+        raise BadOption(f"{version.ref} was registered without an environment.", hint=f"%mlops deploy {version.ref} --environment NAME")
+    return version, environment
 
 
-def _built(environment: Environment, ref: str, report: Reporter) -> None:
-    """Have the environment ready before anything is wanted of it.  Raises DeploymentFailed with uv's last lines."""
-    try:
-        rebuilding.build(environment, report)
-    except EnvironmentNotBuilt as error:
-        raise DeploymentFailed(ref, message=str(error), log=error.detail, hint=error.hint) from error
+def _check_neighbours(endpoint: str, name: str, to: str) -> None:
+    """Raises TargetCannot when what already stands behind *endpoint* cannot be divided with what runs on *to*."""
+    for other in _present(endpoint):
+        if other.name != name and not targets.may_share(to, other.target):
+            able = [target for target in targets.NAMES if targets.may_share(target, other.target)]
+            raise TargetCannot(to, f"share the endpoint {endpoint} with {other.ref}, which runs on {other.target}", able=able)
 
 
 def _wanted(
@@ -348,7 +342,9 @@ def _failure(deployment: Deployment) -> DeploymentFailed:
 
 
 def _until_reachable(deployment: Deployment, report: Reporter) -> None:
-    """Wait until the gateway leads to it, and shares requests out as wanted.  Raises GatewayUnreachable with the reason the agent noted."""
+    """Wait until the gateway, where it is used, leads to it and shares requests out as wanted.  Raises GatewayUnreachable with the agent's reason."""
+    if targets.get(deployment.target).TRAFFIC != "gateway":
+        return
     report.step("opening the gateway")
     deadline = time.monotonic() + 15
     while why := _ways_missing(deployment):
@@ -376,7 +372,7 @@ def _deployed(deployment: Deployment) -> Deployed:
         share = table.traffic(tx, now.endpoint).get(now.name, 0)
         return Deployed(
             endpoint=now.endpoint, deployment=now.ref, model=now.model_ref, target=now.target, status=now.status, traffic=share,
-            url=f"{_base_url(tx)}/{now.endpoint}",
+            url=_url(_base_url(tx), now.endpoint, [now]),
         )  # fmt: skip
 
 
@@ -423,7 +419,13 @@ def _patience_seconds() -> float:
 
 def _endpoint_view(tx: store.Transaction, name: str, base: str) -> EndpointView:
     shares = table.traffic(tx, name)
-    return EndpointView(name=name, url=f"{base}/{name}", deployments=[_deployment_view(d, shares.get(d.name, 0)) for d in table.of(tx, name)])
+    deployments = table.of(tx, name)
+    return EndpointView(name=name, url=_url(base, name, deployments), deployments=[_deployment_view(d, shares.get(d.name, 0)) for d in deployments])
+
+
+def _url(base: str, endpoint: str, deployments: Sequence[Deployment]) -> str:
+    """Where the endpoint answers: where its target says, else at the gateway."""
+    return next((d.handle["url"] for d in deployments if d.handle.get("url")), f"{base}/{endpoint}")
 
 
 def _deployment_view(deployment: Deployment, share: int) -> DeploymentView:

@@ -32,6 +32,8 @@ class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
     hardware: str = "cpu"
     port: int | None = None
     """A fixed port on 127.0.0.1; None picks a free one."""
+    gpus: str | None = None
+    """GPUs handed over to it: `all`, or how many."""
     variables: dict[str, str] = {}
     """Environment variables; never secrets."""
     allow_mismatch: bool = False
@@ -40,6 +42,8 @@ class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Run with an interpreter of its own, and exactly the packages that were locked when the version was registered."""
     environment: str | None = None
     """`name:version` of the environment to run in when isolated; None means the version's own."""
+    options: dict[str, Any] = {}
+    """What only its target understands: an image, a namespace, a device …"""
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,18 +1,41 @@
-"""Where a deployment can run: one protocol, one module per place."""
+"""Where a deployment can run: one protocol, one module per place.
+
+A target says in ABILITIES what it can do; what it cannot is refused before anything is done, naming the targets that can.  It says in
+TRAFFIC who divides an endpoint's requests among its deployments: the `gateway` of this workspace, the target's `own` means, or none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
 
-from ..errors import BadOption, closest, listed
-from ..store.deployments import Deployment, Reason
+from ..errors import BadOption, TargetCannot, closest, listed
+from ..progress import Reporter
+from ..store.deployments import Deployment, DeploymentSpec, Reason
+from ..store.environments import Environment
 from ..store.models import ModelVersion
 
 NAMES = ("local",)
 """Every target this version of the package can run on."""
+
+ABILITIES: Mapping[str, str] = {
+    "traffic": "take a share of an endpoint's requests",
+    "invoke": "be asked over HTTP from here",
+    "logs": "show a log",
+    "usage": "tell what it uses now",
+    "capture": "keep what it was asked and answered in this workspace",
+    "cpus": "limit cores (--cpus)",
+    "memory": "limit memory (--memory)",
+    "gpus": "hand over GPUs (--gpus)",
+    "port": "listen on a port of your choice (--port)",
+    "variables": "set environment variables (--env)",
+    "hardware": "run on a provider of your choice (--hardware)",
+    "isolated": "run in an environment of its own (--isolated, --environment)",
+}
+"""What a target may be able to do, and how an error words it."""
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,17 +46,58 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """Why it is not healthy; of a healthy one, the latest exception a request raised in the user's code."""
 
 
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a deployment uses now, and what it runs as."""
+
+    cpus: float | None = None
+    """Cores in use, on average since it was last looked at or over the target's own window."""
+    memory_mb: float | None = None
+    restarts: int | None = None
+    """How often the target itself restarted it, beside the agent's count."""
+    image: str = ""
+    """The image's digest, where it runs from one."""
+    where: str = ""
+    """The container, pod, device or process it is."""
+    hardware: str = ""
+    """What executes the model, as the server proved it; an emulation says so here."""
+
+
 class Target(Protocol):
-    """Where a deployment can run.  Every verb may be repeated: the agent calls it until what is matches what should be."""
+    """Where a deployment can run.  Every verb may be repeated: the agent calls it until what is matches what should be.
+
+    The agent calls all but `check` and `prepare`, in a loop that serves every deployment: a verb answers within half a second, and
+    `stop` and `end_strays` within their drain time.
+    """
+
+    ABILITIES: frozenset[str]
+    OPTIONS: frozenset[str]
+    """The keys of `DeploymentSpec.options` that it understands."""
+    TRAFFIC: Literal["gateway", "own", "none"]
+
+    def check(self, version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:
+        """Refuse what cannot come to run there, before anything is done: raises the error that says why."""
+
+    def prepare(self, version: ModelVersion, environment: Environment | None, spec: DeploymentSpec, *, ref: str, report: Reporter) -> None:
+        """Do what takes long — build an environment or an image — in the process of whoever deploys *ref*, telling how it goes."""
 
     def start(self, deployment: Deployment, version: ModelVersion, *, context: dict[str, Any]) -> dict[str, Any]:
-        """Begin running it and return the handle by which any process finds it again (with `port` and `token_file`)."""
+        """Begin running it and return the handle by which any process finds it again.
+
+        With TRAFFIC `gateway` the handle has `port` (on 127.0.0.1) and `token_file`; with `own` it may have `url`.
+        *context* has `cells` (of the notebook that made it) and `environment` (the one it is to run in, or None).
+        """
 
     def observe(self, deployment: Deployment) -> Observed:
-        """How it is, within half a second."""
+        """How it is."""
 
     def alive(self, deployment: Deployment) -> bool:
-        """Whether it is there at all; asked many times a second."""
+        """Whether it is there at all; asked many times a second, so it may answer from what was seen less than a second ago."""
+
+    def usage(self, deployment: Deployment) -> Usage:
+        """What it uses now."""
+
+    def share(self, endpoint: str, deployments: Sequence[Deployment], weights: Mapping[str, int]) -> None:
+        """Bring the endpoint's split in force, where TRAFFIC is `own`; called when it or the deployments changed."""
 
     def stop(self, deployment: Deployment) -> None:
         """End it; nothing of it remains running when this returns."""
@@ -47,9 +111,44 @@ class Target(Protocol):
 
 def get(name: str) -> Target:
     """The target called *name*.  Raises BadOption when there is none."""
-    from . import local
-
-    if name == "local":
-        return local
+    if name in NAMES:
+        return importlib.import_module(f".{name}", __name__)  # type: ignore[return-value]
     near = closest(name, NAMES)
     raise BadOption(f"No target {name!r}. Targets: {listed(NAMES)}.", hint=f"--to {near or NAMES[0]}")
+
+
+def require(name: str, *abilities: str) -> None:
+    """Raises TargetCannot when the target called *name* lacks one of *abilities*, naming those that have it."""
+    for ability in abilities:
+        if ability not in get(name).ABILITIES:
+            raise TargetCannot(name, ABILITIES[ability], able=[other for other in NAMES if ability in get(other).ABILITIES])
+
+
+def check(name: str, version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:
+    """Refuse what the target called *name* cannot do, before anything is done.  Raises BadOption, TargetCannot, or what the target raises."""
+    target = get(name)
+    require(name, *_asked_for(spec))
+    for option in spec.options:
+        if option not in target.OPTIONS:
+            able = [other for other in NAMES if option in get(other).OPTIONS]
+            raise TargetCannot(name, f"understand --{option.replace('_', '-')}", able=able)
+    target.check(version, environment, spec)
+
+
+def may_share(name: str, other: str) -> bool:
+    """Whether deployments on the two targets can stand behind one endpoint."""
+    return name == other or get(name).TRAFFIC == get(other).TRAFFIC == "gateway"
+
+
+def _asked_for(spec: DeploymentSpec) -> list[str]:
+    """The abilities that *spec* takes."""
+    asked = {
+        "cpus": spec.cpus,
+        "memory": spec.memory_mb,
+        "gpus": spec.gpus,
+        "port": spec.port,
+        "variables": spec.variables,
+        "hardware": spec.hardware != "cpu",
+        "isolated": spec.isolated,
+    }
+    return [ability for ability, value in asked.items() if value]

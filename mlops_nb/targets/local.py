@@ -10,29 +10,53 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
 
-from .. import rebuilding, registry
-from ..errors import PortInUse
+from .. import environments, hardware, rebuilding, registry
+from ..errors import DeploymentFailed, EnvironmentMismatch, EnvironmentNotBuilt, PortInUse
 from ..safety import names_a_secret, path_inside
 from ..serving.spec import ServerSpec
 from ..settings import Workspace
 from ..store.deployments import Deployment, Reason
-from . import Observed
+from . import Observed, Usage
 
 if TYPE_CHECKING:
+    from ..progress import Reporter
+    from ..store.deployments import DeploymentSpec
     from ..store.environments import Environment
     from ..store.models import ModelVersion
 
+ABILITIES = frozenset({"traffic", "invoke", "logs", "usage", "capture", "cpus", "memory", "port", "variables", "hardware", "isolated"})
+OPTIONS: frozenset[str] = frozenset()
+TRAFFIC = "gateway"
 _STOP_SECONDS = 8.0
 _LOG_BYTES = 8_000_000
 _children: dict[int, subprocess.Popen[bytes]] = {}  # only to reap them; found again by pid and the file they were started with
 _COMMAND = ("-m", "mlops_nb.serving")
+
+
+def check(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:
+    """Raises EnvironmentMismatch when a package that the model needs differs here, HardwareMissing when the hardware is not here."""
+    if spec.isolated:
+        return
+    if environment and version.engine != "onnxruntime" and not spec.allow_mismatch and (different := environments.differences(environment)):
+        raise EnvironmentMismatch(version.ref, different)
+    hardware.check_for(version.engine, spec.hardware)
+
+
+def prepare(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec, *, ref: str, report: Reporter) -> None:
+    """Have the environment of an isolated one ready before anything is wanted of it.  Raises DeploymentFailed with uv's last lines."""
+    if not (spec.isolated and environment):
+        return
+    try:
+        rebuilding.build(environment, report)
+    except EnvironmentNotBuilt as error:
+        raise DeploymentFailed(ref, message=str(error), log=error.detail, hint=error.hint) from error
 
 
 def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +70,7 @@ def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, A
     port = deployment.spec.port or free_port()
     spec = _spec(deployment, version, folder, port=port, token_file=token_file, context=context)
     _write_private(_spec_file(deployment), msgspec.json.encode(spec))
-    python, variables = _interpreter(context.get("environment"), folder)
+    python, variables = _interpreter(context.get("environment") if deployment.spec.isolated else None, folder)
     with _log(folder) as log:
         process = subprocess.Popen(
             [python, *_COMMAND, str(_spec_file(deployment))], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -75,6 +99,24 @@ def observe(deployment: Deployment) -> Observed:
 def alive(deployment: Deployment) -> bool:
     """Whether the process is there at all; costs microseconds."""
     return _process(deployment) is not None
+
+
+def usage(deployment: Deployment) -> Usage:
+    """CPU and memory of its process, children counted."""
+    process = _process(deployment)
+    if process is None:
+        return Usage()
+    try:
+        family = [process, *process.children(recursive=True)]
+        spent = sum(member.cpu_percent(interval=None) for member in family)
+        memory = sum(member.memory_info().rss for member in family)
+    except psutil.Error:  # it ended meanwhile
+        return Usage()
+    return Usage(cpus=spent / 100, memory_mb=memory / 1e6, where=f"process {process.pid}")
+
+
+def share(endpoint: str, deployments: Sequence[Deployment], weights: Mapping[str, int]) -> None:
+    """Nothing: the gateway divides the requests."""
 
 
 def stop(deployment: Deployment) -> None:
