@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from . import artifacts, registry, rehearsing
+from . import artifacts, drafting, registry
 from .errors import FileMissing, MissingExtra
 from .reference import ModelRef
 from .safety import path_inside
@@ -104,8 +104,8 @@ def _spec(subject: Path | ModelRef, model: Path | ModelRef | None, folder: Path,
     script = subject.expanduser().absolute()
     if not script.is_file():
         raise FileMissing(subject)
-    with rehearsing.folder_of(model) as files:
-        yield msgspec.structs.replace(rehearsing.spec_of(script, files, folder, timeout_seconds=0), port=port)
+    with drafting.folder_of(model) as files:
+        yield msgspec.structs.replace(drafting.spec_of(script, files, folder, timeout_seconds=0), port=port)
 
 
 def _spec_of_version(ref: ModelRef, folder: Path) -> ServerSpec:

@@ -129,16 +129,16 @@ def entry(name: str | None, file: str | None, sample: str | None, data: str | No
     In a notebook, `%%mlops entry --name s` above the script writes s.py, and tries init() and run() in a fresh process.  Without a cell, an
     existing file is tried.  Then it is registered: register MODEL --name NAME --entry s.py
     """
-    from .. import rehearsing
+    from .. import drafting
 
     if not (name or file):
         raise UsageError("entry needs the script's name.", hint="%mlops entry --file s.py, or %%mlops entry --name s above the script")
     script = Path(file or f"{name}.py")
     cell = face().cell
     if cell is not None:
-        rehearsing.write(script, cell)
+        drafting.write(script, cell)
     with face().reporting(f"trying {script.name}") as report:
-        told = rehearsing.rehearse(script, sample=request_body(sample, data), model=model_files(model), cell=cell is not None, report=report)
+        told = drafting.try_out(script, sample=request_body(sample, data), model=model_files(model), cell=cell is not None, report=report)
         report.step(f"{script.name} answered" if told.run_ms is not None else f"{script.name} is loaded; a --sample would try run()")
     facts = {
         "script": str(script),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-from mlops_nb import registry, rehearsing, rollout
+from mlops_nb import drafting, registry, rollout
 from mlops_nb.errors import EntryScriptFailed
 from mlops_nb.settings import Workspace
 
@@ -113,16 +113,16 @@ def test_a_file_is_tried_from_the_terminal(workspace: Workspace, tmp_path: Path)
     ids=["package", "path", "syntax", "exit", "no run"],
 )
 def test_a_script_that_cannot_answer_says_why_and_where(workspace: Workspace, tmp_path: Path, source: str, told: str):
-    script = rehearsing.write(tmp_path / "s.py", source)
+    script = drafting.write(tmp_path / "s.py", source)
 
     with pytest.raises(EntryScriptFailed, match=told):
-        rehearsing.rehearse(script, sample=b"{}")
+        drafting.try_out(script, sample=b"{}")
 
 
 def test_a_script_that_does_not_end_is_ended_with_its_line(workspace: Workspace, tmp_path: Path):
     workspace.root.mkdir(parents=True)
     (workspace.root / "config.toml").write_text("request_timeout_seconds = 2\n")
-    script = rehearsing.write(tmp_path / "s.py", "def run(raw_data):\n    while True: pass\n")
+    script = drafting.write(tmp_path / "s.py", "def run(raw_data):\n    while True: pass\n")
 
     with pytest.raises(EntryScriptFailed, match=r"did not return within 2 s \(s\.py:2\)"):
-        rehearsing.rehearse(script, sample=b"{}")
+        drafting.try_out(script, sample=b"{}")

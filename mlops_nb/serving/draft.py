@@ -1,6 +1,6 @@
-"""`python -m mlops_nb.serving.rehearsal FOLDER`: load an entry script, have it answer one sample, and say how that went.
+"""`python -m mlops_nb.serving.draft FOLDER`: load an entry script, have it answer one sample, and say how that went.
 
-FOLDER holds spec.json (a ServerSpec) and, if there is one, sample.json; rehearsed.json is written there, a Rehearsed or a Broke.
+FOLDER holds spec.json (a ServerSpec) and, if there is one, sample.json; tried.json is written there, a Tried or a Broke.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from . import failures
 from .spec import ServerSpec
 
 
-class Rehearsed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class Tried(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """How an entry script did."""
 
     init_ms: float
@@ -45,13 +45,13 @@ def main() -> None:
 
     _end_after(spec, folder, threading.get_ident())
     try:
-        told: Rehearsed | Broke = rehearse(spec, sample)
+        told: Tried | Broke = try_out(spec, sample)
     except (Exception, SystemExit) as error:  # whatever the user's code raises is what they must be told
         told = Broke(reason=failures.why(error, spec, doing="exception in the script"))
     _end(told, folder)
 
 
-def rehearse(spec: ServerSpec, sample: bytes | None) -> Rehearsed:
+def try_out(spec: ServerSpec, sample: bytes | None) -> Tried:
     """Load, `init()`, and `run()` where there is a sample.  Raises whatever the script raises."""
     from .azure import AMLRequest
     from .entry import EntryScript
@@ -60,10 +60,10 @@ def rehearse(spec: ServerSpec, sample: bytes | None) -> Rehearsed:
     script = EntryScript(spec)
     ready = time.perf_counter()
     if sample is None:
-        return Rehearsed(init_ms=(ready - began) * 1000)
+        return Tried(init_ms=(ready - began) * 1000)
     answered = script.answer(AMLRequest(headers=[("Content-Type", "application/json")], body=sample))
     run_ms = (time.perf_counter() - ready) * 1000
-    return Rehearsed(init_ms=(ready - began) * 1000, run_ms=run_ms, status=answered.status, answer=answered.body.decode(errors="replace"))
+    return Tried(init_ms=(ready - began) * 1000, run_ms=run_ms, status=answered.status, answer=answered.body.decode(errors="replace"))
 
 
 def _end_after(spec: ServerSpec, folder: Path, thread: int) -> None:
@@ -72,8 +72,8 @@ def _end_after(spec: ServerSpec, folder: Path, thread: int) -> None:
     alarm.start()
 
 
-def _end(told: Rehearsed | Broke, folder: Path) -> None:
-    failures.write(told, folder / "rehearsed.json")
+def _end(told: Tried | Broke, folder: Path) -> None:
+    failures.write(told, folder / "tried.json")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1 if isinstance(told, Broke) else 0)  # threads that the script started do not hold it up

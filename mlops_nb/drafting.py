@@ -16,7 +16,7 @@ from . import registry
 from .errors import EntryScriptFailed, FileMissing
 from .progress import SILENT, Reporter
 from .reference import ModelRef
-from .serving.rehearsal import Broke, Rehearsed
+from .serving.draft import Broke, Tried
 from .serving.spec import ServerSpec
 from .settings import Workspace
 from .store.deployments import Reason
@@ -31,7 +31,7 @@ def write(path: Path, source: str) -> Path:
     return path
 
 
-def rehearse(script: Path, *, sample: bytes | None = None, model: Path | ModelRef | None = None, cell: bool = False, report: Reporter = SILENT) -> Rehearsed:
+def try_out(script: Path, *, sample: bytes | None = None, model: Path | ModelRef | None = None, cell: bool = False, report: Reporter = SILENT) -> Tried:
     """How *script* does with *sample* as a request's body; what it prints is reported.
 
     *model* is what AZUREML_MODEL_DIR leads to: a file, a folder or a registered version.  With *cell* the script is the body of a
@@ -79,12 +79,12 @@ def spec_of(script: Path, files: Path, run_folder: Path, *, timeout_seconds: flo
     )  # fmt: skip
 
 
-def _tried(script: Path, files: Path, scratch: Path, sample: bytes | None, report: Reporter) -> Rehearsed | Broke:
+def _tried(script: Path, files: Path, scratch: Path, sample: bytes | None, report: Reporter) -> Tried | Broke:
     spec = spec_of(script, files, scratch, timeout_seconds=Workspace.current().settings().request_timeout_seconds)
     (scratch / "spec.json").write_bytes(msgspec.json.encode(spec))
     if sample is not None:
         (scratch / "sample.json").write_bytes(sample)
-    command = [sys.executable, "-m", "mlops_nb.serving.rehearsal", str(scratch)]
+    command = [sys.executable, "-m", "mlops_nb.serving.draft", str(scratch)]
     printed: list[str] = []
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
         assert process.stdout
@@ -92,7 +92,7 @@ def _tried(script: Path, files: Path, scratch: Path, sample: bytes | None, repor
             printed = [*printed, line.rstrip("\n")][-_MOST_LINES:]
             report.log(printed[-1])
     try:
-        return msgspec.json.decode((scratch / "rehearsed.json").read_bytes(), type=Rehearsed | Broke)
+        return msgspec.json.decode((scratch / "tried.json").read_bytes(), type=Tried | Broke)
     except FileNotFoundError:
         reason = Reason(kind="exited", message=f"its process ended with exit code {process.returncode}", traceback="\n".join(printed[-20:]))
         return Broke(reason=reason)
