@@ -35,8 +35,12 @@ QUICK_SECONDS = 0.005
 
 def main() -> None:
     """Run the deployment that the file in argv describes."""
+    run(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ServerSpec))
+
+
+def run(spec: ServerSpec) -> None:
+    """Serve *spec* until told to stop; does not return."""
     faulthandler.enable()
-    spec = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ServerSpec)
     prepare(spec)
     try:
         server, capture = come_up(spec)
@@ -66,7 +70,7 @@ def come_up(spec: ServerSpec) -> tuple[Server, Capture]:
     limit_memory(spec)
     engine = load(spec)
     outputs, quick = warm_up(engine, spec)
-    capture = Capture(Path(spec.capture_folder), payload_percent=spec.capture_payload_percent)
+    capture = Capture(Path(spec.capture_folder) if spec.capture_folder else None, payload_percent=spec.capture_payload_percent)
     server = Server(spec, engine, capture, outputs=outputs, quick=quick, batching=trial.batching(engine))
     told = msgspec.structs.replace(engine.signature, outputs=outputs) if engine.signature else None
     capture.start(signature=told.as_json() if told else None)
@@ -139,7 +143,7 @@ async def serve(server: Server, capture: Capture, spec: ServerSpec) -> None:
     gc.collect()
     gc.freeze()
     try:
-        await listener.start(spec.port)
+        await listener.start(spec.port, host=spec.host)
     except OSError:
         tell(failures.why(PortInUse(spec.port), spec, doing="exception while loading"), spec)
     sys.stderr.write(f"deployment.started {spec.endpoint}/{spec.deployment} model={spec.model}:{spec.version} port={spec.port}\n")
@@ -151,4 +155,5 @@ async def serve(server: Server, capture: Capture, spec: ServerSpec) -> None:
     os._exit(0)  # a model that still computes does not hold it up
 
 
-main()
+if __name__ == "__main__":
+    main()

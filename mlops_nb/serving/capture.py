@@ -46,13 +46,14 @@ class Record(msgspec.Struct, gc=False):
 
 
 class Capture:
-    """A bounded queue and the thread that empties it into the live file."""
+    """A bounded queue and the thread that empties it into the live file; without a folder nothing is kept."""
 
-    def __init__(self, folder: Path, *, payload_percent: float) -> None:
+    def __init__(self, folder: Path | None, *, payload_percent: float) -> None:
         self.dropped = 0
         self.write_errors = 0
-        self._folder = folder
-        self._share = payload_percent / 100
+        self._kept = folder is not None
+        self._folder = folder or Path()
+        self._share = payload_percent / 100 if self._kept else 0
         self._queue: deque[Record] = deque()
         self._values_in = 0  # counted by the caller's thread alone
         self._values_out = 0  # counted by the writer's thread alone
@@ -70,6 +71,8 @@ class Capture:
 
     def start(self, *, signature: Mapping[str, Any] | None) -> None:
         """Close what an earlier process left, put the signature beside, and begin to write."""
+        if not self._kept:
+            return
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._close_leftovers()
@@ -84,6 +87,8 @@ class Capture:
 
     def put(self, record: Record) -> None:
         """Queue one record; drops (and counts) it when the queue is full.  Never waits."""
+        if not self._kept:
+            return
         if len(self._queue) >= MOST_QUEUED or self._values_in - self._values_out > MOST_QUEUED_VALUES:
             self.dropped += 1
             return

@@ -176,17 +176,17 @@ class Connection(asyncio.Protocol):
 
 
 class Listener:
-    """All connections of one port of 127.0.0.1."""
+    """All connections of one port."""
 
     def __init__(self, ask: Callable[[Request], None]) -> None:
         self._ask = ask
         self._open: set[Connection] = set()
         self._server: asyncio.Server | None = None
 
-    async def start(self, port: int) -> None:
+    async def start(self, port: int, *, host: str = "127.0.0.1") -> None:
         """Listen.  Raises OSError when the port is taken."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self._ask, self._open), "127.0.0.1", port, backlog=1024)
+        self._server = await loop.create_server(lambda: Connection(self._ask, self._open), host, port, backlog=1024)
 
     async def stop(self, *, seconds: float) -> None:
         """Accept nothing more, answer what was asked (for *seconds* at most), and hang up."""

@@ -21,7 +21,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One deployment of one model version on 127.0.0.1."""
+    """One deployment of one model version."""
 
     endpoint: str
     deployment: str
@@ -34,10 +34,14 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     flavor: str
     engine: Literal["onnxruntime", "python", "script"]
     port: int
+    host: str = "127.0.0.1"
+    """Where it listens: another address only within a container, whose engine decides who reaches it."""
     token_file: str
+    """Holds the word that every request but health must bring; empty lets everybody in who reaches the port."""
     run_folder: str
     """Where failure.json and request_error.json go."""
     capture_folder: str
+    """Where requests are written down; empty keeps none."""
     capture_payload_percent: float = 100.0
     signature: dict[str, Any] | None = None
     memory_mb: int | None = None

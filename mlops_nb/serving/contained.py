@@ -1,0 +1,62 @@
+"""`python -m mlops_nb.serving.contained SPEC.json`: what a packaged image runs; the environment says what the image cannot know.
+
+MLOPS_TOKEN_FILE     where the token is mounted; every request but health must bring it in the header x-mlops-token
+MLOPS_OPEN=1         answer whoever reaches the port, without a token
+MLOPS_CAPTURE_FOLDER where requests are written down  [default: nowhere]
+MLOPS_PORT           where it listens  [default: 8080]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from .__main__ import run
+from .spec import ServerSpec
+
+_IN_MEMORY = Path("/dev/shm")  # writable also where the image's own file system is read-only
+
+
+def main() -> None:
+    """Serve what the image holds.  Ends with a sentence and exit code 1 where nobody said who may ask."""
+    packaged = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ServerSpec)
+    if why := refusal(packaged, os.environ):
+        sys.exit(why)
+    run(as_started(packaged, os.environ))
+
+
+def as_started(packaged: ServerSpec, variables: Mapping[str, str]) -> ServerSpec:
+    """The packaged spec with what *variables* say."""
+    return msgspec.structs.replace(
+        packaged,
+        port=int(variables.get("MLOPS_PORT", packaged.port)),
+        token_file="" if _open(variables) else _token_file(packaged, variables),
+        capture_folder=variables.get("MLOPS_CAPTURE_FOLDER", packaged.capture_folder),
+        run_folder=tempfile.mkdtemp(dir=_IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None),
+    )
+
+
+def refusal(packaged: ServerSpec, variables: Mapping[str, str]) -> str:
+    """Why it must not start with these variables; empty when it may."""
+    token_file = Path(_token_file(packaged, variables))
+    if _open(variables) or os.access(token_file, os.R_OK):
+        return ""
+    there = "cannot be read by this user" if token_file.exists() else "is not there"
+    return f"The token {token_file} {there}: mount a file with a word of your choice there, or set MLOPS_OPEN=1 to answer whoever reaches the port."
+
+
+def _open(variables: Mapping[str, str]) -> bool:
+    return variables.get("MLOPS_OPEN") == "1"
+
+
+def _token_file(packaged: ServerSpec, variables: Mapping[str, str]) -> str:
+    return variables.get("MLOPS_TOKEN_FILE", packaged.token_file)
+
+
+if __name__ == "__main__":
+    main()
