@@ -1,6 +1,7 @@
 """`python -m mlops_nb.serving.contained SPEC.json`: what a packaged image runs; the environment says what the image cannot know.
 
-MLOPS_TOKEN_FILE     where the token is mounted; every request but health must bring it in the header x-mlops-token
+MLOPS_TOKEN_FILE     where the token is mounted; every request but health must bring it as `Authorization: Bearer` or in x-mlops-token
+MLOPS_ENDPOINT, MLOPS_DEPLOYMENT   the names it answers under  [default: those it was packaged with]
 MLOPS_OPEN=1         answer whoever reaches the port, without a token
 MLOPS_CAPTURE_FOLDER where requests are written down  [default: nowhere]
 MLOPS_PORT           where it listens  [default: 8080]
@@ -34,6 +35,8 @@ def as_started(packaged: ServerSpec, variables: Mapping[str, str]) -> ServerSpec
     """The packaged spec with what *variables* say."""
     return msgspec.structs.replace(
         packaged,
+        endpoint=variables.get("MLOPS_ENDPOINT", packaged.endpoint),
+        deployment=variables.get("MLOPS_DEPLOYMENT", packaged.deployment),
         port=int(variables.get("MLOPS_PORT", packaged.port)),
         token_file="" if _open(variables) else _token_file(packaged, variables),
         capture_folder=variables.get("MLOPS_CAPTURE_FOLDER", packaged.capture_folder),
