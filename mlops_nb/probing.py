@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import datasets, signature
 from .errors import SignatureMismatch, closest, listed
 from .signature import Signature
 
 if TYPE_CHECKING:
+    from .serving.engines import Arrays
     from .store.datasets import DatasetVersion
     from .store.models import ModelVersion
 
@@ -74,8 +75,16 @@ def feature_names(model: Any) -> list[str] | None:
     return list(model.feature_name()) if callable(getattr(model, "feature_name", None)) else None
 
 
-def signature_of(model: Any, flavor: str, rows: Any) -> Signature | None:
-    """The signature of *model* on *rows*: their columns, and the outputs it answers with.  Raises SignatureMismatch when it cannot answer them."""
+class Probed(NamedTuple):
+    """What a model was asked, what it answered, and the signature that makes."""
+
+    rows: Any
+    outputs: Arrays
+    signature: Signature
+
+
+def probe(model: Any, rows: Any) -> Probed | None:
+    """Ask *model* its *rows*; None when there are none.  Raises SignatureMismatch when it cannot answer them."""
     if rows is None:
         return None
     from .serving import engines
@@ -88,7 +97,7 @@ def signature_of(model: Any, flavor: str, rows: Any) -> Signature | None:
             f"The model fails on the data it is registered with: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
             hint="--data the data set it was trained on, or --sample a few rows of it",
         ) from error
-    return signature.infer(rows, outputs=outputs) if outputs else inputs
+    return Probed(rows, outputs, signature.infer(rows, outputs=outputs) if outputs else inputs)
 
 
 def _zeros(model: Any) -> Any:
@@ -114,4 +123,4 @@ def _check_present(names: list[str], dataset: DatasetVersion) -> None:
         raise SignatureMismatch(f"The model was trained on {listed(missing)}, which {dataset.ref} lacks.", hint=hint)
 
 
-__all__ = ["feature_names", "sample_for", "signature_of"]
+__all__ = ["Probed", "feature_names", "probe", "sample_for"]

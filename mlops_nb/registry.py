@@ -27,7 +27,7 @@ from .store.models import ModelVersion
 if TYPE_CHECKING:
     from .conversion import Conversion
     from .packing import Packed
-    from .signature import Signature
+    from .probing import Probed
 
 SAMPLE_ROWS = 1000
 _EVERY_COLUMN = "Every column of {} counts as an input; if the model predicts one of them, register it with --target COLUMN."
@@ -84,7 +84,8 @@ def register(
     rows_for = partial(probing.sample_for, dataset=dataset, sample=sample, earlier=_latest(name), target=target, most=SAMPLE_ROWS)
     report.step("packing the model and the code it needs")
     packed = _packed(model, entry=entry, code=code, trust=trust, rows_for=rows_for)
-    signature, converted = _understood(packed, rows_for, convert=convert, report=report)
+    probed, converted = _understood(packed, rows_for, convert=convert, report=report)
+    signature = probed.signature if probed else None
     report.step("recording the environment")
     frames = {"pandas"} if packed.engine == "python" and signature and signature.kind == "table" else set()
     environment = environments.capture(packed.modules | frames)
@@ -95,6 +96,7 @@ def register(
         signature=msgspec.to_builtins(signature) if signature else None, metrics=dict(metrics or {}), tags=dict(tags or {}),
         description=description, dataset=dataset.ref if dataset else None, environment=environment.ref, run=run.id,
         author=getpass.getuser(), trusted=packed.trusted, created_at=store.now(), aliases=[alias] if alias else [],
+        expected=_expected(probed, packed, environment),
     )  # fmt: skip
     registered = _recorded(_with_onnx(draft, converted), run, packed)
     if dataset and target is None and sample is None and probing.takes_every_column(packed.subject, dataset, signature):
@@ -172,7 +174,7 @@ def delete(ref: ModelRef | str) -> int:
         events.record(tx, "ModelDeleted", subject=version.ref, data={"hash": version.hash})
     with store.writing() as tx:  # only what is committed may cost files, and under the lock nobody can start to need one
         needed = table.files_in_use(tx)
-        return artifacts.forget({file.sha256 for file in version.files} - needed)
+        return artifacts.forget({file.sha256 for file in _kept_with(version)} - needed)
 
 
 def deletable_bytes(ref: ModelRef | str) -> int:
@@ -181,8 +183,8 @@ def deletable_bytes(ref: ModelRef | str) -> int:
         version = table.get(tx, _parsed(ref))
         if users := deployment_table.running_version(tx, version.model, version.version):
             raise VersionInUse(version.ref, [d.ref for d in users])
-        others = {file.sha256 for other in table.search(tx, most=1_000_000) if other.ref != version.ref for file in other.files}
-    return sum({file.sha256: file.bytes for file in version.files if file.sha256 not in others}.values())
+        others = {file.sha256 for other in table.search(tx, most=1_000_000) if other.ref != version.ref for file in _kept_with(other)}
+    return sum({file.sha256: file.bytes for file in _kept_with(version) if file.sha256 not in others}.values())
 
 
 def download(ref: ModelRef | str, folder: str | Path) -> Path:
@@ -251,6 +253,20 @@ def _kept_again(files: Sequence[table.StoredFile], packed: Packed) -> None:
             artifacts.keep(packed.files[file.path], path=file.path)
 
 
+def _kept_with(version: ModelVersion) -> list[table.StoredFile]:
+    """Every file that is kept for this version."""
+    return [*version.files, version.expected] if version.expected else version.files
+
+
+def _expected(probed: Probed | None, packed: Packed, environment: environment_table.Environment) -> table.StoredFile | None:
+    """The rows it was tried on, with its answers, where there are any."""
+    if probed is None or not probed.outputs:
+        return None
+    from . import expected
+
+    return expected.keep(probed.rows, probed.outputs, environment=environment, files=packed.files, local_modules=packed.local_modules)
+
+
 def _latest(name: str) -> ModelVersion | None:
     with store.reading() as tx:
         return next(iter(table.search(tx, name, most=1)), None)
@@ -265,18 +281,17 @@ def _packed(model: Any, *, entry: str | Path | None, code: Sequence[str | Path],
     return packing.pack(model, entry=entry, code=code, sample=rows)
 
 
-def _understood(packed: Packed, rows_for: Callable[[Any], Any], *, convert: bool, report: Reporter) -> tuple[Signature | None, Conversion | None]:
-    """The signature of what will be served, and its ONNX form where one was asked for and can be had."""
+def _understood(packed: Packed, rows_for: Callable[[Any], Any], *, convert: bool, report: Reporter) -> tuple[Probed | None, Conversion | None]:
+    """What will be served, asked its rows, and its ONNX form where one was asked for and can be had."""
     from . import conversion, probing
 
     if packed.subject is None:
         return None, None
-    rows = rows_for(packed.subject)
-    signature = probing.signature_of(packed.subject, packed.flavor, rows)
-    if not convert or signature is None or packed.engine != "python":
-        return signature, None
+    probed = probing.probe(packed.subject, rows_for(packed.subject))
+    if not convert or probed is None or packed.engine != "python":
+        return probed, None
     report.step("converting to ONNX and comparing answers")
-    return signature, conversion.to_onnx(packed.subject, signature, rows)
+    return probed, conversion.to_onnx(packed.subject, probed.signature, probed.rows)
 
 
 def _with_onnx(draft: ModelVersion, converted: Conversion | None) -> ModelVersion:

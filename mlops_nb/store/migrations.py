@@ -52,7 +52,29 @@ ALTER TABLE profiles ADD COLUMN advice JSON DEFAULT '{}';
 ALTER TABLE profiles ADD COLUMN complete BOOLEAN DEFAULT true;
 """
 
-STEPS: tuple[tuple[str, str], ...] = (("first tables", FIRST_TABLES), ("profiles with advice", PROFILES_WITH_ADVICE))
+REHEARSALS = """
+ALTER TABLE model_versions ADD COLUMN expected JSON;
+CREATE TABLE rehearsals (
+    id VARCHAR PRIMARY KEY, model VARCHAR, version INTEGER, passed BOOLEAN, environment VARCHAR, packages INTEGER, rows INTEGER,
+    compared_with VARCHAR, max_difference DOUBLE, checks JSON, culprit JSON, seen JSON, seconds DOUBLE, time TIMESTAMP);
+"""
+
+SPLITS_WITH_SLOTS = """
+ALTER TABLE traffic ADD COLUMN slots JSON DEFAULT '[]';
+ALTER TABLE traffic ADD COLUMN sticky VARCHAR DEFAULT '';
+ALTER TABLE traffic ADD COLUMN mirrors JSON DEFAULT '{}';
+CREATE TABLE rollouts (
+    id VARCHAR PRIMARY KEY, endpoint VARCHAR, kind VARCHAR, deployment VARCHAR, steps JSON, every_seconds DOUBLE, step INTEGER,
+    status VARCHAR, settings JSON, evidence JSON, reason VARCHAR, next_time TIMESTAMP, author VARCHAR, why VARCHAR, created_at TIMESTAMP,
+    changed_at TIMESTAMP);
+"""
+
+STEPS: tuple[tuple[str, str], ...] = (
+    ("first tables", FIRST_TABLES),
+    ("profiles with advice", PROFILES_WITH_ADVICE),
+    ("rehearsals", REHEARSALS),
+    ("splits with slots", SPLITS_WITH_SLOTS),
+)
 """Name and SQL of every step; step N of the store is the Nth of these."""
 
 _LEDGER = "CREATE TABLE IF NOT EXISTS migrations (number INTEGER, name VARCHAR, applied_at TIMESTAMP)"

@@ -50,6 +50,8 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     """Whether its pickles may be opened: written by this workspace, or vouched for by the user."""
     conversion: dict[str, Any] = {}
     """How the ONNX form came about: `to`, `equal`, `rows`, `max_difference`, or `reason` when there is none."""
+    expected: StoredFile | None = None
+    """The rows it was tried on when it was registered, with its answers; a rehearsal asks them again."""
     created_at: datetime
     aliases: list[str] = []
 
@@ -241,6 +243,7 @@ def is_trusted(tx: Transaction, sha256: str, *, places: Collection[str]) -> bool
 
 def files_in_use(tx: Transaction) -> set[str]:
     """Content addresses that some model version or data set still needs."""
-    models = tx.rows("SELECT files FROM model_versions")
+    models = tx.rows("SELECT files, expected FROM model_versions")
     data = tx.rows("SELECT file FROM datasets")
-    return {file["sha256"] for row in models for file in row["files"]} | {row["file"] for row in data}
+    expected = {row["expected"]["sha256"] for row in models if row["expected"]}
+    return {file["sha256"] for row in models for file in row["files"]} | expected | {row["file"] for row in data}
