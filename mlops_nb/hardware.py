@@ -18,7 +18,7 @@ import msgspec
 
 from .errors import BadOption, HardwareMissing, listed, suggested
 
-_CPU_PROVIDER = "CPUExecutionProvider"
+_CPU_PROVIDER, _CPU_PACKAGE = "CPUExecutionProvider", "onnxruntime"
 
 
 class Hardware(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,17 +47,23 @@ class _Known(msgspec.Struct, frozen=True):
     kind: Literal["cpu", "gpu", "npu"]
     provider: str
     package: str
+    """What brings ONNX Runtime with that provider; empty where only another build would."""
     systems: tuple[str, ...] = ()
     """Values of sys.platform it exists on; empty for any."""
     devices: Callable[[], tuple[str, str, int | None]] | None = None
     """Gives (device, what is missing, memory in MB); None where only the package decides."""
 
 
-def found() -> list[Hardware]:
-    """Every kind of hardware this package knows, the CPU first, each with the reason where it cannot be used here."""
+def found(*, isolated: bool = False) -> list[Hardware]:
+    """Every kind of hardware this package knows, the CPU first, each with the reason where it cannot be used here.
+
+    With *isolated* for an environment of its own, which gets the package that is lacking here.
+    """
     import onnxruntime
 
     providers = onnxruntime.get_available_providers()
+    if isolated:
+        providers += [known.provider for known in _TABLE if known.package]
     return [_cpu(), *(_looked_at(known, providers) for known in _TABLE)]
 
 
@@ -66,15 +72,15 @@ def available() -> list[str]:
     return [one.name for one in found() if one.available]
 
 
-def asked(name: str) -> Hardware:
-    """The hardware called *name*; `gpu` and `npu` are the first of their kind that is here.
+def asked(name: str, *, isolated: bool = False) -> Hardware:
+    """The hardware called *name*; `gpu` and `npu` are the first of their kind that is here, or with *isolated* can be had in an environment of its own.
 
     Raises BadOption for a name nobody knows, HardwareMissing with the reason when it is not here.
     """
     checked(name)
     if name == "cpu":
         return _cpu()
-    every = found()
+    every = found(isolated=isolated)
     chosen = [one for one in every if name in (one.name, one.kind)]
     usable = next((one for one in chosen if one.available), None)
     if usable is None:
@@ -103,9 +109,17 @@ def check_given(name: str, given: Sequence[str]) -> None:
         raise HardwareMissing(name, reason=reason, available=available())
 
 
-def check_for(engine: str, name: str) -> None:
+def runtime_for(name: str) -> str:
+    """The package that brings ONNX Runtime for *name* into an environment of its own.  Raises as `asked`."""
+    known = next((known for known in _TABLE if known.name == name), None)
+    if known is None and name != "cpu":
+        return runtime_for(asked(name, isolated=True).name)
+    return known.package if known and known.package else _CPU_PACKAGE
+
+
+def check_for(engine: str, name: str, *, isolated: bool = False) -> None:
     """Raises as `asked`, and HardwareMissing for a model that ONNX Runtime does not execute: its own code chooses the device."""
-    asked(name)
+    asked(name, isolated=isolated)
     if name != "cpu" and engine != "onnxruntime":
         raise HardwareMissing(name, reason="only models in ONNX can be put on it; this one runs as Python, which chooses its device itself", available=["cpu"])
 
@@ -139,10 +153,16 @@ def _looked_at(known: _Known, providers: Sequence[str]) -> Hardware:
     if known.systems and sys.platform not in known.systems:
         lacking = f"only on {' and '.join(_SYSTEMS[system] for system in known.systems)}"
     elif known.provider not in providers:
-        lacking = "; ".join(filter(None, [lacking, known.package]))
+        lacking = "; ".join(filter(None, [lacking, _not_installed(known)]))
     return Hardware(
         name=known.name, kind=known.kind, provider=known.provider, available=not lacking, reason=lacking, device=device, memory_mb=memory
     )  # fmt: skip
+
+
+def _not_installed(known: _Known) -> str:
+    if not known.package:
+        return f"this onnxruntime was built without {known.provider.removesuffix('ExecutionProvider')}"
+    return f"{known.package} is not installed (it takes the place of onnxruntime; --isolated brings it, in an environment of its own)"
 
 
 # ── the CPU ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -209,13 +229,15 @@ def _amd() -> tuple[str, str, int | None]:
 
 _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
 _TABLE = (
-    _Known("openvino", "cpu", "OpenVINOExecutionProvider", "onnxruntime-openvino is not installed (it takes the place of onnxruntime)", ("linux", "win32")),
-    _Known("cuda", "gpu", "CUDAExecutionProvider", "onnxruntime-gpu is not installed", ("linux", "win32"), _nvidia),
-    _Known("tensorrt", "gpu", "TensorrtExecutionProvider", "onnxruntime-gpu is not installed", ("linux", "win32"), _nvidia),
-    _Known("rocm", "gpu", "MIGraphXExecutionProvider", "onnxruntime-migraphx is not installed", ("linux",), _amd),
-    _Known("coreml", "gpu", "CoreMLExecutionProvider", "this onnxruntime was built without CoreML", ("darwin",)),
-    _Known("directml", "gpu", "DmlExecutionProvider", "onnxruntime-directml is not installed", ("win32",)),
-    _Known("qnn", "npu", "QNNExecutionProvider", "onnxruntime-qnn is not installed", ("linux", "win32")),
+    _Known("openvino", "cpu", "OpenVINOExecutionProvider", "onnxruntime-openvino", ("linux", "win32")),
+    _Known("cuda", "gpu", "CUDAExecutionProvider", "onnxruntime-gpu", ("linux", "win32"), _nvidia),
+    _Known("tensorrt", "gpu", "TensorrtExecutionProvider", "onnxruntime-gpu", ("linux", "win32"), _nvidia),
+    _Known("rocm", "gpu", "MIGraphXExecutionProvider", "onnxruntime-migraphx", ("linux",), _amd),
+    _Known("coreml", "gpu", "CoreMLExecutionProvider", "", ("darwin",)),
+    _Known("directml", "gpu", "DmlExecutionProvider", "onnxruntime-directml", ("win32",)),
+    _Known("qnn", "npu", "QNNExecutionProvider", "onnxruntime-qnn", ("linux", "win32")),
 )
+RUNTIMES = frozenset({_CPU_PACKAGE, *(known.package for known in _TABLE if known.package)})
+"""The packages that bring ONNX Runtime; an environment can hold one of them."""
 NAMES = ("cpu", *(known.name for known in _TABLE), "gpu", "npu")
 """Every word `--hardware` takes: the list, and `gpu` and `npu` for the first of their kind that is here."""

@@ -1,8 +1,8 @@
 """An environment of its own for a model version: what was locked when it was registered, built by uv, kept by its content.
 
 A deployment with `--isolated` runs in it, so a version whose packages differ from the notebook's answers with exactly those it was
-made with.  Besides the locked packages it holds what the scoring server itself imports, without versions, so that the model's pins
-decide.  This package's own code is not installed there: the server finds it through a link, whatever its version.
+made with.  Besides the locked packages it holds what the scoring server itself imports, and for a model in ONNX the package that brings
+ONNX Runtime for its hardware, both without versions, so that the model's pins decide.  This package's own code is not installed there: the server finds it through a link, whatever its version.
 
 Environments lie in `~/.cache/mlops_nb/environments` (or MLOPS_ENVIRONMENTS), one folder for each content, shared by all workspaces
 of a user.  One is built beside and renamed, so that a kill leaves nothing half; one that is there needs neither uv nor a network.
@@ -21,36 +21,39 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from . import environments
+import msgspec
+
+from . import environments, hardware
 from .errors import EnvironmentMissing, EnvironmentNotBuilt, MissingExtra
 from .progress import SILENT, Reporter
 from .store.environments import Environment
 
 SERVER_NEEDS = ("cloudpickle", "httptools", "msgspec", "numpy", "orjson", "packaging", "psutil")
-"""What `mlops_nb.serving` imports besides the model's own packages."""
+"""What `mlops_nb.serving` imports besides the model's own packages and its runtime."""
 OLDEST_PYTHON = (3, 11)
 _LAST_LINES = 12
 
 
-def build(environment: Environment, report: Reporter = SILENT) -> Path:
+def build(environment: Environment, report: Reporter = SILENT, *, runtime: str | None = None) -> Path:
     """The interpreter of *environment*, built when it is not there yet; uv's lines are reported as they come.
 
+    *runtime* is the package that brings ONNX Runtime, in the place of another such that was locked; None for a model that needs none.
     Raises EnvironmentNotBuilt with uv's last lines, MissingExtra (uv).
     """
-    home = _home(environment)
+    home = _home(environment, runtime)
     if _interpreter(home).exists():
         report.step(f"environment {environment.ref} is there")
         return _interpreter(home)
-    report.step(f"building environment {environment.ref} with {len(environment.packages)} packages")
-    _build(environment, home, report)
+    report.step(f"building environment {environment.ref} with {len(environment.packages)} packages{f' and {runtime}' if runtime else ''}")
+    _build(environment, home, _content(environment, runtime), report)
     return _interpreter(home)
 
 
-def interpreter(environment: Environment) -> Path:
-    """The interpreter of an environment that was built.  Raises EnvironmentMissing."""
-    found = _interpreter(_home(environment))
+def interpreter(environment: Environment, *, runtime: str | None = None) -> Path:
+    """The interpreter of an environment that was built, with the same *runtime*.  Raises EnvironmentMissing."""
+    found = _interpreter(home := _home(environment, runtime))
     if not found.exists():
-        raise EnvironmentMissing(environment.ref, str(_home(environment)))
+        raise EnvironmentMissing(environment.ref, str(home))
     return found
 
 
@@ -75,7 +78,7 @@ def variables() -> dict[str, str]:
 # ── building ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _build(environment: Environment, home: Path, report: Reporter) -> None:
+def _build(environment: Environment, home: Path, content: str, report: Reporter) -> None:
     if _minor(environment) < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))
         raise EnvironmentNotBuilt(environment.ref, why=f"it has Python {environment.python}, and the scoring server needs {oldest} at least")
@@ -83,7 +86,7 @@ def _build(environment: Environment, home: Path, report: Reporter) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
     try:
         wanted = scratch / "requirements.txt"
-        wanted.write_text(_content(environment), encoding="utf-8")
+        wanted.write_text(content, encoding="utf-8")
         _run([_uv(), "venv", "--quiet", "--relocatable", "--allow-existing", "--python", _python(environment), str(scratch)], environment, report)
         _run([_uv(), "pip", "install", "--no-config", "--python", str(_interpreter(scratch)), "-r", str(wanted)], environment, report)
         _put_in_place(scratch, home)
@@ -91,11 +94,13 @@ def _build(environment: Environment, home: Path, report: Reporter) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _content(environment: Environment) -> str:
+def _content(environment: Environment, runtime: str | None) -> str:
     """The requirements, pinned ones first."""
-    pinned = environments.requirements(environment)
-    names = {package.name.lower() for package in environment.packages}
-    return pinned + "".join(f"{name}\n" for name in SERVER_NEEDS if name not in names)
+    others = hardware.RUNTIMES - {runtime} if runtime else frozenset()
+    kept = [package for package in environment.packages if package.name.lower() not in others]
+    pinned = environments.requirements(msgspec.structs.replace(environment, packages=kept))
+    names = {package.name.lower() for package in kept}
+    return pinned + "".join(f"{name}\n" for name in (*SERVER_NEEDS, *filter(None, [runtime])) if name not in names)
 
 
 def _python(environment: Environment) -> str:
@@ -131,8 +136,9 @@ def _put_in_place(scratch: Path, home: Path) -> None:
         # another process was faster; its environment is as good
 
 
-def _home(environment: Environment) -> Path:
-    content = "\n".join([".".join(map(str, _minor(environment))), sysconfig.get_platform(), platform.machine(), *_content(environment).splitlines()[1:]])
+def _home(environment: Environment, runtime: str | None) -> Path:
+    wanted = _content(environment, runtime).splitlines()[1:]
+    content = "\n".join([".".join(map(str, _minor(environment))), sysconfig.get_platform(), platform.machine(), *wanted])
     return _root() / hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

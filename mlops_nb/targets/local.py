@@ -43,10 +43,10 @@ _COMMAND = ("-m", "mlops_nb.serving")
 def check(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:
     """Raises EnvironmentMismatch when a package that the model needs differs here, HardwareMissing when the hardware is not here."""
     if spec.isolated:
-        return
+        return hardware.check_for(version.engine, spec.hardware, isolated=True)
     if environment and version.engine != "onnxruntime" and not spec.allow_mismatch and (different := environments.differences(environment)):
         raise EnvironmentMismatch(version.ref, different)
-    hardware.check_for(version.engine, spec.hardware)
+    return hardware.check_for(version.engine, spec.hardware)
 
 
 def prepare(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec, *, ref: str, report: Reporter) -> None:
@@ -54,7 +54,7 @@ def prepare(version: ModelVersion, environment: Environment | None, spec: Deploy
     if not (spec.isolated and environment):
         return
     try:
-        rebuilding.build(environment, report)
+        rebuilding.build(environment, report, runtime=_runtime(version, spec))
     except EnvironmentNotBuilt as error:
         raise DeploymentFailed(ref, message=str(error), log=error.detail, hint=error.hint) from error
 
@@ -70,7 +70,7 @@ def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, A
     port = deployment.spec.port or free_port()
     spec = _spec(deployment, version, folder, port=port, token_file=token_file, context=context)
     _write_private(_spec_file(deployment), msgspec.json.encode(spec))
-    python, variables = _interpreter(context.get("environment") if deployment.spec.isolated else None, folder)
+    python, variables = _interpreter(context.get("environment") if deployment.spec.isolated else None, folder, _runtime(version, deployment.spec))
     with _log(folder) as log:
         process = subprocess.Popen(
             [python, *_COMMAND, str(_spec_file(deployment))], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -162,11 +162,16 @@ def _place(deployment: Deployment) -> Path:
     return path_inside(Workspace.current().run, "deployments", deployment.endpoint, deployment.name)
 
 
-def _interpreter(environment: Environment | None, folder: Path) -> tuple[str, dict[str, str]]:
+def _runtime(version: ModelVersion, spec: DeploymentSpec) -> str | None:
+    """The package that brings ONNX Runtime for it into an environment of its own; None for a model that runs as Python."""
+    return hardware.runtime_for(spec.hardware) if version.engine == "onnxruntime" else None
+
+
+def _interpreter(environment: Environment | None, folder: Path, runtime: str | None) -> tuple[str, dict[str, str]]:
     """The Python to start the server with, and the variables to start it with: this one, or the environment's own.  Raises EnvironmentMissing."""
     if environment is None:
         return sys.executable, {name: value for name, value in os.environ.items() if not names_a_secret(name)}
-    python = rebuilding.interpreter(environment)
+    python = rebuilding.interpreter(environment, runtime=runtime)
     return str(python), rebuilding.variables() | {"PYTHONPATH": str(rebuilding.ourselves(folder))}
 
 

@@ -87,6 +87,6 @@ def test_an_environment_that_cannot_be_built_tells_in_uvs_words(live_workspace: 
 def test_the_same_packages_are_one_environment_whatever_it_is_called(workspace: Workspace, environments_folder: Path):
     one, other, different = recorded(OLD, name="one"), recorded(OLD, name="other"), recorded("2.0.0", name="different")
 
-    homes = {name: rebuilding._home(environment) for name, environment in [("one", one), ("other", other), ("different", different)]}
+    homes = {name: rebuilding._home(environment, None) for name, environment in [("one", one), ("other", other), ("different", different)]}
 
     assert homes["one"] == homes["other"] != homes["different"]
