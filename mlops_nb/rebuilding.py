@@ -19,11 +19,13 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
 from . import environments, hardware
+from .distributions import normalised
 from .errors import EnvironmentMissing, EnvironmentNotBuilt, MissingExtra
 from .progress import SILENT, Reporter
 from .store.environments import Environment
@@ -47,6 +49,23 @@ def build(environment: Environment, report: Reporter = SILENT, *, runtime: str |
     report.step(f"building environment {environment.ref} with {len(environment.packages)} packages{f' and {runtime}' if runtime else ''}")
     _build(environment, home, _content(environment, runtime), report)
     return _interpreter(home)
+
+
+def build_in(folder: Path, environment: Environment, report: Reporter = SILENT, *, runtime: str | None = None) -> Path:
+    """The interpreter of *environment*, built in *folder* from nothing, whatever environments are kept; uv's cache of wheels is used.
+
+    Raises EnvironmentNotBuilt with uv's last lines, MissingExtra (uv).
+    """
+    report.step(f"building environment {environment.ref} from nothing, with {len(environment.packages)} packages")
+    folder.mkdir(parents=True)
+    _build_at(folder, environment, _content(environment, runtime), report)
+    return _interpreter(folder)
+
+
+def installed_in(python: Path) -> dict[str, str]:
+    """Versions of what is installed for the interpreter *python* of an environment that was built, by normalised name."""
+    folders = [str(folder) for folder in python.parent.parent.glob("lib/python*/site-packages")] or [str(python.parent.parent / "Lib/site-packages")]
+    return {normalised(distribution.name): distribution.version for distribution in metadata.distributions(path=folders)}
 
 
 def interpreter(environment: Environment, *, runtime: str | None = None) -> Path:
@@ -79,19 +98,23 @@ def variables() -> dict[str, str]:
 
 
 def _build(environment: Environment, home: Path, content: str, report: Reporter) -> None:
-    if _minor(environment) < OLDEST_PYTHON:
-        oldest = ".".join(map(str, OLDEST_PYTHON))
-        raise EnvironmentNotBuilt(environment.ref, why=f"it has Python {environment.python}, and the scoring server needs {oldest} at least")
     home.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
     try:
-        wanted = scratch / "requirements.txt"
-        wanted.write_text(content, encoding="utf-8")
-        _run([_uv(), "venv", "--quiet", "--relocatable", "--allow-existing", "--python", _python(environment), str(scratch)], environment, report)
-        _run([_uv(), "pip", "install", "--no-config", "--python", str(_interpreter(scratch)), "-r", str(wanted)], environment, report)
+        _build_at(scratch, environment, content, report)
         _put_in_place(scratch, home)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _build_at(folder: Path, environment: Environment, content: str, report: Reporter) -> None:
+    if _minor(environment) < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        raise EnvironmentNotBuilt(environment.ref, why=f"it has Python {environment.python}, and the scoring server needs {oldest} at least")
+    wanted = folder / "requirements.txt"
+    wanted.write_text(content, encoding="utf-8")
+    _run([_uv(), "venv", "--quiet", "--relocatable", "--allow-existing", "--python", _python(environment), str(folder)], environment, report)
+    _run([_uv(), "pip", "install", "--no-config", "--python", str(_interpreter(folder)), "-r", str(wanted)], environment, report)
 
 
 def _content(environment: Environment, runtime: str | None) -> str:
@@ -117,9 +140,13 @@ def _run(command: list[str], environment: Environment, report: Reporter) -> None
     lines: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=variables()) as process:
         assert process.stdout
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            report.log(lines[-1])
+        try:
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                report.log(lines[-1])
+        except BaseException:  # Ctrl-C: uv would go on installing
+            process.kill()
+            raise
     if process.returncode:
         why = f"uv {command[1]} ended with {process.returncode}"
         raise EnvironmentNotBuilt(environment.ref, why=why, log="\n".join(lines[-_LAST_LINES:]))

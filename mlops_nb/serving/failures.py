@@ -53,10 +53,11 @@ def where(error: BaseException, spec: ServerSpec) -> str:
     frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
         frames.append((error.filename, error.lineno or 0))
-    return _innermost(frames, spec)
+    return innermost(frames, spec)
 
 
-def _innermost(frames: Sequence[tuple[str, int]], spec: ServerSpec) -> str:
+def innermost(frames: Sequence[tuple[str, int]], spec: ServerSpec) -> str:
+    """The last of *frames* (file and line, outermost first) that is the user's own code, in words; empty when none is."""
     cells = {cell.filename: cell for cell in spec.cells if cell.filename}
     for filename, line in reversed(frames):
         if filename in cells:
@@ -94,7 +95,7 @@ def stuck(thread: int, spec: ServerSpec) -> Reason:
     users = [entry for entry in stack if not entry.filename.startswith((*_OURS, "<frozen"))]
     return Reason(
         kind="too slow", message=f"run() did not return within {spec.timeout_seconds:g} s", traceback="".join(traceback.format_list(users)),
-        where=_innermost([(entry.filename, entry.lineno or 0) for entry in stack], spec),
+        where=innermost([(entry.filename, entry.lineno or 0) for entry in stack], spec),
         hint="make run() quicker, or raise request_timeout_seconds in [tool.mlops]",
     )  # fmt: skip
 
