@@ -19,7 +19,7 @@
             DeploymentFailed  DashboardFailed  GatewayUnreachable  NothingToCompare  HardwareMissing
             ModelFailedUnderLoad
             DriftCheckFailed  EngineMissing  EngineInstallFailed  TookTooLong  ServerEnding
-            EnvironmentNotBuilt  EntryScriptFailed  …
+            EnvironmentNotBuilt  EntryScriptFailed  CompilerMissing  EmulationNotBuilt  …
 
 A leaf takes data and words itself.  The base knows the exit code, the HTTP status, the JSON shape and the two lines that a
 notebook shows.
@@ -521,6 +521,24 @@ class ConversionFailed(Failed):
 
     def __init__(self, version: str, ended: str, *, detail: str = "") -> None:
         super().__init__(f"Converting {version} {ended}. Nothing was changed.", hint=f"%mlops models {version}", detail=detail)
+
+
+class CompilerMissing(Failed):
+    """No C++ compiler here, with which the emulation of an FPGA is built."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The emulation of an FPGA is compiled on this machine, and no C++ compiler is on PATH.", hint="apt-get install g++, or clang++ on PATH"
+        )
+
+
+class EmulationNotBuilt(Failed):
+    """The compiler did not take a model's HLS project; `detail` holds its first lines."""
+
+    def __init__(self, ended: str, *, log: str = "") -> None:
+        super().__init__(
+            f"The emulation was not compiled: the C++ compiler {ended}.", hint="%mlops convert MODEL --to fpga, which writes the project anew", detail=log
+        )
 
 
 class EnvironmentMismatch(Failed):
