@@ -10,15 +10,16 @@
     │   └── ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
     │       EndpointNotFound  DeploymentNotFound  FileMissing  LineageRootNotFound  FeatureNotFound
     ├── Busy                       exit 4   HTTP 409   somebody or something holds it
-    │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  StillRunning
+    │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  StillRunning  RolloutUnderWay  LastHealthy
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
     │   └── AnswersDiffer
     └── Failed                     exit 1   HTTP 500
         └── StoreTooNew  StoreCorrupt  StoreFull  FileChanged  MissingExtra  MissingPackage  EnvironmentIncomplete
             EnvironmentMismatch  NotExportable  CannotConvert  ConversionFailed
-            DeploymentFailed  DashboardFailed  GatewayUnreachable  NothingToCompare  HardwareMissing
+            DeploymentFailed  NothingToRollBack  DashboardFailed  GatewayUnreachable  NothingToCompare  HardwareMissing
             ModelFailedUnderLoad
             DriftCheckFailed  EngineMissing  EngineInstallFailed  TookTooLong  ServerEnding
+            NoContainerEngine
             EnvironmentNotBuilt  EntryScriptFailed  CompilerMissing  EmulationNotBuilt  …
 
 A leaf takes data and words itself.  The base knows the exit code, the HTTP status, the JSON shape and the two lines that a
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 
@@ -446,6 +448,20 @@ class AgentDown(Failed):
         super().__init__(f"The agent that runs deployments did not {not_done}; its log is {log_file}.", hint="%mlops status", detail=tail)
 
 
+class RolloutUnderWay(Busy):
+    """The endpoint's split changes by itself already."""
+
+    def __init__(self, endpoint: str, *, kind: str, since: datetime) -> None:
+        super().__init__(f"A {kind} of {endpoint} is under way since {since:%Y-%m-%d %H:%M} UTC.", hint=f"%mlops rollouts cancel {endpoint}")
+
+
+class LastHealthy(Busy):
+    """Withdrawing it would leave its endpoint's callers without an answer."""
+
+    def __init__(self, ref: str, *, endpoint: str) -> None:
+        super().__init__(f"{ref} is the last healthy deployment of {endpoint}; its callers would get no answer.", hint=f"%mlops undeploy {endpoint}")
+
+
 class StillRunning(Busy):
     """A deployment that is being withdrawn does not end."""
 
@@ -459,6 +475,13 @@ class DeploymentFailed(Failed):
     def __init__(self, ref: str, *, message: str, where: str = "", log: str = "", hint: str = "") -> None:
         place = f" ({where})" if where else ""
         super().__init__(f"{ref} did not start: {message}{place}", hint=hint or f"%mlops logs {ref}", detail=log)
+
+
+class NothingToRollBack(Failed):
+    """No earlier split of the endpoint can be served now."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(f"No earlier split of {endpoint} has all its deployments healthy.", hint=f"%mlops history {endpoint}")
 
 
 class DashboardFailed(Failed):
@@ -670,6 +693,17 @@ class EngineInstallFailed(Failed):
 
     def __init__(self, name: str, *, why: str, detail: str = "") -> None:
         super().__init__(f"{name} could not be installed: {why}.", hint="--engine scipy does without it", detail=detail)
+
+
+class NoContainerEngine(Failed):
+    """Nobody answers where the container engine should be."""
+
+    def __init__(self, address: str, *, why: str) -> None:
+        super().__init__(
+            f"The container engine at {address} does not answer: {why}.",
+            hint="start Docker, or say where it is: container_engine in [tool.mlops], or DOCKER_HOST",
+        )
+        self.address = address
 
 
 class MissingExtra(Failed):

@@ -38,6 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`auto`, `alibi-detect` or `scipy`."""
     drift_alpha: float = 0.01
     allowed_hosts: tuple[str, ...] = ()
+    container_engine: str = ""
+    """A `unix://`, `tcp://` or `ssh://` address, or a docker context's name; empty means as the docker command finds it."""
 
 
 class Workspace(msgspec.Struct, frozen=True):

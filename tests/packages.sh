@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
-# System packages the tests need: a browser.  Installed where that is possible (Debian, as root), named where it is not.
+# System packages the tests need: a browser, a container engine and what makes its first image.  Installed where that is possible (Debian, as root), named where it is not.
 set -euo pipefail
 missing=()
 [ -x /usr/bin/chromium ] || command -v chromium >/dev/null || missing+=(chromium)
 command -v git >/dev/null || missing+=(git)
+if [ "$(uname)" = Linux ]; then
+    PATH=$PATH:/usr/sbin
+    command -v dockerd >/dev/null || missing+=(docker.io iptables)
+    command -v debootstrap >/dev/null || missing+=(debootstrap)
+fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
     export DEBIAN_FRONTEND=noninteractive
