@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from .. import artifacts, hardware
 from ..errors import NotAModel, SignatureMismatch, TrustNeeded
@@ -30,6 +30,8 @@ class Engine(Protocol):
     name: str
     providers: list[str]
     """What executes it: ONNX Runtime's execution providers in use, or the Python it runs in."""
+    operators: dict[str, int]
+    """How many of the graph's operators each provider got; empty where the CPU was asked for, which takes them all."""
     signature: Signature | None
     inline: bool
     """Quick and thread-safe enough to run between two events of the server's loop."""
@@ -92,9 +94,12 @@ class OnnxModel:
         # Threads that spin between requests would take the cores of the models beside.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
+        if spec.hardware != "cpu":
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         session = onnxruntime.InferenceSession(str(Path(spec.folder) / "model.onnx"), options, providers=hardware.providers(spec.hardware))
         self.providers: list[str] = session.get_providers()
-        hardware.check_given(spec.hardware, self.providers)
+        self.operators: dict[str, int] = _operators(session) if spec.hardware != "cpu" else {}
+        hardware.check_given(spec.hardware, self.providers, self.operators)
         self._run = session.run
         self._outputs = [output.name for output in session.get_outputs()]
         self._names = self._outputs if spec.flavor in ("onnx", "torch") else [_PLAIN_NAMES.get(name, name) for name in self._outputs]
@@ -107,6 +112,16 @@ class OnnxModel:
         """Outputs under the model's names; a regression's single column is flat."""
         values = self._run(self._outputs, feed)
         return {name: _output(name, value) for name, value in zip(self._names, values, strict=True)}
+
+
+def _operators(session: onnxruntime.InferenceSession) -> dict[str, int]:
+    """How many of the graph's operators each provider got, where ONNX Runtime tells (since 1.24)."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    got: dict[str, int] = {}
+    for part in session.get_provider_graph_assignment_info():
+        got[part.ep_name] = got.get(part.ep_name, 0) + len(part.get_nodes())
+    return got
 
 
 def _signature_of(session: onnxruntime.InferenceSession) -> Signature:
@@ -192,6 +207,7 @@ class PythonModel:
     name = "python"
     inline = False
     matrix: Matrix | None = None
+    operators: ClassVar[dict[str, int]] = {}
 
     def __init__(self, spec: ServerSpec, signature: Signature | None) -> None:
         from .. import packing

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import msgspec
 
@@ -59,6 +59,7 @@ class EntryScript:
     name = "script"
     inline = False
     matrix: Matrix | None = None
+    operators: ClassVar[dict[str, int]] = {}
 
     def __init__(self, spec: ServerSpec, signature: Signature | None = None) -> None:
         self.signature = signature

@@ -80,6 +80,7 @@ class Server:
                 "engine": self.engine.name,
                 "execution_providers": self.engine.providers,
                 "hardware": self.spec.hardware,
+                **({"operators": self.engine.operators} if self.engine.operators else {}),
                 "batching": self._batching,
             },
         }

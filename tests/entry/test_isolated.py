@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import iniconfig
+import numpy as np
+import onnx
 import pytest
+from living import deployment
 
-from mlops_nb import environments, rebuilding, registry, rollout, store
-from mlops_nb.errors import DeploymentFailed, EnvironmentMismatch
+from mlops_nb import environments, hardware, rebuilding, registry, rollout, store
+from mlops_nb.errors import DeploymentFailed, EnvironmentMismatch, HardwareMissing
 from mlops_nb.settings import Workspace
 from mlops_nb.store import environments as table
 from mlops_nb.store.deployments import DeploymentSpec
@@ -48,9 +51,14 @@ def version_made_elsewhere(live_workspace: Workspace, tmp_path: Path, environmen
 
 def recorded(pinned: str, *, name: str = "elsewhere") -> Environment:
     """An environment with this iniconfig."""
+    return recorded_with("iniconfig", pinned, name=name)
+
+
+def recorded_with(package: str, pinned: str, *, name: str) -> Environment:
+    """An environment with this one package."""
     environment = Environment(
         name=name, version=1, hash=name, python=platform.python_version(), platform="any", interpreter=sys.executable,
-        packages=[Package(name="iniconfig", version=pinned, direct=True)], created_at=store.now(),
+        packages=[Package(name=package, version=pinned, direct=True)], created_at=store.now(),
     )  # fmt: skip
     with store.writing() as tx:
         table.add(tx, environment)
@@ -90,3 +98,46 @@ def test_the_same_packages_are_one_environment_whatever_it_is_called(workspace: 
     homes = {name: rebuilding._home(environment, None) for name, environment in [("one", one), ("other", other), ("different", different)]}
 
     assert homes["one"] == homes["other"] != homes["different"]
+
+
+# ── on other hardware ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def onnx_version(name: str, *operators: onnx.NodeProto) -> str:
+    """Registers a graph of these operators from `x` to `y`, made where nothing but numpy was needed."""
+    ends = [onnx.helper.make_tensor_value_info(place, onnx.TensorProto.FLOAT, ["rows", 2]) for place in ("x", "y")]
+    opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
+    graph = onnx.helper.make_model(onnx.helper.make_graph(list(operators), name, ends[:1], ends[1:]), opset_imports=opsets, ir_version=9)
+    version = registry.register(graph.SerializeToString(), name=name, sample=np.ones((3, 2), "float32")).version
+    recorded_with("numpy", np.__version__, name=f"of-{name}")
+    with store.writing() as tx:
+        tx.execute("UPDATE model_versions SET environment = ? WHERE model = ?", [f"of-{name}:1", name])
+    return version.ref
+
+
+ABSOLUTE = onnx.helper.make_node("Abs", ["x"], ["y"])
+SCALED = onnx.helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[1.0, 1.0], scale=[2.0, 2.0])
+
+
+def test_hardware_whose_runtime_is_not_here_is_brought_into_the_environment_and_proved(live_workspace: Workspace, environments_folder: Path):
+    version = onnx_version("absolute", ABSOLUTE)
+    with pytest.raises(HardwareMissing, match=r"onnxruntime-openvino is not installed .*--isolated brings it"):
+        rollout.deploy(version, spec=DeploymentSpec(hardware="openvino"))
+
+    rollout.deploy(version, spec=DeploymentSpec(hardware="openvino", isolated=True))
+
+    assert hardware.proven(deployment("absolute/1").handle, "absolute")[0] == "OpenVINOExecutionProvider (1 of 1 operators)"
+    assert rollout.invoke("absolute", np.array([[-1, 2]], "float32")).outputs == {"y": [[1.0, 2.0]]}
+
+    version = onnx_version("scaled", SCALED)
+    with pytest.raises(DeploymentFailed, match="can execute none of this model's 1 operators"):
+        rollout.deploy(version, spec=DeploymentSpec(hardware="openvino", isolated=True))
+
+
+def test_hardware_that_no_package_could_bring_is_refused_before_anything_is_built(live_workspace: Workspace, environments_folder: Path):
+    version = onnx_version("absolute", ABSOLUTE)
+
+    with pytest.raises(HardwareMissing, match="only on macOS"):
+        rollout.deploy(version, spec=DeploymentSpec(hardware="coreml", isolated=True))
+
+    assert not environments_folder.exists()
