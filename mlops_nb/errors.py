@@ -10,7 +10,7 @@
     │   └── ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
     │       EndpointNotFound  DeploymentNotFound  FileMissing  LineageRootNotFound  FeatureNotFound
     ├── Busy                       exit 4   HTTP 409   somebody or something holds it
-    │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  StillRunning  RolloutUnderWay  LastHealthy
+    │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  StillRunning  NotOurs  RolloutUnderWay  LastHealthy
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
     │   └── AnswersDiffer
     └── Failed                     exit 1   HTTP 500
@@ -19,7 +19,7 @@
             DeploymentFailed  NothingToRollBack  DashboardFailed  GatewayUnreachable  NothingToCompare  HardwareMissing
             ModelFailedUnderLoad
             DriftCheckFailed  EngineMissing  EngineInstallFailed  TookTooLong  ServerEnding
-            NoContainerEngine
+            NoContainerEngine  ClusterUnreachable  ClusterRefused
             EnvironmentNotBuilt  EntryScriptFailed  CompilerMissing  EmulationNotBuilt  …
 
 A leaf takes data and words itself.  The base knows the exit code, the HTTP status, the JSON shape and the two lines that a
@@ -385,6 +385,16 @@ class NameTaken(Busy):
         super().__init__(f"The {what} {name!r} already runs {by}.", hint="--as another name")
 
 
+class NotOurs(Busy):
+    """An object on a cluster that has the name we need, and that this workspace did not make."""
+
+    def __init__(self, kind: str, name: str, namespace: str) -> None:
+        super().__init__(
+            f"{kind} {name} in namespace {namespace} was made by another workspace or by somebody else; nothing was changed.",
+            hint="another --endpoint or --namespace",
+        )
+
+
 # ── gates ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -711,6 +721,22 @@ class MissingExtra(Failed):
 
     def __init__(self, package: str, *, extra: str, doing: str) -> None:
         super().__init__(f"{doing} needs {package}, which is not installed.", hint=f"pip install 'mlops_nb[{extra}]'")
+
+
+class ClusterUnreachable(Failed):
+    """A Kubernetes API server does not answer."""
+
+    def __init__(self, cluster: str, why: str) -> None:
+        super().__init__(f"{cluster[:1].upper()}{cluster[1:]} does not answer: {why}.", hint="kubectl cluster-info, with the same context")
+
+
+class ClusterRefused(Failed):
+    """A Kubernetes API server answered no; *status* is its HTTP status."""
+
+    def __init__(self, cluster: str, doing: str, status: int, said: str) -> None:
+        hints = {401: "kubectl auth whoami, with the same context", 403: "kubectl auth can-i --list, with the same context and namespace"}
+        super().__init__(f"{cluster[:1].upper()}{cluster[1:]} refused {doing} ({status}): {said}", hint=hints.get(status, ""))
+        self.status = status
 
 
 # ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -38,6 +38,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`auto`, `alibi-detect` or `scipy`."""
     drift_alpha: float = 0.01
     allowed_hosts: tuple[str, ...] = ()
+    kubeconfig: str | None = None
+    """How to reach Kubernetes clusters; None means `KUBECONFIG`, else `~/.kube/config`, else the pod's own account."""
+    kubernetes_context: str | None = None
+    """Which of its contexts; None means its current one."""
+    kubernetes_gateway: str | None = None
+    """`name` or `namespace/name` of the Gateway through which endpoints on a cluster are reached."""
     container_engine: str = ""
     """A `unix://`, `tcp://` or `ssh://` address, or a docker context's name; empty means as the docker command finds it."""
 
