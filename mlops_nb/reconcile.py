@@ -165,7 +165,7 @@ class World:
             _record(deployment, "healthy", reason=deployment.reason, restarts=0)
         elif seen.state == "unhealthy" and deployment.status == "healthy":
             _record(deployment, "unhealthy", reason=seen.reason, event="DeploymentUnhealthy")
-        elif seen.state == "unhealthy" and _age(deployment) > UNHEALTHY_SECONDS:
+        elif seen.state == "unhealthy" and _age(deployment) > UNHEALTHY_SECONDS and not seen.unreachable:
             target.stop(deployment)
             _fell(deployment, seen.reason)
 
@@ -197,12 +197,16 @@ def _watch_start(deployment: Deployment) -> None:
     timeout = Workspace.current().settings().start_timeout_seconds
     if seen.state == "healthy":
         _came_up(deployment)
+    elif seen.state == "gone" and seen.reason is None:
+        _record(deployment, "pending", handle={})  # the agent that was starting it was killed before anything ran
     elif seen.state == "gone" and seen.reason and seen.reason.kind == "port taken" and not deployment.spec.port:
         _record(deployment, "pending", handle={})  # somebody took the port that was free a moment ago: another one will do
     elif seen.state == "gone" and deployment.status == "starting":
         _record(deployment, "failed", reason=seen.reason, handle={}, event="DeploymentFailed")
     elif seen.state == "gone":
         _fell(deployment, seen.reason)
+    elif _age(deployment) > timeout and seen.unreachable:
+        _record(deployment, "failed", reason=seen.reason, handle={}, event="DeploymentFailed")
     elif _age(deployment) > timeout:
         _stop(deployment)
         late = "\n".join(targets.get(deployment.target).logs(deployment, lines=20))

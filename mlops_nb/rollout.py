@@ -113,7 +113,8 @@ def deploy(
     where = checked_name(endpoint or version.model, what="endpoint")
     called = checked_name(name or str(version.version), what="deployment")
     _check_neighbours(where, called, to)
-    targets.get(to).prepare(version, environment, spec, ref=f"{where}/{called}", report=report)
+    prepared = targets.get(to).prepare(version, environment, spec, ref=f"{where}/{called}", report=report)
+    spec = msgspec.structs.replace(spec, options={**spec.options, **(prepared or {})})
     _until_gone(where, {called})
     with store.writing() as tx:
         deployment = _wanted(tx, models.get(tx, ref), endpoint=where, name=called, target=to, spec=spec, traffic=traffic)

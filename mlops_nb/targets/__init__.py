@@ -44,6 +44,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["starting", "healthy", "unhealthy", "gone"]
     reason: Reason | None = None
     """Why it is not healthy; of a healthy one, the latest exception a request raised in the user's code."""
+    unreachable: bool = False
+    """Whether the place it runs in does not answer — an engine, an API server — so that nothing can be done about it now."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,8 +79,13 @@ class Target(Protocol):
     def check(self, version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:
         """Refuse what cannot come to run there, before anything is done: raises the error that says why."""
 
-    def prepare(self, version: ModelVersion, environment: Environment | None, spec: DeploymentSpec, *, ref: str, report: Reporter) -> None:
-        """Do what takes long — build an environment or an image — in the process of whoever deploys *ref*, telling how it goes."""
+    def prepare(
+        self, version: ModelVersion, environment: Environment | None, spec: DeploymentSpec, *, ref: str, report: Reporter
+    ) -> Mapping[str, Any] | None:
+        """Do what takes long — build an environment or an image — in the process of whoever deploys *ref*, telling how it goes.
+
+        What `start` has to know of it, such as the image, is returned and kept among the deployment's options.
+        """
 
     def start(self, deployment: Deployment, version: ModelVersion, *, context: dict[str, Any]) -> dict[str, Any]:
         """Begin running it and return the handle by which any process finds it again.
