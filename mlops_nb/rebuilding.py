@@ -1,8 +1,9 @@
 """An environment of its own for a model version: what was locked when it was registered, built by uv, kept by its content.
 
-A deployment with `--isolated` runs in it, so a version whose packages differ from the notebook's answers with exactly those it was
-made with.  Besides the locked packages it holds what the scoring server itself imports, and for a model in ONNX the package that brings
-ONNX Runtime for its hardware, both without versions, so that the model's pins decide.  This package's own code is not installed there: the server finds it through a link, whatever its version.
+A deployment with `--isolated` runs in it, so a version whose packages differ from the notebook's answers with exactly those it was made
+with.  Besides the locked packages it holds what the scoring server itself imports, and for a model in ONNX the package that brings ONNX
+Runtime for its hardware, both without versions, so that the model's pins decide.  This package's own code is not installed there: the server
+finds it through a link, whatever its version.
 
 Environments lie in `~/.cache/mlops_nb/environments` (or MLOPS_ENVIRONMENTS), one folder for each content, shared by all workspaces
 of a user.  One is built beside and renamed, so that a kill leaves nothing half; one that is there needs neither uv nor a network.
@@ -113,8 +114,8 @@ def _build_at(folder: Path, environment: Environment, content: str, report: Repo
         raise EnvironmentNotBuilt(environment.ref, why=f"it has Python {environment.python}, and the scoring server needs {oldest} at least")
     wanted = folder / "requirements.txt"
     wanted.write_text(content, encoding="utf-8")
-    _run([_uv(), "venv", "--quiet", "--relocatable", "--allow-existing", "--python", _python(environment), str(folder)], environment, report)
-    _run([_uv(), "pip", "install", "--no-config", "--python", str(_interpreter(folder)), "-r", str(wanted)], environment, report)
+    _run([uv(), "venv", "--quiet", "--relocatable", "--allow-existing", "--python", _python(environment), str(folder)], environment, report)
+    _run([uv(), "pip", "install", "--no-config", "--python", str(_interpreter(folder)), "-r", str(wanted)], environment, report)
 
 
 def _content(environment: Environment, runtime: str | None) -> str:
@@ -179,12 +180,12 @@ def _interpreter(home: Path) -> Path:
     return home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def _uv() -> str:
-    """uv's binary: from its wheel, else from PATH.  Raises MissingExtra."""
+def uv(*, extra: str = "isolated", doing: str = "Building an environment") -> str:
+    """uv's binary: from its wheel, else from PATH.  Raises MissingExtra, which tells *doing* what needs it and the *extra* that brings it."""
     if importlib.util.find_spec("uv") is not None:
         from uv import find_uv_bin
 
         return find_uv_bin()
     if found := shutil.which("uv"):
         return found
-    raise MissingExtra("uv", extra="isolated", doing="Building an environment")
+    raise MissingExtra("uv", extra=extra, doing=doing)

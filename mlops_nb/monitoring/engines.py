@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from .. import rebuilding
 from ..errors import BadOption, EngineInstallFailed, EngineMissing, LicenceNotAccepted, MissingExtra, suggested
 from ..progress import SILENT, Reporter
 
@@ -170,7 +171,7 @@ def _put_in_place(scratch: Path, home: Path) -> None:
 def _run(command: list[str], report: Reporter) -> None:
     """Run one step, its lines reported as they come.  Raises EngineInstallFailed with the last of them."""
     lines: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=_bare_environment()) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=rebuilding.variables()) as process:
         assert process.stdout
         for line in process.stdout:
             lines.append(line.rstrip())
@@ -181,11 +182,7 @@ def _run(command: list[str], report: Reporter) -> None:
 
 def environment_for(engine: Engine) -> dict[str, str]:
     """The environment variables to run it with: in its own environment, nothing that would lead it to this one's packages."""
-    return dict(os.environ) if engine.python == sys.executable else _bare_environment()
-
-
-def _bare_environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    return dict(os.environ) if engine.python == sys.executable else rebuilding.variables()
 
 
 def _home(recipe: Recipe) -> Path:
@@ -199,11 +196,4 @@ def _interpreter(home: Path) -> Path:
 
 
 def _uv() -> str:
-    """uv's binary: from its wheel, else from PATH.  Raises MissingExtra."""
-    if importlib.util.find_spec("uv") is not None:
-        from uv import find_uv_bin
-
-        return find_uv_bin()
-    if found := shutil.which("uv"):
-        return found
-    raise MissingExtra("uv", extra="drift", doing="Installing a drift engine")
+    return rebuilding.uv(extra="drift", doing="Installing a drift engine")
