@@ -5,10 +5,11 @@
     │   ├── BadName  BadReference  BadOption  UnsafePath  UnsafeText  UnsafeUrl
     │   ├── WeightsDoNotSum        SignatureMismatch  NotAModel  NotAnEntryScript  TrustNeeded  TargetCannot
     │   ├── NotPicklable           SampleNeeded  LicenceNotAccepted  SecretVariable
+    │   ├── BrokerNotSet  SecretReadable
     │   └── UnknownVariable        UnknownCommand  UnknownOption  BadExpression
     ├── NotFound                   exit 3   HTTP 404   no such thing in this workspace
     │   └── ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
-    │       EndpointNotFound  DeploymentNotFound  FileMissing  LineageRootNotFound  FeatureNotFound
+    │       EndpointNotFound  DeploymentNotFound  FileMissing  LineageRootNotFound  FeatureNotFound  DeviceNotFound
     ├── Busy                       exit 4   HTTP 409   somebody or something holds it
     │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  StillRunning  NotOurs  RolloutUnderWay  LastHealthy
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
@@ -16,7 +17,7 @@
     └── Failed                     exit 1   HTTP 500
         └── StoreTooNew  StoreCorrupt  StoreFull  FileChanged  MissingExtra  MissingPackage  EnvironmentIncomplete
             EnvironmentMismatch  NotExportable  CannotConvert  ConversionFailed
-            DeploymentFailed  NothingToRollBack  DashboardFailed  GatewayUnreachable  NothingToCompare  HardwareMissing
+            DeploymentFailed  NothingToRollBack  DashboardFailed  GatewayUnreachable  BrokerUnreachable  NothingToCompare  HardwareMissing
             ModelFailedUnderLoad
             DriftCheckFailed  EngineMissing  EngineInstallFailed  TookTooLong  ServerEnding
             NoContainerEngine  ClusterUnreachable  ClusterRefused
@@ -234,6 +235,20 @@ class LicenceNotAccepted(UsageError):
         super().__init__(message, hint=f"%mlops engines install {package} --accept-licence, if you agree")
 
 
+class BrokerNotSet(UsageError):
+    """An edge device is reached through an MQTT broker, and none is named."""
+
+    def __init__(self) -> None:
+        super().__init__("No MQTT broker is set for edge devices.", hint='edge_broker = "mqtts://HOST:8883" in [tool.mlops]')
+
+
+class SecretReadable(UsageError):
+    """A file that holds a secret, and that others may read."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"{path} holds a secret, and others than its owner can read it.", hint=f"chmod 600 {path}")
+
+
 class UnknownVariable(UsageError):
     """A {name} or $name in a magic line that the notebook does not define."""
 
@@ -337,6 +352,14 @@ class FeatureNotFound(NotFound):
         super().__init__(f"The drift check has no feature {name!r}. It has: {listed(known)}.", hint=closest(name, known) or "one of these")
 
 
+class DeviceNotFound(NotFound):
+    """No edge device of this name has told of itself."""
+
+    def __init__(self, name: str, *, known: Iterable[str]) -> None:
+        known = sorted(known)
+        super().__init__(f"No device named {name!r} has told of itself. Devices: {listed(known)}.", hint=suggested(name, known, "%mlops edge devices"))
+
+
 class FileMissing(NotFound):
     """A path the user gave does not exist."""
 
@@ -393,6 +416,13 @@ class NotOurs(Busy):
             f"{kind} {name} in namespace {namespace} was made by another workspace or by somebody else; nothing was changed.",
             hint="another --endpoint or --namespace",
         )
+
+
+class DeviceTaken(Busy):
+    """An edge device that another deployment runs on."""
+
+    def __init__(self, device: str, *, by: str) -> None:
+        super().__init__(f"The device {device!r} already runs {by}; a device runs one model.", hint=f"%mlops undeploy {by}")
 
 
 # ── gates ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -621,6 +651,13 @@ class GatewayUnreachable(Failed):
 
     def __init__(self, address: str, why: str = "") -> None:
         super().__init__(f"The gateway at {address} does not answer{': ' + why if why else ''}.", hint="%mlops up")
+
+
+class BrokerUnreachable(Failed):
+    """The MQTT broker does not answer, or lets us not in."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"The broker at {url} cannot be used: {why}.", hint="%mlops edge broker")
 
 
 class GatewayUnavailable(Failed):
