@@ -61,15 +61,15 @@ def prepare(version: ModelVersion, environment: Environment | None, spec: Deploy
 
 def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, Any]) -> dict[str, Any]:
     """Start the scoring server and return its handle: pid, port, token_file.  Raises PortInUse for a fixed port, FileMissing."""
-    if deployment.spec.port and _taken(deployment.spec.port):
+    if deployment.spec.port and taken(deployment.spec.port):
         raise PortInUse(deployment.spec.port)
     folder = run_folder(deployment)
     for leftover in ("failure.json", "request_error.json"):
         (folder / leftover).unlink(missing_ok=True)
-    token_file = _token(folder)
+    token_file = token(folder)
     port = deployment.spec.port or free_port()
     spec = _spec(deployment, version, folder, port=port, token_file=token_file, context=context)
-    _write_private(_spec_file(deployment), msgspec.json.encode(spec))
+    write_private(_spec_file(deployment), msgspec.json.encode(spec))
     python, variables = _interpreter(context.get("environment") if deployment.spec.isolated else None, folder, _runtime(version, deployment.spec))
     with _log(folder) as log:
         process = subprocess.Popen(
@@ -91,7 +91,7 @@ def observe(deployment: Deployment) -> Observed:
     if (run_folder(deployment) / "failure.json").exists():
         stop(deployment)
         return Observed(state="gone", reason=_why(deployment))
-    if _ready(deployment.handle["port"]):
+    if ready(deployment.handle["port"]):
         return Observed(state="healthy", reason=_request_error(deployment))
     return Observed(state="starting" if deployment.status in ("pending", "starting", "restarting") else "unhealthy", reason=_silent(deployment))
 
@@ -187,23 +187,25 @@ def _spec(deployment: Deployment, version: ModelVersion, folder: Path, *, port: 
         files=version.files, flavor=version.flavor, engine=version.engine, signature=version.signature, port=port, token_file=str(token_file),
         run_folder=str(folder), capture_folder=str(capture), capture_payload_percent=workspace.settings().capture_payload_percent,
         memory_mb=deployment.spec.memory_mb, cpus=deployment.spec.cpus, hardware=deployment.spec.hardware, cells=context.get("cells", []),
-        timeout_seconds=_just_less(workspace.settings().request_timeout_seconds), variables=deployment.spec.variables, trusted=version.trusted,
+        timeout_seconds=just_less(workspace.settings().request_timeout_seconds), variables=deployment.spec.variables, trusted=version.trusted,
     )  # fmt: skip
 
 
-def _just_less(seconds: float) -> float:
+def just_less(seconds: float) -> float:
     """So that the server tells why before the gateway, with the same limit, says only that time is up."""
     return seconds - min(1.0, seconds / 10)
 
 
-def _token(folder: Path) -> Path:
+def token(folder: Path) -> Path:
+    """The file below *folder* with the word that a server wants of whoever asks; made unless it is there."""
     path = folder / "token"
     if not path.exists() or not path.stat().st_size:  # empty: somebody was killed here
-        _write_private(path, secrets.token_urlsafe(24).encode())
+        write_private(path, secrets.token_urlsafe(24).encode())
     return path
 
 
-def _write_private(path: Path, content: bytes) -> None:
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that its owner alone can read."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)
 
@@ -222,7 +224,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _taken(port: int) -> bool:
+def taken(port: int) -> bool:
+    """Whether somebody listens on the port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -263,7 +266,8 @@ def _kill(pid: int) -> None:
         pass  # it ended meanwhile
 
 
-def _ready(port: int) -> bool:
+def ready(port: int) -> bool:
+    """Whether a server on the port says, within half a second, that it can answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=0.5)
     try:
         connection.request("GET", "/v2/health/ready")
@@ -289,7 +293,7 @@ def _over_limit(process: psutil.Process, deployment: Deployment) -> Reason | Non
 def _why(deployment: Deployment) -> Reason:
     """What the server said when it ended, else what its end looks like from outside."""
     log = "\n".join(logs(deployment, lines=20))
-    if told := _reason(run_folder(deployment) / "failure.json"):
+    if told := reason_in(run_folder(deployment) / "failure.json"):
         return msgspec.structs.replace(told, log=told.log or log)
     child = _children.get(deployment.handle.get("pid", 0))
     code = child.poll() if child else None
@@ -309,10 +313,11 @@ def _silent(deployment: Deployment) -> Reason | None:
 
 def _request_error(deployment: Deployment) -> Reason | None:
     """The latest exception that a request raised in the user's own code, if any did."""
-    return _reason(run_folder(deployment) / "request_error.json")
+    return reason_in(run_folder(deployment) / "request_error.json")
 
 
-def _reason(path: Path) -> Reason | None:
+def reason_in(path: Path) -> Reason | None:
+    """What a server wrote down of its failure; None when it wrote nothing."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Reason)
     except (FileNotFoundError, msgspec.DecodeError):
