@@ -5,6 +5,7 @@ MLOPS_ENDPOINT, MLOPS_DEPLOYMENT   the names it answers under  [default: those i
 MLOPS_OPEN=1         answer whoever reaches the port, without a token
 MLOPS_CAPTURE_FOLDER where requests are written down  [default: nowhere]
 MLOPS_PORT           where it listens  [default: 8080]
+MLOPS_DEPLOYMENT_FILE a JSON file with fields of ServerSpec as this deployment wants them, such as its name  [default: as packaged]
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -25,10 +27,19 @@ _IN_MEMORY = Path("/dev/shm")  # writable also where the image's own file system
 
 def main() -> None:
     """Serve what the image holds.  Ends with a sentence and exit code 1 where nobody said who may ask."""
-    packaged = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ServerSpec)
+    packaged = as_deployed(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ServerSpec), os.environ)
     if why := refusal(packaged, os.environ):
         sys.exit(why)
     run(as_started(packaged, os.environ))
+
+
+def as_deployed(packaged: ServerSpec, variables: Mapping[str, str]) -> ServerSpec:
+    """The packaged spec with the fields that a deployment's file has."""
+    file = variables.get("MLOPS_DEPLOYMENT_FILE")
+    if not file:
+        return packaged
+    fields: dict[str, Any] = msgspec.json.decode(Path(file).read_bytes())
+    return msgspec.convert(msgspec.to_builtins(packaged) | fields, ServerSpec)
 
 
 def as_started(packaged: ServerSpec, variables: Mapping[str, str]) -> ServerSpec:
@@ -40,7 +51,7 @@ def as_started(packaged: ServerSpec, variables: Mapping[str, str]) -> ServerSpec
         port=int(variables.get("MLOPS_PORT", packaged.port)),
         token_file="" if _open(variables) else _token_file(packaged, variables),
         capture_folder=variables.get("MLOPS_CAPTURE_FOLDER", packaged.capture_folder),
-        run_folder=tempfile.mkdtemp(dir=_IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None),
+        run_folder=packaged.run_folder or tempfile.mkdtemp(dir=_IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None),
     )
 
 
