@@ -165,7 +165,7 @@ class World:
             _record(deployment, "healthy", reason=deployment.reason, restarts=0)
         elif seen.state == "unhealthy" and deployment.status == "healthy":
             _record(deployment, "unhealthy", reason=seen.reason, event="DeploymentUnhealthy")
-        elif seen.state == "unhealthy" and _age(deployment) > UNHEALTHY_SECONDS and not seen.unreachable:
+        elif seen.state == "unhealthy" and _age(deployment) > UNHEALTHY_SECONDS and not (seen.unreachable or seen.mending):
             target.stop(deployment)
             _fell(deployment, seen.reason)
 
@@ -212,7 +212,7 @@ def _watch_start(deployment: Deployment) -> None:
         late = "\n".join(targets.get(deployment.target).logs(deployment, lines=20))
         message = f"It did not answer its health check within {timeout:.0f} s."
         reason = Reason(kind="too slow", message=message, log=late, hint="set start_timeout_seconds in [tool.mlops]")
-        _record(deployment, "failed", reason=reason, handle={}, event="DeploymentFailed")
+        _record(deployment, "failed", reason=seen.reason or reason, handle={}, event="DeploymentFailed")
 
 
 def _came_up(deployment: Deployment) -> None:

@@ -46,6 +46,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """Why it is not healthy; of a healthy one, the latest exception a request raised in the user's code."""
     unreachable: bool = False
     """Whether the place it runs in does not answer — an engine, an API server — so that nothing can be done about it now."""
+    mending: bool = False
+    """Whether the place restarts by itself what fails in it, so that the agent must not."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
