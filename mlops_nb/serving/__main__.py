@@ -136,7 +136,7 @@ def tell(reason: Reason, spec: ServerSpec) -> None:
 
 async def serve(server: Server, capture: Capture, spec: ServerSpec) -> None:
     """Answer until SIGTERM or SIGINT; then finish what is in flight (five seconds at most) and write what waits."""
-    listener = Listener(server)
+    listener = Listener(server, server.welcomes)
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for signaled in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signaled, stop.set)

@@ -88,7 +88,7 @@ class Server:
     def __call__(self, request: Request) -> None:
         """Answer one request.  All but health wants the token, so that nobody gets around the gateway's keys."""
         path = request.path
-        if not self.scorer.trusts(_word(request.headers)) and not path.startswith("/v2/health/"):
+        if not request.welcome and not path.startswith("/v2/health/"):
             return self._refuse(request, Refused(401, "Ask through the workspace's gateway: the header x-mlops-token is missing or wrong."))
         route = self._routes.get(path) or self._routes.get(path.partition("?")[0])
         if route is None:
@@ -97,6 +97,10 @@ class Server:
         if request.method not in methods.split():
             return self._refuse(request, Refused(405, f"{path[:200]} takes {' and '.join(methods.split())}, not {request.method}."))
         return handler(request)
+
+    def welcomes(self, request: Request) -> bool:
+        """Whether the caller knows the token; asked before any of the body is kept."""
+        return self.scorer.trusts(_word(request.headers))
 
     def _no_route(self, path: str) -> Refused:
         parts = path.split("/")
