@@ -1,7 +1,8 @@
-"""`python -m bench [FAMILY…]`: measure, print one table, write bench/out/figures.json."""
+"""`python -m bench [FAMILY…] [--minutes N]`: measure, print one table, write bench/out/figures.json; N minutes of load for memory (1)."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from collections.abc import Sequence
@@ -15,8 +16,13 @@ FAMILIES = ("startup", "metadata", "registering", "deploying", "serving")
 OUT = Path(__file__).parent / "out" / "figures.json"
 
 
-def main(names: Sequence[str]) -> int:
-    """Measure the families called *names* (all unless given); 2 for one that is not there."""
+def main(words: Sequence[str]) -> int:
+    """Measure the families called (all unless given); 2 for one that is not there."""
+    asked = argparse.ArgumentParser(prog="python -m bench")
+    asked.add_argument("names", nargs="*", metavar="FAMILY")
+    asked.add_argument("--minutes", type=float, default=1)
+    given = asked.parse_args(words)
+    names, options = given.names, {"serving": {"minutes": given.minutes}}
     if unknown := [name for name in names if name not in FAMILIES]:
         near = closest(unknown[0], FAMILIES)
         print(
@@ -27,7 +33,7 @@ def main(names: Sequence[str]) -> int:
     figures: list[table.Figure] = []
     for name in names or FAMILIES:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
-        figures += importlib.import_module(f".{name}", __package__).measure()
+        figures += importlib.import_module(f".{name}", __package__).measure(**options.get(name, {}))
     print(table.as_text(figures))
     table.write(figures, OUT)
     print(f"\nwritten to {OUT}", file=sys.stderr)

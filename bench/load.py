@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -39,13 +39,13 @@ def missing() -> str:
     return "" if shutil.which("wrk") else "wrk is missing: sudo apt-get install wrk, or brew install wrk"
 
 
-def posted(url: str, body: bytes, headers: Mapping[str, str], *, folder: Path) -> Loaded:
-    """POST *body* to *url* over and over.  Headers, which may hold a key, travel in a file.  Raises RuntimeError when a request failed."""
-    files = {"BODY": folder / "body", "HEADERS": folder / "headers"}
-    files["BODY"].write_bytes(body)
+def posted(url: str, bodies: Sequence[bytes], headers: Mapping[str, str], *, folder: Path, seconds: float = SECONDS) -> Loaded:
+    """POST *bodies* to *url* in turn.  Headers, which may hold a key, travel in a file.  Raises RuntimeError when a request failed."""
+    files = {"BODIES": folder / "bodies", "HEADERS": folder / "headers"}
+    files["BODIES"].write_bytes(b"".join(b"%d\n%b" % (len(body), body) for body in bodies))
     files["HEADERS"].touch(mode=0o600)
     files["HEADERS"].write_text("".join(f"{name}: {value}\n" for name, value in {"content-type": "application/json", **headers}.items()))
-    command = ["wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{SECONDS}s", "--timeout", "10s", "--script", str(_SCRIPT), url]
+    command = ["wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds:.0f}s", "--timeout", "10s", "--script", str(_SCRIPT), url]
     done = subprocess.run(command, env=os.environ | {name: str(file) for name, file in files.items()}, capture_output=True, text=True, check=True)
     loaded = msgspec.json.decode(done.stdout.splitlines()[-1], type=Loaded)
     if loaded.failed or not loaded.requests:

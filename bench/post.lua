@@ -1,15 +1,35 @@
--- POST the body in the file $BODY with the headers in the file $HEADERS (`name: value` a line); print what came of it as JSON.
-local function content(path)
-   local file = assert(io.open(path, "rb"))
-   local text = file:read("*a")
-   file:close()
-   return text
+-- POST the bodies in the file $BODIES (each after its length on a line) in turn, with the headers in the file $HEADERS
+-- (`name: value` a line); print what came of it as JSON.
+local function opened(variable)
+   return assert(io.open(os.getenv(variable), "rb"))
 end
 
-wrk.method = "POST"
-wrk.body = content(os.getenv("BODY"))
-for name, value in content(os.getenv("HEADERS")):gmatch("([^:\n]+): ([^\n]+)\n") do
-   wrk.headers[name] = value
+local function bodies()
+   local file, found = opened("BODIES"), {}
+   for length in function() return file:read("*n", "*l") end do
+      found[#found + 1] = file:read(length)
+   end
+   file:close()
+   return found
+end
+
+local requests, turn = {}, 0
+
+function init()
+   local file, headers = opened("HEADERS"), {}
+   for name, value in file:read("*a"):gmatch("([^:\n]+): ([^\n]+)\n") do
+      headers[name] = value
+   end
+   file:close()
+   headers["Host"] = wrk.host .. ":" .. wrk.port
+   for number, body in ipairs(bodies()) do
+      requests[number] = wrk.format("POST", nil, headers, body)
+   end
+end
+
+function request()
+   turn = turn % #requests + 1
+   return requests[turn]
 end
 
 function done(summary, latency, requests)

@@ -42,3 +42,19 @@ def ask(port: int, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[
             time.sleep(0.005)
         finally:
             connection.close()
+
+
+def ready(port: int) -> None:
+    """Return as soon as the scoring server of this port says that it is ready."""
+    deadline = time.monotonic() + _SECONDS
+    while time.monotonic() < deadline:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SECONDS)
+        try:
+            connection.request("GET", "/v2/health/ready")
+            if connection.getresponse().status == 200:
+                return
+        except ConnectionRefusedError:
+            time.sleep(0.002)
+        finally:
+            connection.close()
+    raise TimeoutError(f"no server became ready on port {port}")

@@ -20,23 +20,23 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
     baseline: str | None = None
     at_most: float | None = None
-    at_least: float | None = None
+    ratio_at_least: float | None = None
+    """What the value by its baseline's should be."""
     note: str = ""
 
-    @property
-    def goal(self) -> str:
-        """`≤ 5, met`; empty without one."""
-        limit = self.at_least if self.at_most is None else self.at_most
-        if limit is None:
-            return ""
-        return f"{'≥' if self.at_most is None else '≤'} {_number(limit)}{self._verdict}"
 
-    @property
-    def _verdict(self) -> str:
-        if self.value is None:
-            return ""
-        kept = self.value <= self.at_most if self.at_most is not None else self.value >= (self.at_least or 0)
-        return ", met" if kept else ", MISSED"
+def _goal(figure: Figure, ratio: float | None) -> str:
+    """`≤ 5, met`; empty without one."""
+    if figure.ratio_at_least is not None:
+        limit = figure.ratio_at_least
+        return f"≥ {_number(limit)}×{_verdict(None if ratio is None else ratio >= limit)}"
+    if figure.at_most is not None:
+        return f"≤ {_number(figure.at_most)}{_verdict(None if figure.value is None else figure.value <= figure.at_most)}"
+    return ""
+
+
+def _verdict(kept: bool | None) -> str:
+    return "" if kept is None else ", met" if kept else ", MISSED"
 
 
 def as_json(figures: Iterable[Figure]) -> dict[str, dict[str, Any]]:
@@ -71,7 +71,7 @@ def _row(figure: Figure, named: dict[str, Figure]) -> tuple[str, ...]:
         figure.unit,
         figure.note or (f"{beside.name}: {'—' if beside.value is None else _number(beside.value)}" if beside else ""),
         "" if ratio is None else f"{ratio:.2f}×",
-        figure.goal,
+        _goal(figure, ratio),
     )
 
 
