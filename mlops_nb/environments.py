@@ -46,6 +46,18 @@ def capture(modules: Iterable[str]) -> Environment:
     return _recorded(_environment(modules, [_package(d, direct=d in found) for d in packages]))
 
 
+def installed_here(names: Iterable[str]) -> list[Package]:
+    """The distributions of these names and all that they require, as they are installed here, by name; one that is not is left out."""
+    known = installed()
+    direct = [known[name] for name in map(normalised, names) if name in known]
+    return [_package(distribution, direct=distribution in direct) for distribution in _closure(direct)]
+
+
+def requirement(package: Package) -> str:
+    """The package as PEP 508 words it: `name==version`, or `name @ URL` for one that came from no index."""
+    return _requirement(package)
+
+
 def requirements(environment: Environment) -> str:
     """The packages as pip's requirements file."""
     lines = [f"# Python {environment.python} on {environment.platform}", *map(_requirement, environment.packages)]

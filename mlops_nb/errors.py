@@ -13,15 +13,15 @@
     ├── Busy                       exit 4   HTTP 409   somebody or something holds it
     │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  StillRunning  NotOurs  RolloutUnderWay  LastHealthy
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
-    │   └── AnswersDiffer
+    │   └── AnswersDiffer  RehearsalFailed
     └── Failed                     exit 1   HTTP 500
         └── StoreTooNew  StoreCorrupt  StoreFull  FileChanged  MissingExtra  MissingPackage  EnvironmentIncomplete
             EnvironmentMismatch  NotExportable  CannotConvert  ConversionFailed
             DeploymentFailed  NothingToRollBack  DashboardFailed  GatewayUnreachable  BrokerUnreachable  NothingToCompare  HardwareMissing
             ModelFailedUnderLoad
             DriftCheckFailed  EngineMissing  EngineInstallFailed  TookTooLong  ServerEnding
-            NoContainerEngine  ClusterUnreachable  ClusterRefused
-            EnvironmentNotBuilt  EntryScriptFailed  CompilerMissing  EmulationNotBuilt  …
+            NoContainerEngine  BaseUnfit  ImageNotBuilt  ImageNotPushed  WheelsMissing  ClusterUnreachable  ClusterRefused
+            EnvironmentNotBuilt  EntryScriptFailed  CompilerMissing  EmulationNotBuilt  SynthesisFailed  …
 
 A leaf takes data and words itself.  The base knows the exit code, the HTTP status, the JSON shape and the two lines that a
 notebook shows.
@@ -32,7 +32,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .store.rehearsals import Rehearsal
 
 
 class MlopsError(Exception):
@@ -131,7 +134,7 @@ class TargetCannot(UsageError):
 
     def __init__(self, target: str, what: str, *, able: Sequence[str]) -> None:
         others = f" Targets that can: {listed(able)}." if able else " No target of this version can."
-        super().__init__(f"The target {target} cannot {what}.{others}", hint=f"--to {able[0]}" if able else "%mlops deploy --help")
+        super().__init__(f"The target {target} cannot {what}.{others}", hint=f"--to {able[0]}" if able else "%mlops hardware")
 
 
 class UnsafePath(UsageError):
@@ -449,6 +452,27 @@ class AnswersDiffer(GateFailed):
         self.rows = report.get("differing", [])
 
 
+class RehearsalFailed(GateFailed):
+    """A version does not answer elsewhere as it did in the notebook; *rehearsal* says what was asked, what differed and who is to blame."""
+
+    def __init__(self, rehearsal: Rehearsal) -> None:
+        culprit, checks = rehearsal.culprit, [check for check in rehearsal.checks if check.differ]
+        found = "; ".join(f"{check.differ:,} of {check.rows:,} answers differ ({check.name})" for check in checks) or "it does not answer"
+        because = f"because of {culprit}" if culprit else "and nothing that was looked at explains it"
+        super().__init__(
+            f"{rehearsal.ref} does not do elsewhere what it did in the notebook: {found}, {because}.",
+            hint=culprit.fix if culprit else f"%mlops rehearsals {rehearsal.ref}",
+            detail="\n".join(f"{check.name}: {check.example}" for check in checks if check.example),
+        )
+        self.rehearsal = rehearsal
+
+    def as_json(self) -> dict[str, Any]:
+        """As every error's, with the whole rehearsal."""
+        import msgspec
+
+        return super().as_json() | {"rehearsal": msgspec.to_builtins(self.rehearsal)}
+
+
 def _differing(row: Mapping[str, Any]) -> str:
     """One row that two forms of a model answer differently."""
     where = f"row {row['row']}" if row["rows"] == "sample" else "beside a threshold"
@@ -604,6 +628,13 @@ class EmulationNotBuilt(Failed):
         )
 
 
+class SynthesisFailed(Failed):
+    """The HLS tool did not synthesise a model's project, or not report of it; `detail` holds its last lines."""
+
+    def __init__(self, tool: str, ended: str, *, log: str = "") -> None:
+        super().__init__(f"The synthesis with {tool} {ended}.", hint="leave --synthesise out to have resources estimated", detail=log)
+
+
 class EnvironmentMismatch(Failed):
     """The packages here differ from those the model was made with."""
 
@@ -751,6 +782,39 @@ class NoContainerEngine(Failed):
             hint="start Docker, or say where it is: container_engine in [tool.mlops], or DOCKER_HOST",
         )
         self.address = address
+
+
+class BaseUnfit(Failed):
+    """A base image on which the package cannot stand."""
+
+    def __init__(self, base: str, *, why: str) -> None:
+        super().__init__(f"The base image {base} does not fit: {why}.", hint="--base IMAGE, with a Python of the same minor version as the packages'")
+
+
+class ImageNotBuilt(Failed):
+    """The image was not built; its build context is kept."""
+
+    def __init__(self, ref: str, *, why: str, folder: str, line: str = "", log: str = "") -> None:
+        super().__init__(
+            f"No image of {ref} was built: {why.rstrip('.')}. Its build context is in {folder}.",
+            hint=line or "look into the Dockerfile there; --base and --file change what goes in",
+            detail=log,
+        )
+        self.folder = folder
+
+
+class ImageNotPushed(Failed):
+    """A registry did not take an image; it is still in the engine."""
+
+    def __init__(self, name: str, *, why: str) -> None:
+        super().__init__(f"{name} was not pushed: {why}.", hint="docker login REGISTRY, which keeps the credentials that are used here")
+
+
+class WheelsMissing(Failed):
+    """Packages that cannot be had for an image's Python and platform; `detail` holds the installer's last lines."""
+
+    def __init__(self, doing: str, *, log: str = "") -> None:
+        super().__init__(f"Not all of {doing} can be had.", hint="--platform linux/amd64, or --no-wheelhouse where the build has a network", detail=log)
 
 
 class MissingExtra(Failed):

@@ -50,8 +50,8 @@ def _leads_astray(segment: str) -> bool:
     )
 
 
-def text_for(kind: Literal["html", "yaml", "shell"], text: object) -> str:
-    """*text* as one inert token of a generated file: an escaped HTML string, a quoted YAML scalar or one shell word.
+def text_for(kind: Literal["html", "yaml", "shell", "dockerfile"], text: object) -> str:
+    """*text* as one inert token of a generated file: an escaped HTML string, a quoted YAML scalar, one shell word or one word of a Dockerfile.
 
     Raises UnsafeText for control characters (line ends included), which no one-line token can carry safely.
     """
@@ -62,6 +62,8 @@ def text_for(kind: Literal["html", "yaml", "shell"], text: object) -> str:
         raise UnsafeText(text, where=f"a {kind} file")
     if kind == "yaml":
         return json.dumps(text, ensure_ascii=False)
+    if kind == "dockerfile":  # double quotes, within which a backslash takes their meaning from these three and variables are named by `$` alone
+        return '"' + re.sub(r'([\\"$])', r"\\\1", text) + '"'
     return shlex.quote(text)
 
 

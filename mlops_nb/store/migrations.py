@@ -69,11 +69,18 @@ CREATE TABLE rollouts (
     changed_at TIMESTAMP);
 """
 
+PACKAGES = """
+CREATE TABLE packages (
+    content VARCHAR, model VARCHAR, version INTEGER, target VARCHAR, folder VARCHAR, base VARCHAR, platform VARCHAR, image VARCHAR, digest VARCHAR,
+    bytes BIGINT, base_bytes BIGINT, pushed VARCHAR, time TIMESTAMP);
+"""
+
 STEPS: tuple[tuple[str, str], ...] = (
     ("first tables", FIRST_TABLES),
     ("profiles with advice", PROFILES_WITH_ADVICE),
     ("rehearsals", REHEARSALS),
     ("splits with slots", SPLITS_WITH_SLOTS),
+    ("packages", PACKAGES),
 )
 """Name and SQL of every step; step N of the store is the Nth of these."""
 

@@ -1,0 +1,261 @@
+"""From a build context to an image in the container engine, and from there to a registry.
+
+The engine builds through its own interface; only a build with secrets goes through the docker command, because BuildKit alone keeps a secret
+out of every layer.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .. import engine
+from ..errors import BadOption, BaseUnfit, FileMissing, ImageNotBuilt, ImageNotPushed, NoContainerEngine
+from ..progress import SILENT, Reporter
+from ..settings import Workspace
+from .context import CONTENT_LABEL, Context, build_line
+
+if TYPE_CHECKING:
+    import docker
+
+BASE_LABEL = "org.mlops-nb.base-image"
+"""The exact image it stands on, by its id in the engine."""
+_BUILD_SECONDS = 1800.0
+_LAST_LINES = 15
+_NEEDS_BUILDX = 23
+_REFERENCE = re.compile(
+    r"(?:(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*(?::[0-9]{1,5})?/)?"
+    r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[a-f0-9]{64})?",
+    re.ASCII,
+)
+_ID = re.compile(r"(?:sha256:)?[a-f0-9]{12,64}", re.ASCII)
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """One image in the engine."""
+
+    ref: str
+    """Its name and tag, such as `delays:3`."""
+    digest: str
+    """`sha256:…`, by which the engine knows it."""
+    content: str
+    """The content hash of the context it was built from."""
+    bytes: int
+    base: str
+    base_bytes: int
+    """Of the image it stands on."""
+    platform: str
+    user: str = ""
+    pushed: str = ""
+    """`registry/name@sha256:…`, by which any engine can pull it; empty until it was pushed."""
+
+    @property
+    def added_bytes(self) -> int:
+        """Size over its base."""
+        return self.bytes - self.base_bytes
+
+
+def checked_reference(text: str, *, what: str) -> str:
+    """*text* when it can name an image.  Raises BadOption."""
+    if len(text) > 512 or not (_REFERENCE.fullmatch(text) or _ID.fullmatch(text)):
+        raise BadOption(f"{text[:80]!r} is no name of {what}.", hint="a name such as python:3.11-slim or 127.0.0.1:5000/team/delays:3")
+    return text
+
+
+def build(context: Context, *, tag: str, secrets: Mapping[str, str] | None = None, report: Reporter = SILENT) -> Image:
+    """The image of a context: the one that is there with the same content on the same base, else a new one.
+
+    *secrets* gives for each of the context's names an environment variable or a file.
+    Raises ImageNotBuilt with the build's last lines, or because there is no engine (the context is kept); BaseUnfit for a base that cannot
+    take it; FileMissing for a secret that is not there; MissingExtra.
+    """
+    checked_reference(tag, what="an image")
+    with _secret_files(context, secrets or {}) as files:
+        try:
+            client = engine.client(timeout_seconds=_BUILD_SECONDS)
+            base = _base(client, context, report)
+            return _there(client, context, base, tag, report) or _built(client, context, base, tag, files, report)
+        except NoContainerEngine as error:
+            raise ImageNotBuilt(context.ref, why=str(error), folder=str(context.folder), line=build_line(context, tag)) from error
+
+
+def push(image: Image, registry: str, report: Reporter = SILENT) -> Image:
+    """Push the image to *registry* (`host:port/path`), with the credentials that docker itself has for it.
+
+    Raises BadOption for what is no registry's name, ImageNotPushed with what the registry said.
+    """
+    name = checked_reference(f"{registry.rstrip('/')}/{image.ref.rpartition('/')[2]}", what="an image in a registry")
+    client = engine.client(timeout_seconds=_BUILD_SECONDS)
+    repository, tag = _repository_and_tag(name)
+    report.step(f"pushing {name}")
+    client.api.tag(image.digest, repository, tag)
+    for said in client.api.push(repository, tag=tag, stream=True, decode=True):
+        if "error" in said:
+            raise ImageNotPushed(name, why=str(said["error"]).strip())
+        if said.get("status") and not said.get("progressDetail"):
+            report.log(" ".join(filter(None, [said.get("id"), said["status"]])))
+    digests = client.api.inspect_image(name).get("RepoDigests") or []
+    return msgspec.structs.replace(image, pushed=next(digest for digest in digests if digest.startswith(f"{repository}@")))
+
+
+# ── building ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _base(client: docker.DockerClient, context: Context, report: Reporter) -> dict[str, Any]:
+    """What the engine knows of the base, pulled when it is not there.  Raises BaseUnfit."""
+    import docker.errors
+
+    try:
+        try:
+            base = client.api.inspect_image(context.base)
+        except docker.errors.ImageNotFound:
+            report.step(f"pulling {context.base}")
+            client.api.pull(*_repository_and_tag(context.base), platform=context.platform)
+            base = client.api.inspect_image(context.base)
+    except docker.errors.APIError as error:
+        why = f"it is not in the engine and cannot be pulled: {error.explanation}"
+        raise BaseUnfit(context.base, why=why) from error
+    platform = f"{base['Os']}/{base['Architecture']}"
+    if platform != context.platform:
+        raise BaseUnfit(context.base, why=f"it is for {platform}, and {context.platform} was asked for")
+    return base
+
+
+def _there(client: docker.DockerClient, context: Context, base: Mapping[str, Any], tag: str, report: Reporter) -> Image | None:
+    """The image with this content on this base, tagged so; None when there is none."""
+    wanted = [f"{CONTENT_LABEL}={context.hash}", f"{BASE_LABEL}={base['Id']}"]
+    found = client.api.images(filters={"label": wanted})
+    if not found:
+        return None
+    report.step(f"image {tag} is there")
+    client.api.tag(found[0]["Id"], *_repository_and_tag(tag))
+    return _image(client, context, base, tag)
+
+
+def _built(client: docker.DockerClient, context: Context, base: Mapping[str, Any], tag: str, files: Mapping[str, Path], report: Reporter) -> Image:
+    report.step(f"building image {tag}")
+    label = base["Id"]
+    lines = _by_command(context, label, tag, files) if context.secrets else _by_engine(client, context, label, tag)
+    last: deque[str] = deque(maxlen=_LAST_LINES)
+    try:
+        for line in lines:
+            last.append(line)
+            report.log(line)
+    except _BuildEnded as ended:
+        raise _why(context, list(last), str(ended)) from ended
+    return _image(client, context, base, tag)
+
+
+class _BuildEnded(Exception):
+    """The build ended before its end; says how."""
+
+
+def _by_engine(client: docker.DockerClient, context: Context, base: str, tag: str) -> Iterator[str]:
+    """The lines of a build by the engine's own builder.  Raises _BuildEnded."""
+    said = client.api.build(path=str(context.folder), tag=tag, rm=True, forcerm=True, decode=True, platform=context.platform, labels={BASE_LABEL: base})
+    for part in said:
+        yield from str(part.get("stream") or part.get("status") or "").splitlines()
+        if "error" in part:
+            raise _BuildEnded(str(part["error"]).strip())
+
+
+def _by_command(context: Context, base: str, tag: str, files: Mapping[str, Path]) -> Iterator[str]:
+    """The lines of a build by BuildKit, which mounts the secret *files* for one step and keeps them out of all layers.  Raises _BuildEnded."""
+    secrets = [word for name, file in files.items() for word in ("--secret", f"id={name},src={file}")]
+    where = [f"--platform={context.platform}", f"--label={BASE_LABEL}={base}", f"--tag={tag}", str(context.folder)]
+    command = [_docker_with_buildkit(context, tag), "build", "--progress=plain", *secrets, *where]
+    variables = os.environ | {"DOCKER_BUILDKIT": "1", "DOCKER_HOST": engine.address()}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=variables) as process:
+        assert process.stdout
+        yield from (line.rstrip() for line in process.stdout)
+    if process.returncode:
+        raise _BuildEnded(f"docker build ended with {process.returncode}")
+
+
+def _docker_with_buildkit(context: Context, tag: str) -> str:
+    """A docker command that builds with BuildKit: from 23 on it needs its buildx, before it does so by itself.  Raises ImageNotBuilt."""
+    for folder in [*os.environ.get("PATH", "").split(os.pathsep), "/usr/bin"]:
+        command = shutil.which("docker", path=folder)
+        if command and (_succeeds(command, "buildx", "version") or _major(command) < _NEEDS_BUILDX):
+            return command
+    why = "secrets need BuildKit, and no docker command with buildx is on PATH"
+    raise ImageNotBuilt(context.ref, why=why, folder=str(context.folder), line=build_line(context, tag))
+
+
+def _succeeds(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _major(command: str) -> int:
+    said = re.search(r"version (\d+)", subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout)
+    return int(said[1]) if said else _NEEDS_BUILDX
+
+
+@contextmanager
+def _secret_files(context: Context, secrets: Mapping[str, str]) -> Iterator[dict[str, Path]]:
+    """For each secret a file of ours alone, for the time of the build.  Raises FileMissing for one that is neither a variable nor a file."""
+    Workspace.current().run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(prefix="secrets-", dir=Workspace.current().run) as folder:
+        files = {}
+        for number, name in enumerate(context.secrets):
+            content = _secret(secrets.get(name, name))
+            files[name] = Path(folder) / str(number)
+            with os.fdopen(os.open(files[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(content)
+        yield files
+
+
+def _secret(source: str) -> bytes:
+    if source in os.environ:
+        return os.environ[source].encode()
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise FileMissing(source)
+    return path.read_bytes()
+
+
+def _why(context: Context, last: list[str], ended: str) -> BaseUnfit | ImageNotBuilt:
+    """The error that a build's last lines amount to."""
+    said = next((match[1] for line in reversed(last) if (match := _OUR_WORDS.match(line))), None)
+    if said:
+        return BaseUnfit(context.base, why=said.replace("the base image", "it", 1) if said.startswith("the base image") else said)
+    for mark, why in _SIGNS.items():
+        if mark in ended or any(mark in line for line in last):
+            return BaseUnfit(context.base, why=why.format(platform=context.platform))
+    return ImageNotBuilt(context.ref, why=ended, folder=str(context.folder), log="\n".join(last))
+
+
+_OUR_WORDS = re.compile(r"(?:#\d+ [\d.]+ )?mlops: (.+)")
+_SIGNS = {
+    "exec format error": "this engine cannot run programs for {platform}; it needs QEMU's binfmt handlers, or an engine on such a machine",
+    '"/bin/sh": stat /bin/sh: no such file': "it has no shell",
+}
+"""What a build says, and what that means."""
+
+
+def _image(client: docker.DockerClient, context: Context, base: Mapping[str, Any], tag: str) -> Image:
+    made = client.api.inspect_image(tag)
+    return Image(
+        ref=tag, digest=made["Id"], content=context.hash, bytes=made["Size"], base=context.base, base_bytes=base["Size"], platform=context.platform,
+        user=made["Config"].get("User", ""),
+    )  # fmt: skip
+
+
+def _repository_and_tag(ref: str) -> tuple[str, str]:
+    """`host:5000/team/delays:3` in two; the tag is `latest` where none is said, a digest stays one."""
+    if "@" in ref:
+        repository, _, digest = ref.partition("@")
+        return repository, digest
+    name, colon, tag = ref.rpartition(":")
+    return (name, tag) if colon and "/" not in tag else (ref, "latest")
