@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from ..errors import UsageError, even_split
 from ..grammar import (
@@ -36,6 +37,7 @@ from ..grammar import (
 from ..reference import DeploymentRef, ModelRef
 from ..shapes import Facts, Key, Lines, Listing
 from .group import mlops
+from .kubernetes import A_CONTEXT, placing, said
 from .words import follow_logs, model_files, request_body, rows_to_send, takes_raw, whole_percent
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
         "deploy delays:2 --endpoint delays --traffic 10",
         "deploy delays:1 --isolated",
         "deploy delays@champion --cpus 2 --memory 512m --env OMP_NUM_THREADS=2",
+        "deploy delays:3 --to kubernetes --image registry.example.org/delays:3 --gateway edge/public --replicas 2",
         "%deploy --form",
     ],
 )
@@ -68,6 +71,9 @@ if TYPE_CHECKING:
 @click.option("--allow-mismatch", is_flag=True, help="Run although packages differ from those it was made with.")
 @click.option("--isolated", is_flag=True, help="Run in an environment of its own, with exactly the packages it was made with.")
 @click.option("--environment", type=AN_ENVIRONMENT, help="Run in an environment of its own with these packages instead.")
+@click.option("--image", metavar="REFERENCE", help="The image it runs, where it runs in a container.  [default: built from the version, where the target can]")
+@click.option("--context", type=A_CONTEXT, help="Which of the kubeconfig's clusters.  [default: its current one]")
+@placing
 @click.option("--wait/--no-wait", default=True, help="Return once it is healthy, or at once.  [default: wait]")
 @click.option("--form", is_flag=True, help="Fill in a form instead; in a notebook.")
 def deploy(
@@ -86,6 +92,7 @@ def deploy(
     environment: ModelRef | None,
     wait: bool,
     form: bool,
+    **placed: Any,
 ) -> Deployed | Any:
     """Run a model version behind an endpoint.
 
@@ -102,6 +109,7 @@ def deploy(
         cpus=cpus, memory_mb=memory_mb, hardware=hardware, port=port, variables=dict(variables), allow_mismatch=allow_mismatch,
         isolated=isolated or environment is not None, environment=str(environment) if environment else None,
     )  # fmt: skip
+    spec = msgspec.structs.replace(spec, options={**spec.options, **said(placed)})
     with face().reporting(f"deploying {ref}") as report:
         deployed = rollout.deploy(ref, endpoint=endpoint, to=to, traffic=traffic, name=name, spec=spec, wait=wait, report=report)
         report.step(f"{deployed.deployment} is {deployed.status} at {deployed.url}")

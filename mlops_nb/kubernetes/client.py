@@ -73,15 +73,26 @@ def resolved(name: str | None = None) -> tuple[Context, str]:
     return context, _config(context).namespace
 
 
+def contexts() -> list[str]:
+    """The contexts that the kubeconfig has.  Raises BadOption."""
+    path = _kubeconfig(Workspace.current().settings().kubeconfig)
+    return _contexts(path)[0] if path else []
+
+
 class Api:
     """One context, open.  Every call raises ClusterUnreachable when nobody answers in time, ClusterRefused when the answer is no."""
 
     def __init__(self, context: Context) -> None:
+        self.context = context
+        self._client = self._opened()
+
+    def _opened(self) -> lightkube.Client:
         lightkube = _lightkube()
         import httpx2
 
-        self.context = context
-        self._client: lightkube.Client = lightkube.Client(config=_config(context), timeout=httpx2.Timeout(PATIENCE_SECONDS), field_manager=MANAGER)
+        config = _config(self.context)
+        with self._answers("connecting"):  # certificates are read here
+            return lightkube.Client(config=config, timeout=httpx2.Timeout(PATIENCE_SECONDS), field_manager=MANAGER)
 
     def close(self) -> None:
         """Close its connections."""
@@ -114,18 +125,18 @@ class Api:
                 return None
             raise
 
-    def list(self, kind: str, namespace: str, *, labels: Mapping[str, str] | None = None, fields: Mapping[str, str] | None = None) -> list[Manifest]:
+    def found(self, kind: str, namespace: str, *, labels: Mapping[str, str] | None = None, fields: Mapping[str, str] | None = None) -> list[Manifest]:
         """Every object of a kind with these labels."""
         with self._answers(f"listing {kind}s"):
-            found = self._client.list(_resource(kind), namespace=namespace, labels=dict(labels or {}), fields=dict(fields or {}))
-            return [item.to_dict() for item in found]
+            answered = self._client.list(_resource(kind), namespace=namespace, labels=dict(labels or {}), fields=dict(fields or {}))
+            return [item.to_dict() for item in answered]
 
     def delete(self, kind: str, namespace: str, *, labels: Mapping[str, str]) -> list[str]:
         """Delete every object of a kind with these labels, what it made included; returns their names.  A kind that the cluster lacks has none."""
         from lightkube.types import CascadeType
 
         try:
-            names = [item["metadata"]["name"] for item in self.list(kind, namespace, labels=labels)]
+            names = [item["metadata"]["name"] for item in self.found(kind, namespace, labels=labels)]
         except ClusterRefused as refusal:
             if refusal.status == 404:
                 return []
@@ -172,6 +183,8 @@ class Api:
             raise ClusterRefused(self.context.words, doing, error.response.status_code, str(error)) from error
         except (httpx2.TransportError, ConfigError, OSError) as error:
             raise ClusterUnreachable(self.context.words, _said(error)) from error
+        except (ValueError, KeyError) as error:  # a login page, or a credential plugin that says something else
+            raise ClusterUnreachable(self.context.words, f"what answers does not speak as Kubernetes does: {error}"[:300]) from error
 
 
 def _refusal(error: ApiError, doing: str, context: Context) -> ClusterRefused:
@@ -230,7 +243,8 @@ def _config(context: Context) -> Any:
     from lightkube.core.exceptions import ConfigError
 
     try:
-        found = (_loaded(Path(context.kubeconfig)).get(context.name)) if context.kubeconfig else KubeConfig.from_service_account().get()
+        kubeconfig = _loaded(Path(context.kubeconfig)) if context.kubeconfig else KubeConfig.from_service_account()
+        found: Any = kubeconfig.get(context.name if context.kubeconfig else None)
     except (ConfigError, KeyError) as error:
         raise ClusterUnreachable(context.words, str(error)) from None
     checked_url(found.cluster.server, allowed_hosts={urlsplit(found.cluster.server).hostname or ""})

@@ -18,7 +18,7 @@ from ..store.deployments import Deployment, DeploymentSpec, Reason
 from ..store.environments import Environment
 from ..store.models import ModelVersion
 
-NAMES = ("local",)
+NAMES = ("local", "kubernetes",)
 """Every target this version of the package can run on."""
 
 ABILITIES: Mapping[str, str] = {

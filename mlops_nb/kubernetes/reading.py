@@ -1,0 +1,204 @@
+"""What a cluster says of a deployment, in words: the same pods and events that `kubectl describe` shows, and what follows from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from ..store.deployments import Reason
+from .manifests import DEPLOYMENT, ENDPOINT, Manifest
+
+State = Literal["starting", "healthy", "unhealthy", "gone"]
+_NO_IMAGE = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError"})
+_TRYING_AGAIN = frozenset({"ErrImagePull", "RegistryUnavailable"})
+"""Seen before the kubelet's second try: it may yet succeed."""
+_NO_CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_TOLD = re.compile(r"deployment\.failed kind='(?P<kind>[^']*)' where='(?P<where>[^']*)' (?P<message>.*)")
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What one look at a namespace found of this workspace."""
+
+    workloads: dict[str, Manifest] = {}
+    """Deployments by name."""
+    pods: list[Manifest] = []
+    events: list[Manifest] = []
+    """Warnings of the namespace."""
+    routes: dict[str, Manifest] = {}
+    """HTTPRoutes by name."""
+    logs: dict[str, list[str]] = {}
+    """The last lines of pods whose container ended."""
+    usage: dict[str, Manifest] = {}
+    """PodMetrics by pod, where the cluster has them."""
+
+    def pods_of(self, workload: Manifest) -> list[Manifest]:
+        """The pods with a workload's labels, newest first."""
+        wanted = {key: workload["metadata"]["labels"][key] for key in (ENDPOINT, DEPLOYMENT)}
+        found = [pod for pod in self.pods if wanted.items() <= (pod["metadata"].get("labels") or {}).items()]
+        return sorted(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""), reverse=True)
+
+
+def judged(name: str, seen: Seen, *, up: bool) -> tuple[State, Reason | None]:
+    """How the workload called *name* is, and why it is not healthy.  *up* says that it was healthy before."""
+    workload = seen.workloads.get(name)
+    if workload is None:
+        return "gone", Reason(kind="exited", message=f"The Deployment {name} was deleted on the cluster.")
+    if _available(workload, up=up):
+        return "healthy", None
+    reason = why(workload, seen)
+    if up:
+        return "unhealthy", reason or Reason(kind="unhealthy", message="None of its pods is ready.")
+    return ("gone" if reason and reason.kind in _FINAL else "starting"), reason
+
+
+_FINAL = frozenset({"image missing", "out of memory", "quota", "refused", "cannot start", "exited", "missing package", "wrong path", "exception while loading"})
+"""What waiting does not mend.  Not among them: `unschedulable` (a node may come) and `unhealthy` (it may yet answer)."""
+
+
+def _available(workload: Manifest, *, up: bool) -> bool:
+    """Whether a pod of it answers; of one that is not *up* yet, a pod of its newest state."""
+    status = workload.get("status") or {}
+    available, updated, replicas = (status.get(key) or 0 for key in ("availableReplicas", "updatedReplicas", "replicas"))
+    if up or not available:
+        return bool(available)
+    current = (status.get("observedGeneration") or 0) >= (workload["metadata"].get("generation") or 0)
+    return current and bool(updated) and available > replicas - updated  # more answer than there can be of earlier states
+
+
+def why(workload: Manifest, seen: Seen) -> Reason | None:
+    """The first cause found, the hardest first; None when it is simply not there yet."""
+    return next(_causes(workload, seen), None)
+
+
+def _causes(workload: Manifest, seen: Seen) -> Iterator[Reason]:
+    pods = seen.pods_of(workload)
+    for pod in pods:
+        yield from _container_causes(pod, seen.logs.get(pod["metadata"]["name"], []))
+    if refused := _condition(workload, "ReplicaFailure"):
+        yield _not_created(refused.get("message") or "")
+    for pod in pods:
+        if (pod.get("status") or {}).get("reason") == "Evicted":
+            message = f"Its pod was evicted: {pod['status'].get('message', '')}".strip()
+            yield Reason(kind="evicted", message=message, hint="--memory, so that its node keeps room for it")
+        if (placed := _condition(pod, "PodScheduled", status="False")) and placed.get("reason") == "Unschedulable":
+            hint = "--cpus, --memory, --gpus, --node-selector or --toleration that a node can meet"
+            yield Reason(kind="unschedulable", message=f"No node takes it: {placed.get('message', '')}", hint=hint)
+    for pod in pods:
+        if answer := _probe_answer(pod, seen.events):
+            yield Reason(kind="unhealthy", message=f"It does not answer its health check: {answer}", log=_text(seen.logs.get(pod["metadata"]["name"], [])))
+    if (late := _condition(workload, "Progressing", status="False")) and not pods:
+        yield Reason(kind="cannot start", message=late.get("message") or "The Deployment makes no progress.")
+
+
+def _container_causes(pod: Manifest, log: Sequence[str]) -> Iterator[Reason]:
+    for container in (pod.get("status") or {}).get("containerStatuses") or []:
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        said, image = waiting.get("message") or "", container.get("image") or "its image"
+        if waiting.get("reason") in _NO_IMAGE:
+            kind = "pulling" if waiting["reason"] in _TRYING_AGAIN else "image missing"
+            yield Reason(kind=kind, message=f"The image {image} could not be pulled: {said or waiting['reason']}", hint=_image_hint(said))
+        elif waiting.get("reason") in _NO_CONTAINER:
+            yield Reason(kind="cannot start", message=f"Its container was not made: {said or waiting['reason']}")
+        if ended := _ended(container):
+            yield _end(ended, pod, log)
+
+
+def _ended(container: Manifest) -> Manifest | None:
+    """How a container that does not run now ended."""
+    state, before = container.get("state") or {}, container.get("lastState") or {}
+    return None if state.get("running") else state.get("terminated") or before.get("terminated")
+
+
+def _end(ended: Mapping[str, Any], pod: Manifest, log: Sequence[str]) -> Reason:
+    if ended.get("reason") == "OOMKilled":
+        limit = _memory_limit(pod)
+        message = f"It was killed for taking more memory than {f'its limit of {limit}' if limit else 'its node had'}."
+        return Reason(kind="out of memory", message=message, log=_text(log), hint="deploy it with more --memory")
+    if told := next((m for line in reversed(log) if (m := _TOLD.match(line))), None):
+        tail = list(log)[[bool(_TOLD.match(line)) for line in log].index(True) + 1 :]
+        return Reason(kind=told["kind"], message=told["message"], where=told["where"], traceback=_text(tail), log=_text(log))
+    last = next((line for line in reversed(log) if line.strip()), "")
+    message = f"The scoring server ended with exit code {ended.get('exitCode')}{f': {last.strip()}' if last else ''}"
+    return Reason(kind="exited", message=message, log=_text(log))
+
+
+def _memory_limit(pod: Manifest) -> str:
+    containers = (pod.get("spec") or {}).get("containers") or [{}]
+    return ((containers[0].get("resources") or {}).get("limits") or {}).get("memory", "")
+
+
+def _not_created(said: str) -> Reason:
+    """Why the cluster made no pod: a quota, or a rule that it breaks."""
+    if "quota" in said:
+        return Reason(kind="quota", message=f"The namespace's quota is used up: {said}", hint="less --cpus, --memory or --replicas, or another --namespace")
+    return Reason(kind="refused", message=f"The cluster does not make its pod: {said}")
+
+
+def _probe_answer(pod: Manifest, events: Sequence[Manifest]) -> str:
+    """What the kubelet last said of the pod's probes, unless it is ready now."""
+    if (ready := _condition(pod, "Ready", status="True")) is not None and ready:
+        return ""
+    said = [e for e in events if e.get("reason") == "Unhealthy" and (e.get("involvedObject") or {}).get("name") == pod["metadata"]["name"]]
+    latest = max(said, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default=None)
+    return (latest or {}).get("message") or ""
+
+
+def _condition(thing: Manifest, kind: str, *, status: str = "True") -> Manifest | None:
+    conditions = (thing.get("status") or {}).get("conditions") or []
+    return next((c for c in conditions if c.get("type") == kind and c.get("status") == status), None)
+
+
+def _image_hint(said: str) -> str:
+    asked = any(word in said.lower() for word in ("unauthorized", "denied", "authorization", "forbidden"))
+    return "--pull-secret NAME, a Secret of the namespace with the registry's password" if asked else "--image with a reference that the nodes can pull"
+
+
+def refused_route(route: Manifest | None) -> str:
+    """Why a gateway does not take the endpoint's route; empty when it does, or has not said."""
+    for parent in ((route or {}).get("status") or {}).get("parents") or []:
+        for condition in parent.get("conditions") or []:
+            if condition.get("status") == "False" and condition.get("type") in ("Accepted", "ResolvedRefs"):
+                return f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
+    return ""
+
+
+def ended_pods(seen: Seen) -> list[str]:
+    """Pods whose log says why their container ended."""
+    statuses = ((pod, container) for pod in seen.pods for container in (pod.get("status") or {}).get("containerStatuses") or [])
+    return [pod["metadata"]["name"] for pod, container in statuses if _ended(container)]
+
+
+def used(pods: Sequence[Manifest], usage: Mapping[str, Manifest]) -> tuple[float | None, float | None]:
+    """Cores and megabytes in use by *pods*, where the cluster measures that."""
+    measured = [c.get("usage") or {} for pod in pods for c in (usage.get(pod["metadata"]["name"]) or {}).get("containers") or []]
+    if not measured:
+        return None, None
+    return sum(quantity(m.get("cpu", "0")) for m in measured), sum(quantity(m.get("memory", "0")) for m in measured) / 1e6
+
+
+def restarts(pods: Sequence[Manifest]) -> int:
+    """How often the cluster restarted their containers."""
+    return sum(container.get("restartCount") or 0 for pod in pods for container in (pod.get("status") or {}).get("containerStatuses") or [])
+
+
+def digest(pods: Sequence[Manifest]) -> str:
+    """The digest of the image that the newest pod runs."""
+    images = (c.get("imageID") or "" for pod in pods for c in (pod.get("status") or {}).get("containerStatuses") or [])
+    return next((image.rpartition("@")[2] for image in images if image), "")
+
+
+def quantity(text: str) -> float:
+    """A quantity as Kubernetes writes it — `250m`, `64Mi`, `1200n` — as a number."""
+    found = _QUANTITY.fullmatch(str(text))
+    return float(found[1]) * _SUFFIXES[found[2]] if found else 0.0
+
+
+_QUANTITY = re.compile(r"([0-9.]+(?:[eE][0-9]+)?)(n|u|m|k|M|G|T|Ki|Mi|Gi|Ti|)")
+_SUFFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "\n".join(list(lines)[-20:])
