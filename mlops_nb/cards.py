@@ -395,17 +395,38 @@ def _deployed(deployed: Any) -> Card:
 
 
 def _endpoint(view: Any) -> Card:
-    rows = [[d.name, d.model, _status(d.status), Share(d.traffic), d.target, ago(d.since)] for d in view.deployments]
+    rows = [[d.name, d.model, _status(d.status), _taken(d), d.target, ago(d.since)] for d in view.deployments]
     troubled = min((d for d in view.deployments if d.reason), key=lambda d: d.status == "healthy", default=None)
     return Card(
         title=view.name,
         kind="endpoint",
-        facts=[("url", view.url)],
+        facts=_given(("url", view.url), ("callers known by", view.sticky)),
         tables=[Table(["deployment", "model", "status", "traffic", "target", "since"], rows)],
         log=_reason(troubled) if troubled else "",
         note="" if rows else "It has no deployment.",
         line=f"logs {view.name}/{troubled.name}" if troubled else "" if rows else f"deploy MODEL --endpoint {view.name}",
     )
+
+
+def _taken(deployment: Any) -> Any:
+    """Its share of the requests; of a shadow, that it is sent copies."""
+    return f"{deployment.traffic} % and copies of {deployment.copies} %" if deployment.copies else Share(deployment.traffic)
+
+
+def _rollout(plan: Any) -> Card:
+    given = [("steps", _steps(plan)), ("each lasts", f"{plan.every_seconds:,.0f} s" if plan.steps else ""), ("why", plan.why), ("", plan.reason)]
+    due = [("next", f"{plan.next_time:%Y-%m-%d %H:%M:%S} UTC")] if plan.going else []
+    return Card(
+        title=f"{plan.endpoint}/{plan.deployment}" if plan.deployment else plan.endpoint, kind=plan.kind, mark=_status(plan.status),
+        facts=_given(*given, *due), line=f"rollouts cancel {plan.endpoint}" if plan.going else "",
+    )  # fmt: skip
+
+
+def _steps(plan: Any) -> str:
+    """`1 5 [25] 50 100`: the step reached is in brackets."""
+    if plan.kind == "schedule":
+        return " ".join(f"{name}={share}" for name, share in plan.settings["weights"].items())
+    return " ".join(f"[{percent}]" if place == plan.step else str(percent) for place, percent in enumerate(plan.steps, start=1))
 
 
 def _reason(deployment: Any) -> str:
@@ -485,7 +506,9 @@ def _profile(profile: Any) -> Card:
             ("model", f"{profile.model}:{profile.version}"),
             ("hardware", profile.hardware),
             *((f"{kind} is not here", reason) for kind, reason in settings.get("unavailable", {}).items()),
+            ("environment", settings.get("environment")),
             ("not as it was made", ", ".join(settings.get("other_packages", [])[:4])),
+            ("limits", settings.get("limits")),
             ("cold start", f"{max(cold):.1f} s" if cold else ""),
             *_advised(advice),
             ("measured", ago(profile.time)),
@@ -525,7 +548,8 @@ def _advised(advice: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _deploy_line(profile: Any) -> str:
     advice = profile.advice
     hardware = "" if advice["hardware"] == "cpu" else f" --hardware {advice['hardware']}"
-    return f"deploy {profile.subject} --cpus {advice['cpus']} --memory {advice['memory_mb']}m{hardware}"
+    isolated = " --isolated" if profile.settings.get("environment") else ""
+    return f"deploy {profile.subject} --cpus {advice['cpus']} --memory {advice['memory_mb']}m{hardware}{isolated}"
 
 
 def _hardware(one: Any) -> list[Any]:
@@ -570,6 +594,36 @@ def _serving(serving: Any) -> Card:
         note="" if rows else "Nothing served it then.",
         line=f"history {serving.endpoint}",
     )
+
+
+def _rehearsal(rehearsal: Any) -> Card:
+    rows = [[check.name, *_agreement(check), check.example] for check in rehearsal.checks]
+    culprit = rehearsal.culprit
+    seen = "; ".join(f"{_kind_of(one)} ({one.where})" for one in rehearsal.seen[:4])
+    return Card(
+        title=rehearsal.ref,
+        kind="rehearsal",
+        mark=Mark("good", "passed") if rehearsal.passed else Mark("bad", "failed"),
+        facts=_given(
+            ("culprit", str(culprit) if culprit else ""),
+            ("fix", culprit.fix if culprit else ""),
+            ("environment", f"{rehearsal.environment}, rebuilt with {rehearsal.packages} packages" if rehearsal.packages else rehearsal.environment),
+            ("compared with", f"the answers of {rehearsal.compared_with}" if rehearsal.compared_with else "itself: no answers were kept"),
+            ("also depends on", seen),
+            ("took", f"{rehearsal.seconds:.1f} s, {ago(rehearsal.time)}"),
+        ),
+        tables=[Table(["asked", "", "#rows", "#largest difference", "first that differs"], rows)],
+        line=f"deploy {rehearsal.ref}" if rehearsal.passed else "",
+    )
+
+
+def _agreement(check: Any) -> list[Any]:
+    mark = Mark("bad", f"{check.differ:,} differ") if check.differ else Mark("good", "same")
+    return [mark, f"{check.rows:,}", "" if check.max_difference is None else f"{check.max_difference:.2g}"]
+
+
+def _kind_of(one: Any) -> str:
+    return one.why if one.kind == "cell" else f"{one.kind} {one.name}"
 
 
 def _environment(environment: Any) -> Card:
@@ -651,9 +705,24 @@ _ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
         ["environment", "python", "#packages", "imported", "captured"],
         lambda e: [e.ref, e.python, str(len(e.packages)), ", ".join(p.name for p in e.packages if p.direct), ago(e.created_at)],
     ),
+    "mlops_nb.store.rehearsals.Rehearsal": (
+        ["model", "rehearsal", "#rows", "#largest difference", "culprit", "time"],
+        lambda r: [
+            r.ref,
+            Mark("good", "passed") if r.passed else Mark("bad", "failed"),
+            f"{r.rows:,}",
+            "" if r.max_difference is None else f"{r.max_difference:.2g}",
+            str(r.culprit or ""),
+            ago(r.time),
+        ],
+    ),
     "mlops_nb.history.Change": (
         ["time (UTC)", "deployment", "model", "change", "by", "why"],
         lambda c: [f"{c.time:%Y-%m-%d %H:%M:%S}", c.deployment, c.model, f"split {c.what}" if not c.deployment else _status(c.what), c.author, c.why],
+    ),
+    "mlops_nb.store.rollouts.Rollout": (
+        ["rollout", "endpoint", "deployment", "steps", "status", "why", "by", "started"],
+        lambda r: [r.kind, r.endpoint, r.deployment, _steps(r), _status(r.status), r.reason or r.why, r.author, ago(r.created_at)],
     ),
     "mlops_nb.hardware.Hardware": (["hardware", "is", "provider", "device", "limits", "why not"], _hardware),
     "mlops_nb.store.events.Event": (
@@ -673,6 +742,7 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.store.datasets.DatasetVersion": _dataset_version,
     "mlops_nb.rollout.Deployed": _deployed,
     "mlops_nb.rollout.EndpointView": _endpoint,
+    "mlops_nb.store.rollouts.Rollout": _rollout,
     "mlops_nb.rollout.WorkspaceStatus": _workspace,
     "mlops_nb.client.Answer": _answer,
     "mlops_nb.store.checks.DriftCheck": _drift,
@@ -681,5 +751,6 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.history.Serving": _serving,
     "mlops_nb.store.events.Event": _event,
     "mlops_nb.store.environments.Environment": _environment,
+    "mlops_nb.store.rehearsals.Rehearsal": _rehearsal,
 }
 """By full name, so that a card costs no import of what it shows."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 import click
 from click.shell_completion import CompletionItem, ShellComplete
 
-from . import hardware, settings, targets
+from . import fpga, hardware, settings, targets
 from .errors import BadOption, MlopsError, UnknownCommand, UnknownOption, UsageError, closest
 from .progress import Reporter
 from .reference import DeploymentRef, ModelRef
@@ -451,6 +451,19 @@ def _moment(text: str) -> datetime:
     return moment.astimezone(UTC)
 
 
+def _time_to_come(text: str) -> datetime:
+    if ahead := _AGO.fullmatch(text.strip()):
+        return datetime.now(UTC) + timedelta(seconds=float(ahead[1]) * _SECONDS[ahead[2]])
+    return _moment(text)
+
+
+def _duration(text: str) -> float:
+    lasting = _AGO.fullmatch(text.strip())
+    if not lasting or not float(lasting[1]):
+        raise BadOption(f"{text!r} is not a length of time.", hint="30s, 10m or 2h")
+    return float(lasting[1]) * _SECONDS[lasting[2]]
+
+
 def _megabytes(text: str) -> int:
     size = _SIZE.fullmatch(text.strip())
     megabytes = float(size[1]) * _MEGABYTES[(size[2] or "").lower()] if size else 0
@@ -522,10 +535,14 @@ A_METRIC = Pair("KEY=NUMBER", _number)
 A_VARIABLE = Pair("NAME=VALUE")
 A_WEIGHT = Pair("DEPLOYMENT=PERCENT", _number, _deployment_names)
 A_MOMENT = Word("AGE|TIME", _moment)
+A_TIME_TO_COME = Word("AGE|TIME", _time_to_come)
+DURATION = Word("TIME", _duration)
 MEMORY = Word("SIZE", _megabytes)
+A_PRECISION = Word("TYPE", fpga.Precision.parse, lambda _: ("fixed<8,3>", "fixed<12,5>", fpga.DEFAULT_PRECISION, "fixed<24,10>"))
 A_TARGET = Word("TARGET", _target, lambda _: targets.NAMES)
 HARDWARE = Word("HARDWARE", hardware.checked, lambda _: hardware.NAMES)
 PERCENT = Word("PERCENT", _percentage)
+SEVERAL_PERCENT = Several(PERCENT, "PERCENT,…")
 CORES = Word("CORES", _cores)
 SEVERAL_HARDWARES = Several(HARDWARE, "HARDWARE,…")
 SEVERAL_CORES = Several(CORES, "CORES,…")

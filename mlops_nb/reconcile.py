@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from . import gateway, keys, splits, store, targets
+from . import gateway, keys, progression, splits, store, targets
 from .errors import MlopsError, PortInUse
 from .reference import ModelRef
 from .settings import Workspace
 from .store import deployments as table
-from .store import environments, events, models, runs, state
+from .store import environments, events, models, rollouts, runs, state
 from .store.deployments import Deployment, Reason
 
 log = logging.getLogger("mlops_nb.agent")
@@ -38,7 +38,9 @@ class World:
         self._read_at = self._swept_at = float("-inf")
         self._deployments: list[Deployment] = []
         self._weights: dict[str, dict[str, int]] = {}
+        self._splits: dict[str, table.TrafficChange] = {}
         self._endpoints: list[str] = []
+        self._rollouts: list[rollouts.Rollout] = []
         self._looked_at: dict[str, float] = {}
         self._stopping: dict[tuple[str, int], Future[None]] = {}
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="stop")
@@ -53,8 +55,9 @@ class World:
         self._read_if_changed()
         self._end_strays()
         troubles = [trouble for deployment in self._deployments if (trouble := self._trouble_settling(deployment))]
+        troubles += [trouble for plan in self._rollouts if plan.next_time <= store.now() and (trouble := _trouble_advancing(plan))]
         self._read_if_changed()
-        self._gateway.step(self._endpoints, self._deployments, self._weights)
+        self._gateway.step(self._endpoints, self._deployments, self._splits)
         troubles += [trouble for name in self._endpoints if (trouble := self._trouble_sharing(name))]
         if troubles:
             raise troubles[0]
@@ -83,7 +86,7 @@ class World:
         if time.monotonic() - self._swept_at >= STRAYS_SECONDS:
             self._swept_at = time.monotonic()
             for name in targets.NAMES:
-                targets.get(name).end_strays([d for d in self._deployments if d.target == name])
+                targets.get(name).end_strays([d for d in self._deployments if targets.runs_as(d.target) == name])
 
     def _trouble_settling(self, deployment: Deployment) -> Exception | None:
         try:
@@ -113,7 +116,9 @@ class World:
         with store.reading() as tx:
             self._deployments = table.of(tx)
             self._endpoints = [endpoint.name for endpoint in table.endpoints(tx)]
-            self._weights = {name: table.traffic(tx, name) for name in self._endpoints}
+            self._rollouts = rollouts.going(tx)
+            self._splits = {name: split for name in self._endpoints if (split := table.split(tx, name))}
+        self._weights = {name: split.weights for name, split in self._splits.items()}
         self._seen = seen
 
     def _on_its_way(self, deployment: Deployment) -> bool:
@@ -138,7 +143,7 @@ class World:
         key = deployment.ref, deployment.generation
         stopping = self._stopping.get(key)
         if stopping is None:
-            self._gateway.step(self._endpoints, self._deployments, self._weights)
+            self._gateway.step(self._endpoints, self._deployments, self._splits)
             self._stopping[key] = self._pool.submit(_stop, deployment)
         elif stopping.done():
             del self._stopping[key]
@@ -168,6 +173,14 @@ class World:
         elif seen.state == "unhealthy" and _age(deployment) > UNHEALTHY_SECONDS and not (seen.unreachable or seen.mending):
             target.stop(deployment)
             _fell(deployment, seen.reason)
+
+
+def _trouble_advancing(plan: rollouts.Rollout) -> Exception | None:
+    try:
+        progression.advance(plan)
+    except Exception as error:  # told by the agent, and tried again at the next step
+        return error
+    return None
 
 
 def _begin(deployment: Deployment, *, status: table.Status) -> None:
@@ -300,24 +313,25 @@ class GatewayKeeper:
         self._handle: dict[str, Any] | None = None
         self._troubled = True  # until it is seen not to be: an earlier agent may have left its word
         self._looked_at = 0.0
-        self._noted: dict[str, dict[str, int]] | None = None
+        self._noted: dict[str, int] | None = None
 
-    def step(self, endpoints: Iterable[str], deployments: list[Deployment], weights: dict[str, dict[str, int]]) -> None:
+    def step(self, endpoints: Iterable[str], deployments: list[Deployment], changes: dict[str, table.TrafficChange]) -> None:
         """Bring routes and process in line."""
         endpoints = list(endpoints)
         if not endpoints and not self._handle:
             return
         port = gateway_port()
-        routes = [_route(name, [d for d in deployments if d.endpoint == name], weights.get(name, {})) for name in endpoints]
+        routes = [_route(name, [d for d in deployments if d.endpoint == name], changes.get(name)) for name in endpoints]
         try:
             gateway.apply(routes, port=port)
         except MlopsError as error:  # what Envoy served before, it serves still
             self._troubled = True
             _note_trouble(error)
             return
-        if self._noted != weights:
-            gateway.note_splits(weights)
-            self._noted = dict(weights)
+        noted = {name: change.sequence for name, change in changes.items()}
+        if self._noted != noted:
+            gateway.note_splits(noted)
+            self._noted = noted
         if time.monotonic() - self._looked_at < HEALTH_SECONDS / 2 and self._handle and not self._troubled:
             return
         self._looked_at = time.monotonic()
@@ -394,12 +408,20 @@ def _kept_handle() -> dict[str, Any] | None:
         return state.get(tx, "gateway")
 
 
-def _route(endpoint: str, deployments: list[Deployment], weights: dict[str, int]) -> gateway.Route:
-    reachable = [d for d in deployments if d.wanted == "running" and d.handle.get("port")]
-    able = {d.name for d in reachable if d.status == "healthy"}
-    shares = splits.effective({name: w for name, w in weights.items() if name in {d.name for d in reachable}}, able)
-    backends = tuple(gateway.Backend(name=d.name, port=d.handle["port"], token=_read(d.handle["token_file"]), weight=shares.get(d.name, 0)) for d in reachable)
-    return gateway.Route(endpoint=endpoint, key=keys.key(endpoint), backends=backends)
+def _route(endpoint: str, deployments: list[Deployment], change: table.TrafficChange | None) -> gateway.Route:
+    reachable = {d.name: d for d in deployments if d.wanted == "running" and d.handle.get("port")}
+    able = {d.name for d in reachable.values() if d.status == "healthy"}
+    laid_out = change.slots or list(change.weights.items()) if change else []
+    slots = [(name, count) for name, count in splits.able_slots(laid_out, able) if name in reachable and count > 0]
+    shares: dict[str, int] = {}
+    for name, count in slots:
+        shares[name] = shares.get(name, 0) + count
+    backends = [gateway.Backend(name=n, port=d.handle["port"], token=_read(d.handle["token_file"]), weight=shares.get(n, 0)) for n, d in reachable.items()]
+    mirrors = [(name, percent) for name, percent in change.mirrors.items() if name in able and percent] if change else []
+    return gateway.Route(
+        endpoint=endpoint, key=keys.key(endpoint), backends=tuple(backends), slots=tuple(slots), sticky=splits.sticky(change.sticky) if change else None,
+        mirrors=tuple(mirrors),
+    )  # fmt: skip
 
 
 def _read(path: str) -> str:

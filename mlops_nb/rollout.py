@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
-from . import agent, client, gateway, splits, store, targets
+from . import agent, client, splits, store, targets
 from .client import Answer
 from .errors import (
     BadOption,
     DeploymentFailed,
     DeploymentNotFound,
     GatewayUnreachable,
+    LastHealthy,
     NameTaken,
     SecretVariable,
     StillRunning,
@@ -32,7 +33,6 @@ from .store import events, models, state
 from .store.deployments import Deployment, DeploymentSpec, Reason
 from .store.environments import Environment
 
-_SPLIT_SECONDS = 5.0
 _STOP_SECONDS = 30.0
 
 
@@ -45,6 +45,8 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):
     hardware: str
     status: str
     traffic: int
+    copies: int = 0
+    """The percentage of requests that it is sent copies of, as a shadow."""
     wanted: Literal["running", "stopped"]
     reason: Reason | None = None
     restarts: int = 0
@@ -57,6 +59,8 @@ class EndpointView(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     url: str
     deployments: list[DeploymentView]
+    sticky: str = ""
+    """By what callers are known; empty: each request goes by chance."""
 
 
 class Deployed(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,36 +131,18 @@ def deploy(
     return _deployed(deployment)
 
 
-def split(endpoint: str, weights: Mapping[str, int], *, why: str = "") -> EndpointView:
-    """Divide an endpoint's requests: deployment → percent, the sum being 100.  Returns once the gateway divides them so.
-
-    Raises EndpointNotFound, DeploymentNotFound, WeightsDoNotSum; BadOption for a share given to one that is not healthy.
-    """
-    weights = splits.checked(endpoint, weights)
-    with store.writing() as tx:
-        for name, share in weights.items():
-            deployment = table.get(tx, endpoint, name)
-            targets.require(deployment.target, "traffic")
-            if share and (deployment.wanted == "stopped" or deployment.status not in ("healthy", "restarting", "unhealthy")):
-                said = "being withdrawn" if deployment.wanted == "stopped" else deployment.status
-                raise BadOption(f"{deployment.ref} is {said}; it can take no traffic.", hint=f"%mlops logs {deployment.ref}")
-        table.set_traffic(tx, endpoint, weights, author=getpass.getuser(), why=why)
-        events.record(tx, "TrafficChanged", subject=endpoint, data={"weights": weights, "why": why})
-    agent.ensure()
-    _until(lambda: gateway.splits_in_force().get(endpoint) == weights, seconds=_SPLIT_SECONDS)
-    return endpoints(endpoint)[0]
-
-
 def undeploy(ref: DeploymentRef | str) -> list[str]:
     """Withdraw one deployment, or all of an endpoint's, let them finish what they have, and return their names.
 
     Its share goes to the others in the proportions they have; where none has any, the endpoint answers nobody until `split`.
-    Raises EndpointNotFound, DeploymentNotFound, StillRunning.
+    Raises EndpointNotFound, DeploymentNotFound, StillRunning, LastHealthy.
     """
     ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
     with store.writing() as tx:
         table.endpoint(tx, ref.endpoint)
         gone = [table.get(tx, ref.endpoint, ref.name)] if ref.name else table.of(tx, ref.endpoint)
+        if ref.name:
+            _check_not_last(tx, gone[0])
         _hand_over(tx, ref.endpoint, {d.name for d in gone})
         for deployment in gone:
             table.want(tx, deployment, "stopped")
@@ -231,7 +217,7 @@ def up() -> WorkspaceStatus:
     """Start what is wanted, as after a restart of the machine, and return once it settled and can be asked.  Raises GatewayUnreachable."""
     if _present():
         agent.ensure()
-        _until(lambda: all(_settled(d) for d in _present()), seconds=_patience_seconds())
+        until(lambda: all(_settled(d) for d in _present()), seconds=_patience_seconds())
         for deployment in _present():
             if deployment.status == "healthy":
                 _until_reachable(deployment, SILENT)
@@ -386,12 +372,20 @@ def _hand_over(tx: store.Transaction, endpoint: str, leaving: set[str]) -> None:
     table.set_traffic(tx, endpoint, rest, author=getpass.getuser(), why=f"{', '.join(sorted(leaving))} withdrawn")
 
 
+def _check_not_last(tx: store.Transaction, leaving: Deployment) -> None:
+    """Raises LastHealthy when *leaving* is the one that answers, and others, which do not, would be left behind alone."""
+    others = [d for d in table.of(tx, leaving.endpoint) if d.name != leaving.name and d.wanted == "running"]
+    if leaving.status == "healthy" and others and targets.get(leaving.target).TRAFFIC != "none" and not any(d.status == "healthy" for d in others):
+        raise LastHealthy(leaving.ref, endpoint=leaving.endpoint)
+
+
 def _present(endpoint: str | None = None) -> list[Deployment]:
     with store.reading() as tx:
         return table.of(tx, endpoint)
 
 
-def _until(true: Callable[[], bool], *, seconds: float) -> bool:
+def until(true: Callable[[], bool], *, seconds: float) -> bool:
+    """Wait for *true*, keeping the agent at work, and say whether it came within *seconds*."""
     deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:
@@ -409,7 +403,7 @@ def _until_gone(endpoint: str, names: Collection[str]) -> None:
         leaving[:] = [d.ref for d in _present(endpoint) if d.name in names and d.wanted == "stopped"]
         return not leaving
 
-    if not _until(gone, seconds=_STOP_SECONDS):
+    if not until(gone, seconds=_STOP_SECONDS):
         raise StillRunning(leaving[0], waited_seconds=_STOP_SECONDS)
 
 
@@ -419,9 +413,11 @@ def _patience_seconds() -> float:
 
 
 def _endpoint_view(tx: store.Transaction, name: str, base: str) -> EndpointView:
-    shares = table.traffic(tx, name)
+    change = table.split(tx, name)
+    shares, copies = (change.weights, change.mirrors) if change else ({}, {})
     deployments = table.of(tx, name)
-    return EndpointView(name=name, url=_url(base, name, deployments), deployments=[_deployment_view(d, shares.get(d.name, 0)) for d in deployments])
+    views = [_deployment_view(d, shares.get(d.name, 0), copies.get(d.name, 0)) for d in deployments]
+    return EndpointView(name=name, url=_url(base, name, deployments), deployments=views, sticky=change.sticky if change else "")
 
 
 def _url(base: str, endpoint: str, deployments: Sequence[Deployment]) -> str:
@@ -429,10 +425,10 @@ def _url(base: str, endpoint: str, deployments: Sequence[Deployment]) -> str:
     return next((d.handle["url"] for d in deployments if d.handle.get("url")), f"{base}/{endpoint}")
 
 
-def _deployment_view(deployment: Deployment, share: int) -> DeploymentView:
+def _deployment_view(deployment: Deployment, share: int, copies: int) -> DeploymentView:
     return DeploymentView(
-        name=deployment.name, model=deployment.model_ref, target=deployment.target, hardware=deployment.spec.hardware, status=deployment.status,
-        traffic=share, wanted=deployment.wanted, reason=deployment.reason, restarts=deployment.restarts, since=deployment.changed_at,
+        name=deployment.name, model=deployment.model_ref, target=deployment.target, hardware=targets.hardware(deployment), status=deployment.status,
+        traffic=share, copies=copies, wanted=deployment.wanted, reason=deployment.reason, restarts=deployment.restarts, since=deployment.changed_at,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mlops_nb import splits
-from mlops_nb.errors import WeightsDoNotSum
+from mlops_nb.errors import BadOption, WeightsDoNotSum
 
 WEIGHTS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 100), min_size=1)
 
@@ -42,3 +42,40 @@ def test_weights_that_do_not_sum_to_100_are_refused_with_ones_that_do(weights: d
     with pytest.raises(WeightsDoNotSum, match="sum to 100") as caught:
         splits.checked("delays", weights)
     assert caught.value.hint.startswith("%mlops traffic delays 1=")
+
+
+HUNDREDS = st.lists(st.integers(0, 100), min_size=1, max_size=6).map(lambda cuts: sorted({0, 100, *cuts})).map(
+    lambda edges: {name: high - low for name, low, high in zip("abcdef", edges, edges[1:], strict=False)}
+)
+
+
+@given(before=HUNDREDS.filter(lambda w: sum(w.values()) == 100), after=HUNDREDS.filter(lambda w: sum(w.values()) == 100))
+def test_slots_follow_the_weights_and_move_as_few_callers_as_mathematics_allows(before: dict[str, int], after: dict[str, int]) -> None:
+    first = splits.slots(before)
+    second = splits.slots(after, first)
+
+    def spread(runs):
+        return [name for name, count in runs for _ in range(count)]
+
+    assert {name: spread(second).count(name) for name in after} == after
+    moved = sum(one != other for one, other in zip(spread(first), spread(second), strict=True))
+    assert moved == sum(max(0, share - after.get(name, 0)) for name, share in before.items())
+
+
+def test_while_one_is_ill_only_its_own_callers_move() -> None:
+    laid_out = splits.slots({"a": 50, "b": 30, "c": 20})
+    now = [name for name, count in splits.able_slots(laid_out, {"a", "c"}) for _ in range(count)]
+    before = [name for name, count in laid_out for _ in range(count)]
+    assert all(now[place] == name for place, name in enumerate(before) if name != "b")
+    assert "b" not in now and len(now) == 100
+
+
+@pytest.mark.parametrize("text", ["header:x-user", "cookie:uid", "field:parameters.user", "none", ""])
+def test_what_callers_are_known_by_is_read(text: str) -> None:
+    assert str(splits.sticky(text) or "none") == (text or "none")
+
+
+@pytest.mark.parametrize("text", ["user", "header:", "header:x y", "cookie:a;b", "field:a..b", "field:$x", "body:x", "header:" + "x" * 101])
+def test_what_callers_cannot_be_known_by_is_refused(text: str) -> None:
+    with pytest.raises(BadOption):
+        splits.sticky(text)

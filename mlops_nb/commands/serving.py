@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from ..errors import UsageError, even_split
+from ..errors import UsageError
 from ..grammar import (
     A_DEPLOYMENT,
     A_DEPLOYMENT_NAME,
     A_MODEL,
     A_MODEL_OR_DEPLOYMENT,
     A_MODEL_OR_SCRIPT,
+    A_PRECISION,
     A_NUMBER,
     A_PROMISE,
     A_SCRIPT_NAME,
     A_TARGET,
     A_VARIABLE,
-    A_WEIGHT,
     AN_ENDPOINT,
     AN_ENVIRONMENT,
     CORES,
@@ -38,10 +38,11 @@ from ..reference import DeploymentRef, ModelRef
 from ..shapes import Facts, Key, Lines, Listing
 from .group import mlops
 from .kubernetes import A_CONTEXT, placing, said
-from .words import follow_logs, model_files, request_body, rows_to_send, takes_raw, whole_percent
+from .words import follow_logs, model_files, request_body, rows_to_send, takes_raw
 
 if TYPE_CHECKING:
     from ..client import Answer
+    from ..fpga import Precision
     from ..hardware import Hardware
     from ..rollout import Deployed, EndpointView
     from ..store.checks import Profile
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         "deploy delays:1 --isolated",
         "deploy delays@champion --cpus 2 --memory 512m --env OMP_NUM_THREADS=2",
         "deploy delays:3 --to kubernetes --image registry.example.org/delays:3 --gateway edge/public --replicas 2",
+        "deploy delays:3 --to fpga --precision 'fixed<16,6>'",
         "%deploy --form",
     ],
 )
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
 @click.option("--cpus", type=CORES, help="Cores it may use.  [default: all]")
 @click.option("--memory", "memory_mb", type=MEMORY, help="Memory it may take, such as 512m or 2g.  [default: no limit]")
 @click.option("--hardware", type=HARDWARE, default="cpu", help="What it runs on.  [default: cpu]")
+@click.option("--precision", type=A_PRECISION, help="FPGA: which of its FPGA forms is emulated.  [default: the narrowest that agrees]")
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="A fixed port on 127.0.0.1.  [default: a free one]")
 @click.option("--env", "variables", type=A_VARIABLE, multiple=True, help="An environment variable, not a secret; may be repeated.")
 @click.option("--allow-mismatch", is_flag=True, help="Run although packages differ from those it was made with.")
@@ -85,6 +88,7 @@ def deploy(
     cpus: float | None,
     memory_mb: int | None,
     hardware: str,
+    precision: Precision | None,
     port: int | None,
     variables: Sequence[tuple[str, str]],
     allow_mismatch: bool,
@@ -108,6 +112,7 @@ def deploy(
     spec = DeploymentSpec(
         cpus=cpus, memory_mb=memory_mb, hardware=hardware, port=port, variables=dict(variables), allow_mismatch=allow_mismatch,
         isolated=isolated or environment is not None, environment=str(environment) if environment else None,
+        options={"precision": str(precision)} if precision else {},
     )  # fmt: skip
     spec = msgspec.structs.replace(spec, options={**spec.options, **said(placed)})
     with face().reporting(f"deploying {ref}") as report:
@@ -242,25 +247,6 @@ def delete_endpoint(endpoint: str) -> Facts:
     return Facts({"deleted": endpoint, "withdrawn": gone})
 
 
-@mlops.command(heading="Serving", examples=["traffic delays 1=50 2=50", "traffic delays"])
-@click.argument("endpoint", type=AN_ENDPOINT)
-@click.argument("weights", type=A_WEIGHT, nargs=-1)
-@click.option("--why", default="", metavar="TEXT", help="A reason for the record.")
-def traffic(endpoint: str, weights: Sequence[tuple[str, float]], why: str) -> EndpointView:
-    """Show or set how an endpoint's requests are divided.
-
-    Weights are whole percentages, one for each deployment, and sum to 100.
-    """
-    from .. import rollout
-
-    if not weights:
-        return rollout.endpoints(endpoint)[0]
-    shares = [(name.removeprefix(f"{endpoint}/"), whole_percent(share)) for name, share in weights]
-    if len(dict(shares)) < len(shares):
-        raise UsageError("A deployment is named twice.", hint=even_split(endpoint, list(dict(shares))))
-    return rollout.split(endpoint, dict(shares), why=why)
-
-
 @mlops.command(heading="Serving", examples=["%invoke delays --data X.head()", "invoke delays --data rows.csv --deployment 2", "$invoke delays --data -"])
 @click.argument("endpoint", type=AN_ENDPOINT)
 @click.option("--data", type=DATA, required=True, help="An expression in a notebook, a CSV, Parquet or JSON file, or - for JSON from standard input.")
@@ -290,6 +276,7 @@ def logs(ref: DeploymentRef, lines: int, follow: bool) -> Lines:
         "profile delays/1",
         "profile delays:3 --slo p95=20ms --rps 200",
         "profile delays:3 --hardware cpu,openvino,cuda --cpus 1,2 --batch 1,32,256 --price 0.05",
+        "profile delays:3 --isolated",
         "profile delays:3 --resume",
     ],
 )
@@ -301,6 +288,8 @@ def logs(ref: DeploymentRef, lines: int, follow: bool) -> Lines:
 @click.option("--rps", type=A_NUMBER, help="Requests a second in all, each of the smallest batch: how many instances they take.")
 @click.option("--price", type=A_NUMBER, help="Price of one core for an hour: what a million predictions cost.")
 @click.option("--seconds", type=A_NUMBER, help="How long it may take, about.  [default: 75 for a version, 7 for a deployment]")
+@click.option("--isolated", is_flag=True, help="In an environment of its own.  [default: where packages differ from those it was made with]")
+@click.option("--allow-mismatch", is_flag=True, help="Measure it here although packages differ from those it was made with.")
 @click.option("--resume", is_flag=True, help="Go on with one that was interrupted: what was measured is not measured again.")
 def profile(
     ref: str,
@@ -311,6 +300,8 @@ def profile(
     rps: float | None,
     price: float | None,
     seconds: float | None,
+    isolated: bool,
+    allow_mismatch: bool,
     resume: bool,
 ) -> Profile:
     """Measure latency, throughput, CPU and memory, and advise what to deploy with.
@@ -322,7 +313,7 @@ def profile(
     with face().reporting(f"profiling {ref}") as report:
         measured = profiling.profile(
             ref, hardware=hardware or (), cpus=cpus or (), batches=batches or profiling.BATCHES, objective=objective or profiling.Objective(), rps=rps,
-            price=price, seconds=seconds, resume=resume, report=report,
+            price=price, seconds=seconds, isolated=isolated, allow_mismatch=allow_mismatch, resume=resume, report=report,
         )  # fmt: skip
         report.step(f"measured {len(measured.points)} settings")
     return measured

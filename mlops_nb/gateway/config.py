@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from .. import splits
 from ..errors import listed
 from ..safety import checked_name
 
@@ -28,6 +29,17 @@ _BODY_LIMIT_TYPES = _TYPES + "extensions.filters.http.buffer.v3."
 _OPEN_CONNECTIONS = 4096
 _PICKED = "azureml-model-deployment"
 _TOKEN = "x-mlops-token"
+SHADOWED = "x-mlops-shadow"
+"""Header of a copy that a shadow deployment is sent."""
+_JSON, _MUTATION, _LUA = "envoy.filters.http.json_to_metadata", "envoy.filters.http.header_mutation", "envoy.filters.http.lua"
+_FIELD_FILTERS = {
+    _JSON: "extensions.filters.http.json_to_metadata.v3.JsonToMetadata",
+    _MUTATION: "extensions.filters.http.header_mutation.v3.HeaderMutation",
+    _LUA: "extensions.filters.http.lua.v3.Lua",
+}
+"""What reads a field of the request's JSON, in the order of the work; each is off but for routes that are sticky by a field."""
+_FIELD_HEADER = "x-mlops-sticky"
+_FIELD_SPACE = "mlops.sticky"
 
 
 class Backend(msgspec.Struct, frozen=True):
@@ -48,6 +60,12 @@ class Route(msgspec.Struct, frozen=True):
     endpoint: str
     key: str
     backends: Sequence[Backend]
+    slots: Sequence[tuple[str, int]] = ()
+    """Which of a hundred callers meet which backend, as runs of (name, how many); empty: by the backends' weights, in their order."""
+    sticky: splits.Sticky | None = None
+    """By what a caller is known, to have the same slot each time; None: each request has one by chance."""
+    mirrors: Sequence[tuple[str, int]] = ()
+    """Backends that are sent copies, (name, percent of the requests); their answers go nowhere."""
 
     def __repr__(self) -> str:
         return f"Route({self.endpoint!r}, {list(self.backends)!r})"
@@ -70,8 +88,8 @@ def named_by(stat: str) -> tuple[str, str]:
 
 
 def carrying(routes: Iterable[Route]) -> set[str]:
-    """The clusters that take a share of their endpoint's requests."""
-    return {cluster_name(route.endpoint, backend) for route in routes for backend in route.backends if backend.weight > 0}
+    """The clusters that take a share of their endpoint's requests, or copies of them."""
+    return {cluster_name(r.endpoint, backend) for r in routes for backend in r.backends if backend.weight > 0 or backend.name in dict(r.mirrors)}
 
 
 # ── the process ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -126,7 +144,7 @@ def _http(routing_file: Path) -> dict[str, Any]:
         "@type": _TYPES + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": LISTENER,
         "rds": {"route_config_name": LISTENER, "config_source": watched(routing_file)},
-        "http_filters": [_body_limit(), _router()],
+        "http_filters": [_body_limit(), *(_unused(name, kind) for name, kind in _FIELD_FILTERS.items()), _router()],
         "local_reply_config": {"mappers": _own_answers()},
         "use_remote_address": True,  # with the next: nobody may steer Envoy by x-envoy-… headers
         "internal_address_config": {"unix_sockets": False, "cidr_ranges": [{"address_prefix": "0.0.0.0", "prefix_len": 32}]},
@@ -143,6 +161,12 @@ def _http(routing_file: Path) -> dict[str, Any]:
 
 def _body_limit() -> dict[str, Any]:
     return {"name": _BODY_LIMIT, "typed_config": {"@type": _BODY_LIMIT_TYPES + "Buffer", "max_request_bytes": MAX_BODY_BYTES}}
+
+
+def _unused(name: str, kind: str) -> dict[str, Any]:
+    """A filter that is in the chain for the routes that switch it on."""
+    needed = {"request_rules": {"rules": [_field_rule(["parameters"])]}} if name == _JSON else {}
+    return {"name": name, "disabled": True, "typed_config": {"@type": _TYPES + kind} | needed}
 
 
 def _router() -> dict[str, Any]:
@@ -229,14 +253,59 @@ def _nobody_picked(route: Route) -> dict[str, Any]:
 
 
 def _shared(route: Route, timeout_seconds: float) -> dict[str, Any]:
-    able = [backend for backend in route.backends if backend.weight > 0]
-    if not able:
+    named = {backend.name: backend for backend in route.backends}
+    slots = route.slots or [(backend.name, backend.weight) for backend in route.backends if backend.weight > 0]
+    if not slots:
         return _refusal(_match(route, _is(route)), 503, _no_traffic(route))
-    return _forward(_match(route, _is(route)), timeout_seconds, {"weighted_clusters": {"clusters": [_share(route.endpoint, backend) for backend in able]}})
+    shares = {"clusters": [_share(route.endpoint, named[name], count) for name, count in slots]}
+    copies = {"request_mirror_policies": [_mirror(route.endpoint, named[name], percent) for name, percent in route.mirrors]} if route.mirrors else {}
+    if not route.sticky:
+        return _forward(_match(route, _is(route)), timeout_seconds, {"weighted_clusters": shares} | copies)
+    known_by = {"weighted_clusters": shares | {"use_hash_policy": True}, "hash_policy": [_hashed(route.sticky)]}
+    return _forward(_match(route, _is(route)), timeout_seconds, known_by | copies) | _field_read(route.sticky)
 
 
-def _share(endpoint: str, backend: Backend) -> dict[str, Any]:
-    return {"name": cluster_name(endpoint, backend), "weight": backend.weight, "request_headers_to_add": _set({_TOKEN: backend.token})}
+def _share(endpoint: str, backend: Backend, weight: int) -> dict[str, Any]:
+    return {"name": cluster_name(endpoint, backend), "weight": weight, "request_headers_to_add": _set({_TOKEN: backend.token})}
+
+
+def _mirror(endpoint: str, backend: Backend, percent: int) -> dict[str, Any]:
+    """A copy of a part of the requests, told to be one; nobody waits for its answer."""
+    return {
+        "cluster": cluster_name(endpoint, backend),
+        "runtime_fraction": {"default_value": {"numerator": percent}},
+        "request_headers_mutations": [_append({_TOKEN: backend.token, SHADOWED: "1"}, name) for name in (_TOKEN, SHADOWED)],
+        "disable_shadow_host_suffix_append": True,
+    }
+
+
+def _append(values: dict[str, str], name: str) -> dict[str, Any]:
+    return {"append": _set({name: values[name]})[0]}
+
+
+def _hashed(sticky: splits.Sticky) -> dict[str, Any]:
+    """What is hashed; a request without it gets a slot by chance."""
+    if sticky.by == "cookie":
+        return {"cookie": {"name": sticky.name}}
+    return {"header": {"header_name": sticky.name if sticky.by == "header" else _FIELD_HEADER}}
+
+
+def _field_read(sticky: splits.Sticky) -> dict[str, Any]:
+    """For a field of the request's JSON: read it, put it into a header, and choose the route's share anew, by that header."""
+    if sticky.by != "field":
+        return {}
+    value = {_FIELD_HEADER: f"%DYNAMIC_METADATA({_FIELD_SPACE}:value)%"}
+    header = {"append": {"header": {"key": _FIELD_HEADER, "value": value[_FIELD_HEADER]}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+    configs = {
+        _JSON: {"@type": _TYPES + _FIELD_FILTERS[_JSON], "request_rules": {"rules": [_field_rule(sticky.name.split("."))]}},
+        _MUTATION: {"@type": _TYPES + _FIELD_FILTERS[_MUTATION] + "PerRoute", "mutations": {"request_mutations": [{"remove": _FIELD_HEADER}, header]}},
+        _LUA: {"@type": _TYPES + _FIELD_FILTERS[_LUA] + "PerRoute", "source_code": {"inline_string": "function envoy_on_request(h) h:clearRouteCache() end"}},
+    }
+    return {"typed_per_filter_config": configs}
+
+
+def _field_rule(path: list[str]) -> dict[str, Any]:
+    return {"selectors": [{"key": key} for key in path], "on_present": {"metadata_namespace": _FIELD_SPACE, "key": "value"}}
 
 
 def _no_traffic(route: Route) -> dict[str, Any]:
@@ -281,7 +350,7 @@ def _refusal(match: dict[str, Any], status: int, body: dict[str, Any], *, header
 
 
 def _forward(match: dict[str, Any], timeout_seconds: float, to: dict[str, Any]) -> dict[str, Any]:
-    return {"match": match, "route": _action(timeout_seconds) | to, "request_headers_to_remove": ["authorization"]}
+    return {"match": match, "route": _action(timeout_seconds) | to, "request_headers_to_remove": ["authorization", SHADOWED]}
 
 
 def _action(timeout_seconds: float) -> dict[str, Any]:

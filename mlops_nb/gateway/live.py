@@ -50,13 +50,13 @@ def listen_on(port: int) -> None:
         apply((), port=port)
 
 
-def note_splits(weights: dict[str, dict[str, int]]) -> None:
-    """Say that the routes in force carry out these splits, endpoint → deployment → percent, to whoever waits for one."""
-    files.write("splits.json", weights)
+def note_splits(changes: dict[str, int]) -> None:
+    """Say that the routes in force carry out these changes of the split, endpoint → its number, to whoever waits for one."""
+    files.write("splits.json", changes)
 
 
-def splits_in_force() -> dict[str, dict[str, int]]:
-    """The splits last noted."""
+def splits_in_force() -> dict[str, int]:
+    """The changes last noted."""
     return files.read("splits.json")
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from .. import splits
 from ..errors import DeploymentNotFound, EndpointNotFound
 from .database import Transaction, now
 
@@ -94,7 +95,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrafficChange(msgspec.Struct, frozen=True, kw_only=True):
-    """Who set which split when, and why.  Rows are only ever added."""
+    """Who set which split when, and why; everything that says who answers whom.  Rows are only ever added."""
 
     endpoint: str
     sequence: int
@@ -102,6 +103,12 @@ class TrafficChange(msgspec.Struct, frozen=True, kw_only=True):
     time: datetime
     author: str = ""
     why: str = ""
+    slots: list[tuple[str, int]] = []
+    """The hundred slots that callers are hashed onto, as runs of (deployment, how many)."""
+    sticky: str = ""
+    """By what callers are known, such as `header:x-user`; empty: each request goes by chance."""
+    mirrors: dict[str, int] = {}
+    """Shadow deployments → percent of the requests that they are sent copies of."""
 
 
 def ensure_endpoint(tx: Transaction, name: str, *, author: str) -> None:
@@ -193,14 +200,33 @@ def running_version(tx: Transaction, model: str, version: int) -> list[Deploymen
 
 def traffic(tx: Transaction, endpoint: str) -> dict[str, int]:
     """The split in force: deployment → percent."""
-    changes = traffic_changes(tx, endpoint, most=1)
-    return changes[0].weights if changes else {}
+    now_in_force = split(tx, endpoint)
+    return now_in_force.weights if now_in_force else {}
 
 
-def set_traffic(tx: Transaction, endpoint: str, weights: Mapping[str, int], *, author: str, why: str) -> None:
-    """Add a new split."""
-    sequence = tx.value("SELECT coalesce(max(sequence), 0) + 1 FROM traffic WHERE endpoint = ?", [endpoint])
-    tx.execute("INSERT INTO traffic VALUES (?, ?, ?, ?, ?, ?)", [endpoint, sequence, dict(weights), now(), author, why])
+def split(tx: Transaction, endpoint: str) -> TrafficChange | None:
+    """The latest change of *endpoint*'s split, which is in force; None where there never was one."""
+    return tx.maybe("SELECT * FROM traffic WHERE endpoint = ? ORDER BY sequence DESC LIMIT 1", [endpoint], as_=TrafficChange)
+
+
+def set_traffic(
+    tx: Transaction,
+    endpoint: str,
+    weights: Mapping[str, int],
+    *,
+    author: str,
+    why: str,
+    sticky: str | None = None,
+    mirrors: Mapping[str, int] | None = None,
+) -> None:
+    """Add a new split, on slots as near to the former ones as can be; None keeps what callers are known by, and who is sent copies."""
+    before = split(tx, endpoint)
+    change = TrafficChange(
+        endpoint=endpoint, sequence=before.sequence + 1 if before else 1, weights=dict(weights), time=now(), author=author, why=why,
+        slots=splits.slots(weights, before.slots if before else ()), sticky=(before.sticky if before else "") if sticky is None else sticky,
+        mirrors=dict((before.mirrors if before else {}) if mirrors is None else mirrors),
+    )  # fmt: skip
+    tx.insert("traffic", change)
 
 
 def traffic_changes(tx: Transaction, endpoint: str, *, most: int = 100) -> list[TrafficChange]:

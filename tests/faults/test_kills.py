@@ -10,7 +10,7 @@ import psutil
 import pytest
 from living import X, churn_model, deployment, wait_for
 
-from mlops_nb import agent, errors, rollout, store
+from mlops_nb import agent, errors, rollout, store, traffic
 from mlops_nb.settings import Workspace
 from mlops_nb.store import state
 
@@ -65,7 +65,7 @@ def test_killing_the_agent_fails_no_request_and_the_next_one_goes_on(churn: Work
         load.more()
         os.kill(agent_pid(churn), signal.SIGKILL)
         load.more()
-        rollout.split("churn", {"1": 0, "2": 100})
+        traffic.split("churn", {"1": 0, "2": 100})
         seen = len(load.answered)
         load.more()
         assert set(load.answered[seen + 2 :]) == {"2"}, "the split was not in force when the command returned"

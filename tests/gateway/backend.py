@@ -14,6 +14,7 @@ class Backend(BaseHTTPRequestHandler):
     name = ""
     token = ""
     ready = True
+    copies = 0
 
     def do_GET(self) -> None:
         if self.path == "/v2/health/ready":
@@ -36,7 +37,8 @@ class Backend(BaseHTTPRequestHandler):
         if self.path in ("/become-ready", "/become-unready"):
             Backend.ready = self.path == "/become-ready"
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self.answer(500 if self.path == "/fail" else 200, {"name": self.name, "path": self.path, "headers": headers, "bytes": len(sent)})
+        Backend.copies += "x-mlops-shadow" in headers
+        self.answer(500 if self.path == "/fail" else 200, {"name": self.name, "path": self.path, "headers": headers, "bytes": len(sent), "copies": Backend.copies})
 
     def answer(self, status: int, body: dict) -> None:
         data = json.dumps(body).encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from living import churn_model
 
-from mlops_nb import errors, history, rollout, store
+from mlops_nb import errors, history, rollout, store, traffic
 from mlops_nb.settings import Workspace
 
 
@@ -35,7 +35,7 @@ def test_changes_tell_who_and_why(live_workspace: Workspace) -> None:
     churn_model()
     rollout.deploy("churn:1")
     rollout.deploy("churn:1", name="again")
-    rollout.split("churn", {"1": 40, "again": 60}, why="it is quicker")
+    traffic.split("churn", {"1": 40, "again": 60}, why="it is quicker")
 
     newest = next(change for change in history.of("churn") if not change.deployment)
 

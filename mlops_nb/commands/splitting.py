@@ -1,0 +1,130 @@
+"""Commands that divide an endpoint's requests: at once, by steps, in copies, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import UsageError, even_split
+from ..grammar import A_DEPLOYMENT, A_TIME_TO_COME, A_WEIGHT, AN_ENDPOINT, DURATION, PERCENT, SEVERAL_PERCENT, face
+from ..reference import DeploymentRef
+from ..shapes import Listing
+from .group import mlops
+from .words import whole_percent
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from ..rollout import EndpointView
+    from ..store.rollouts import Rollout
+
+
+@mlops.command(
+    heading="Serving",
+    examples=[
+        "traffic delays 1=50 2=50",
+        "traffic delays 1=90 2=10 --sticky header:x-user --why 'trial with one in ten users'",
+        "traffic delays/2 --ramp 1,5,25,50,100 --every 10m",
+        "traffic delays 1=0 2=100 --at 2036-12-01T02:00",
+        "traffic delays",
+    ],
+)
+@click.argument("subject", metavar="ENDPOINT|DEPLOYMENT", type=A_DEPLOYMENT)
+@click.argument("weights", type=A_WEIGHT, nargs=-1)
+@click.option("--sticky", metavar="header:NAME|cookie:NAME|field:PATH|none", help="By what a caller is known, to meet the same deployment each time.")
+@click.option("--at", type=A_TIME_TO_COME, help="Not now, but then: a time such as 2026-01-31T08:00, or in 2h.")
+@click.option("--ramp", type=SEVERAL_PERCENT, help="Raise the share of one deployment by these steps.")
+@click.option("--every", type=DURATION, help="How long each step of a ramp lasts, such as 10m.  [default: 10m]")
+@click.option("--why", default="", metavar="TEXT", help="A reason for the record.")
+def traffic(
+    subject: DeploymentRef,
+    weights: Sequence[tuple[str, float]],
+    sticky: str | None,
+    at: datetime | None,
+    ramp: list[int] | None,
+    every: float | None,
+    why: str,
+) -> EndpointView | Rollout:
+    """Show or set how an endpoint's requests are divided.
+
+    Weights are whole percentages, one for each deployment, and sum to 100.  With --sticky a caller keeps to one deployment, and a new split moves
+    as few callers as it can.  With --ramp the agent raises one deployment's share step by step, and holds while it is not healthy.
+    """
+    from .. import rollout
+    from .. import traffic as division
+
+    if ramp:
+        if weights or sticky:
+            raise UsageError("A ramp sets the weights itself.", hint="%mlops traffic ENDPOINT/NAME --ramp 1,5,25,50,100 --every 10m")
+        return division.ramp(subject, ramp, every_seconds=600.0 if every is None else every, at=at, why=why)
+    if subject.name or every:
+        raise UsageError(f"{subject} alone says no split." if subject.name else "--every is said of a ramp.", hint=f"%mlops traffic {subject.endpoint}")
+    shares = _shares(subject.endpoint, weights)
+    if at:
+        return division.schedule(subject.endpoint, shares, at=at, sticky=sticky, why=why)
+    if shares:
+        return division.split(subject.endpoint, shares, sticky=sticky, why=why)
+    return division.known_by(subject.endpoint, sticky, why=why) if sticky else rollout.endpoints(subject.endpoint)[0]
+
+
+def _shares(endpoint: str, weights: Sequence[tuple[str, float]]) -> dict[str, int]:
+    shares = [(name.removeprefix(f"{endpoint}/"), whole_percent(share)) for name, share in weights]
+    if len(dict(shares)) < len(shares):
+        raise UsageError("A deployment is named twice.", hint=even_split(endpoint, list(dict(shares))))
+    return dict(shares)
+
+
+@mlops.command(heading="Serving", examples=["rollback delays", "rollback delays --why 'errors since noon'"])
+@click.argument("endpoint", type=AN_ENDPOINT)
+@click.option("--why", default="", metavar="TEXT", help="A reason for the record.")
+def rollback(endpoint: str, why: str) -> EndpointView:
+    """Divide an endpoint's requests as before the latest change.
+
+    A rollout under way is rolled back.  Only healthy deployments are given requests.
+    """
+    from .. import traffic as division
+
+    with face().reporting(f"rolling {endpoint} back") as report:
+        view = division.roll_back(endpoint, why=why)
+        report.step(", ".join(f"{d.name}={d.traffic}" for d in view.deployments))
+    return view
+
+
+@mlops.command(heading="Serving", examples=["shadow delays/2 --percent 20", "shadow delays/2 --percent 0"])
+@click.argument("ref", type=A_DEPLOYMENT)
+@click.option("--percent", type=PERCENT, default=100, help="How many of a hundred requests; 0 ends it.  [default: 100]")
+@click.option("--why", default="", metavar="TEXT", help="A reason for the record.")
+def shadow(ref: DeploymentRef, percent: int, why: str) -> EndpointView:
+    """Send a deployment copies of its endpoint's requests.
+
+    It answers them and its answers are kept, but callers get none of them and never wait.
+    """
+    from .. import traffic as division
+
+    return division.mirror(ref, percent, why=why)
+
+
+@mlops.group(default="list", heading="Serving")
+def rollouts() -> None:
+    """List rollouts, or cancel one."""
+
+
+@rollouts.command("list", hidden=True, examples=["rollouts", "rollouts delays"])
+@click.argument("endpoint", type=AN_ENDPOINT, required=False)
+def list_rollouts(endpoint: str | None) -> Listing[Rollout]:
+    """List rollouts, newest first."""
+    from .. import traffic as division
+
+    return Listing(division.of(endpoint), what="rollout", line="traffic ENDPOINT/NAME --ramp 1,5,25,50,100 --every 10m")
+
+
+@rollouts.command("cancel", examples=["rollouts cancel delays"])
+@click.argument("endpoint", type=AN_ENDPOINT)
+@click.option("--why", default="", metavar="TEXT", help="A reason for the record.")
+def cancel_rollout(endpoint: str, why: str) -> Listing[Rollout]:
+    """Have no rollout of an endpoint go on; the split stays as it is."""
+    from .. import traffic as division
+
+    return Listing(division.cancel(endpoint, why=why), what="rollout under way")

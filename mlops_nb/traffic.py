@@ -1,0 +1,195 @@
+"""How an endpoint's requests are divided: now, at a moment, step by step, in copies, and back again."""
+
+from __future__ import annotations
+
+import getpass
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from . import agent, gateway, progression, rollout, splits, store, targets
+from .errors import BadOption, NothingToRollBack, RolloutUnderWay
+from .reference import DeploymentRef
+from .rollout import EndpointView
+from .store import deployments as table
+from .store import events, rollouts
+from .store.rollouts import Rollout
+
+_IN_FORCE_SECONDS = 5.0
+
+
+def split(endpoint: str, weights: Mapping[str, int], *, sticky: str | None = None, why: str = "") -> EndpointView:
+    """Divide an endpoint's requests: deployment → percent, the sum being 100.  Returns once the gateway divides them so.
+
+    *sticky* says by what a caller is known, so as to meet the same deployment each time: `header:x-user`, `cookie:uid`,
+    `field:parameters.user` (of the request's JSON), `none`; None leaves it as it is.  A rollout under way is cancelled.
+    Raises EndpointNotFound, DeploymentNotFound, WeightsDoNotSum; BadOption for a share given to one that is not healthy.
+    """
+    weights, sticky = splits.checked(endpoint, weights), _known_by(sticky)
+    with store.writing() as tx:
+        _check_able(tx, endpoint, weights)
+        _cancel(tx, endpoint, "the split was set by hand")
+        _record(tx, endpoint, weights, why=why, sticky=sticky)
+    return _once_in_force(endpoint)
+
+
+def known_by(endpoint: str, sticky: str, *, why: str = "") -> EndpointView:
+    """Set by what callers are known, and leave the shares as they are; see `split`.  Raises EndpointNotFound, BadOption."""
+    with store.writing() as tx:
+        table.endpoint(tx, endpoint)
+        _record(tx, endpoint, table.traffic(tx, endpoint), why=why, sticky=_known_by(sticky))
+    return _once_in_force(endpoint)
+
+
+def mirror(ref: DeploymentRef | str, percent: int, *, why: str = "") -> EndpointView:
+    """Have a deployment answer copies of *percent* of its endpoint's requests; callers get none of its answers and never wait for it.
+
+    0 ends it.  Raises EndpointNotFound, DeploymentNotFound; BadOption outside 0 to 100; TargetCannot.
+    """
+    ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
+    if not 0 <= percent <= 100 or not ref.name:
+        raise BadOption(f"{ref} cannot be sent copies of {percent} % of the requests.", hint="%mlops shadow ENDPOINT/NAME --percent 10")
+    with store.writing() as tx:
+        deployment = table.get(tx, ref.endpoint, ref.name)
+        targets.require(deployment.target, "traffic")
+        before = table.split(tx, ref.endpoint)
+        mirrors = {name: share for name, share in {**(before.mirrors if before else {}), ref.name: percent}.items() if share}
+        reason = why or (f"{ref} is sent copies of {percent} %" if percent else f"{ref} is sent no more copies")
+        table.set_traffic(tx, ref.endpoint, before.weights if before else {}, author=getpass.getuser(), why=reason, mirrors=mirrors)
+        events.record(tx, "ShadowChanged", subject=str(ref), data={"percent": percent, "why": why})
+    return _once_in_force(ref.endpoint)
+
+
+def roll_back(endpoint: str, *, why: str = "") -> EndpointView:
+    """Divide the requests as before the latest change whose deployments are still healthy; a rollout under way is rolled back.
+
+    Raises EndpointNotFound, NothingToRollBack.
+    """
+    with store.writing() as tx:
+        table.endpoint(tx, endpoint)
+        there = {d.name for d in table.of(tx, endpoint) if d.wanted == "running" and d.status == "healthy"}
+        begun = [plan for plan in rollouts.going(tx, endpoint) if plan.step]
+        earlier = _earlier(table.traffic_changes(tx, endpoint), there, begun[0].settings.get("before") if begun else None)
+        if earlier is None:
+            raise NothingToRollBack(endpoint)
+        for plan in rollouts.going(tx, endpoint):
+            _end(tx, plan, "rolled back" if plan.step else "cancelled", why or "rolled back by hand")
+        _record(tx, endpoint, earlier, why=why or "rolled back")
+    return _once_in_force(endpoint)
+
+
+def ramp(ref: DeploymentRef | str, steps: Sequence[int], *, every_seconds: float, at: datetime | None = None, why: str = "") -> Rollout:
+    """Have the agent raise a deployment's share step by step: *steps* in percent, each lasting *every_seconds*, the first now or *at*.
+
+    It holds while the deployment is not healthy, and goes on when it is.  Raises EndpointNotFound, DeploymentNotFound,
+    BadOption, RolloutUnderWay, TargetCannot.
+    """
+    ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
+    if not steps or any(not 0 < step <= 100 for step in steps) or list(steps) != sorted(set(steps)):
+        raise BadOption(f"The steps {','.join(map(str, steps)) or '(none)'} do not rise from 1 to 100.", hint="--ramp 1,5,25,50,100")
+    if every_seconds <= 0:
+        raise BadOption("A step must last some time.", hint="--every 10m")
+    if not ref.name:
+        raise BadOption("A ramp needs the deployment whose share is to grow.", hint=f"%mlops traffic {ref.endpoint}/NAME --ramp 1,5,25,50,100 --every 10m")
+    return _planned(ref, "ramp", list(steps), every_seconds=every_seconds, at=at, why=why, settings={})
+
+
+def schedule(endpoint: str, weights: Mapping[str, int], *, at: datetime, sticky: str | None = None, why: str = "") -> Rollout:
+    """Have the agent set a split *at* a moment to come.  Raises as `split`, and BadOption for a moment past, RolloutUnderWay."""
+    weights = splits.checked(endpoint, weights)
+    if at <= store.now():
+        raise BadOption(f"{at:%Y-%m-%d %H:%M} is past.", hint=f"%mlops traffic {endpoint} {' '.join(f'{n}={w}' for n, w in weights.items())}")
+    settings: dict[str, Any] = {"weights": dict(weights), "sticky": _known_by(sticky)}
+    with store.reading() as tx:
+        for name in weights:
+            targets.require(table.get(tx, endpoint, name).target, "traffic")
+    return _planned(DeploymentRef(endpoint), "schedule", [], every_seconds=0, at=at, why=why, settings=settings)
+
+
+def cancel(endpoint: str, *, why: str = "") -> list[Rollout]:
+    """Have no rollout of *endpoint* go on; the split stays as it is.  Returns those that were under way.  Raises EndpointNotFound."""
+    with store.writing() as tx:
+        table.endpoint(tx, endpoint)
+        return _cancel(tx, endpoint, why or "cancelled by hand")
+
+
+def of(endpoint: str | None = None) -> list[Rollout]:
+    """Rollouts (of *endpoint*), newest first."""
+    with store.reading() as tx:
+        return rollouts.of(tx, endpoint)
+
+
+def check_free(tx: store.Transaction, endpoint: str) -> None:
+    """Raises RolloutUnderWay while the split of *endpoint* changes by itself."""
+    for other in rollouts.going(tx, endpoint):
+        raise RolloutUnderWay(endpoint, kind=other.kind, since=other.created_at)
+
+
+# ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _planned(ref: DeploymentRef, kind: Any, steps: list[int], *, every_seconds: float, at: datetime | None, why: str, settings: dict[str, Any]) -> Rollout:
+    time = store.now()
+    with store.writing() as tx:
+        if ref.name:
+            targets.require(table.get(tx, ref.endpoint, ref.name).target, "traffic")
+        check_free(tx, ref.endpoint)
+        plan = Rollout(
+            id=uuid.uuid4().hex[:12], endpoint=ref.endpoint, kind=kind, deployment=ref.name or "", steps=steps, every_seconds=every_seconds, step=0,
+            status="running", settings=settings | {"before": table.traffic(tx, ref.endpoint)}, next_time=at or time, author=getpass.getuser(), why=why,
+            created_at=time, changed_at=time,
+        )  # fmt: skip
+        rollouts.add(tx, plan)
+        events.record(tx, "RolloutStarted", subject=ref.endpoint, data={"rollout": plan.id, "kind": kind, "deployment": plan.deployment, "steps": steps})
+    agent.ensure()
+    return plan
+
+
+def _check_able(tx: store.Transaction, endpoint: str, weights: Mapping[str, int]) -> None:
+    for name, share in weights.items():
+        deployment = table.get(tx, endpoint, name)
+        targets.require(deployment.target, "traffic")
+        if share and (deployment.wanted == "stopped" or deployment.status not in ("healthy", "restarting", "unhealthy")):
+            said = "being withdrawn" if deployment.wanted == "stopped" else deployment.status
+            raise BadOption(f"{deployment.ref} is {said}; it can take no traffic.", hint=f"%mlops logs {deployment.ref}")
+
+
+def _record(tx: store.Transaction, endpoint: str, weights: Mapping[str, int], *, why: str, sticky: str | None = None) -> None:
+    table.set_traffic(tx, endpoint, weights, author=getpass.getuser(), why=why, sticky=sticky)
+    events.record(tx, "TrafficChanged", subject=endpoint, data={"weights": dict(weights), "why": why})
+
+
+def _known_by(sticky: str | None) -> str | None:
+    """What the store keeps: None where nothing was said, an empty text for nothing."""
+    return None if sticky is None else str(splits.sticky(sticky) or "")
+
+
+def _cancel(tx: store.Transaction, endpoint: str, reason: str) -> list[Rollout]:
+    under_way = rollouts.going(tx, endpoint)
+    for plan in under_way:
+        _end(tx, plan, "cancelled", reason)
+    return under_way
+
+
+def _end(tx: store.Transaction, plan: Rollout, status: rollouts.Status, reason: str) -> None:
+    progression.end(tx, plan, status, reason)
+
+
+def _earlier(changes: Sequence[table.TrafficChange], healthy: set[str], before: Mapping[str, int] | None) -> dict[str, int] | None:
+    """The split to go back to: the one a rollout began with, else the latest that differs from today's and can be served."""
+    candidates = ([dict(before)] if before else []) + [dict(change.weights) for change in changes[1:]]
+    today = {name: share for name, share in changes[0].weights.items() if share} if changes else {}
+    for weights in candidates:
+        shares = {name: share for name, share in weights.items() if share}
+        if shares and shares != today and set(shares) <= healthy:
+            return {name: weights[name] for name in weights if name in healthy}
+    return None
+
+
+def _once_in_force(endpoint: str) -> EndpointView:
+    with store.reading() as tx:
+        change = table.split(tx, endpoint)
+    agent.ensure()
+    rollout.until(lambda: gateway.splits_in_force().get(endpoint, 0) >= (change.sequence if change else 0), seconds=_IN_FORCE_SECONDS)
+    return rollout.endpoints(endpoint)[0]

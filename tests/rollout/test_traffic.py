@@ -1,0 +1,118 @@
+"""Splits that change by plan, that can be undone, and that never leave callers without an answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+from datetime import timedelta
+
+import pytest
+from living import X, deployment, wait_for
+
+from mlops_nb import agent, errors, rollout, store, traffic
+from mlops_nb.settings import Workspace
+from mlops_nb.store import deployments as table
+from mlops_nb.store import rollouts
+
+
+def shares() -> dict[str, int]:
+    return {d.name: d.traffic for d in rollout.endpoints("churn")[0].deployments}
+
+
+def history() -> list[dict[str, int]]:
+    with store.reading() as tx:
+        return [change.weights for change in reversed(table.traffic_changes(tx, "churn"))]
+
+
+def kill_agent(workspace: Workspace) -> None:
+    os.kill(int((workspace.run / "agent.lock").read_text()), signal.SIGKILL)
+    wait_for(lambda: not agent.running(), what="the agent's end")
+
+
+def test_a_ramp_takes_each_step_once_though_the_agent_is_killed_between_them(churn: Workspace) -> None:
+    traffic.ramp("churn/2", [5, 25, 100], every_seconds=1.0, why="new features")
+    wait_for(lambda: shares()["2"] == 5, what="the first step")
+    kill_agent(churn)
+    agent.ensure()
+    wait_for(lambda: shares()["2"] == 25, what="the second step")
+    kill_agent(churn)
+    agent.ensure()
+    plan = wait_for(lambda: next((p for p in traffic.of("churn") if not p.going), None), what="the last step")
+
+    assert (plan.status, plan.step) == ("done", 3)
+    assert [weights["2"] for weights in history()[-3:]] == [5, 25, 100]
+    assert all(sum(weights.values()) == 100 for weights in history())
+    assert rollout.invoke("churn", X.head(1)).deployment == "2"
+
+
+def test_a_ramp_holds_while_its_deployment_is_not_healthy_and_says_why(churn: Workspace) -> None:
+    traffic.ramp("churn/2", [10, 100], every_seconds=2.0)
+    wait_for(lambda: shares()["2"] == 10, what="the first step")
+    os.kill(deployment("churn/2").handle["pid"], signal.SIGSTOP)
+    try:
+        wait_for(lambda: deployment("churn/2").status == "unhealthy", what="the agent to see that it hangs")
+        plan = wait_for(lambda: next((p for p in traffic.of("churn") if p.status == "held"), None), what="the hold")
+        assert plan.reason == "churn/2 is unhealthy"
+        assert shares()["2"] == 10
+    finally:
+        os.kill(deployment("churn/2").handle.get("pid") or os.getpid(), signal.SIGCONT)
+
+
+def test_a_split_can_be_set_for_a_moment_to_come(churn: Workspace) -> None:
+    traffic.schedule("churn", {"1": 50, "2": 50}, at=store.now() + timedelta(seconds=2), why="after the meeting")
+    assert shares() == {"1": 100, "2": 0}
+    wait_for(lambda: shares() == {"1": 50, "2": 50}, what="the moment")
+    assert [plan.status for plan in traffic.of("churn")] == ["done"]
+
+
+def test_rolling_back_undoes_a_ramp_at_once_and_whole(churn: Workspace) -> None:
+    traffic.ramp("churn/2", [5, 50, 100], every_seconds=60.0)
+    wait_for(lambda: shares()["2"] == 5, what="the first step")
+
+    view = traffic.roll_back("churn", why="errors")
+
+    assert {d.name: d.traffic for d in view.deployments} == {"1": 100, "2": 0}
+    assert [plan.status for plan in traffic.of("churn")] == ["rolled back"]
+    assert {rollout.invoke("churn", X.head(1)).deployment for _ in range(20)} == {"1"}
+
+
+def test_rolling_back_passes_over_splits_whose_deployments_are_gone(churn: Workspace) -> None:
+    traffic.split("churn", {"1": 30, "2": 70})
+    rollout.undeploy("churn/1")
+    with pytest.raises(errors.NothingToRollBack):
+        traffic.roll_back("churn")
+
+
+def test_a_split_by_hand_ends_a_plan_and_a_second_plan_is_refused(churn: Workspace) -> None:
+    traffic.ramp("churn/2", [5, 100], every_seconds=60.0)
+    with pytest.raises(errors.RolloutUnderWay):
+        traffic.ramp("churn/2", [50], every_seconds=60.0)
+    traffic.split("churn", {"1": 80, "2": 20})
+    with store.reading() as tx:
+        assert rollouts.going(tx) == []
+    assert shares() == {"1": 80, "2": 20}
+
+
+def test_the_last_healthy_deployment_is_not_withdrawn_alone(churn: Workspace) -> None:
+    os.kill(deployment("churn/2").handle["pid"], signal.SIGSTOP)
+    try:
+        wait_for(lambda: deployment("churn/2").status == "unhealthy", what="the agent to see that it hangs")
+        with pytest.raises(errors.LastHealthy):
+            rollout.undeploy("churn/1")
+    finally:
+        os.kill(deployment("churn/2").handle.get("pid") or os.getpid(), signal.SIGCONT)
+
+
+def test_what_callers_are_known_by_is_kept_with_the_split_and_shown(churn: Workspace) -> None:
+    traffic.split("churn", {"1": 50, "2": 50}, sticky="header:x-user")
+    traffic.split("churn", {"1": 40, "2": 60})
+    assert rollout.endpoints("churn")[0].sticky == "header:x-user"
+    assert traffic.known_by("churn", "none").sticky == ""
+    assert shares() == {"1": 40, "2": 60}
+
+
+@pytest.mark.parametrize("steps", [[], [0, 50], [50, 25], [10, 10], [50, 101]])
+def test_steps_that_do_not_rise_are_refused_before_anything_is_kept(workspace: Workspace, steps: list[int]) -> None:
+    with pytest.raises(errors.BadOption):
+        traffic.ramp("churn/2", steps, every_seconds=1)
+    assert not workspace.store.exists()
