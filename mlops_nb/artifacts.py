@@ -38,9 +38,9 @@ def _kept(data: bytes | Path, folder: Path, path: str) -> StoredFile:
     if isinstance(data, bytes):
         digest, size = hashlib.sha256(data).hexdigest(), len(data)
     else:
-        digest, size = _digest(data), data.stat().st_size
+        digest, size = sha256_of(data), data.stat().st_size
     place = address(digest)
-    if not place.exists() or _digest(place) != digest:  # one that was damaged is mended
+    if not place.exists() or sha256_of(place) != digest:  # one that was damaged is mended
         place.parent.mkdir(exist_ok=True, mode=0o700)
         handle, scratch = tempfile.mkstemp(dir=folder)
         try:
@@ -60,7 +60,8 @@ def _kept(data: bytes | Path, folder: Path, path: str) -> StoredFile:
     return StoredFile(path=path, sha256=digest, bytes=size)
 
 
-def _digest(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """The content address of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -99,7 +100,7 @@ def check(files: Iterable[StoredFile], folder: Path) -> None:
     """Raises FileChanged unless each of these files in *folder* holds what it held when it was registered."""
     for file in files:
         place = path_inside(folder, file.path)
-        if _digest(place) != file.sha256:
+        if sha256_of(place) != file.sha256:
             raise FileChanged(place)
 
 

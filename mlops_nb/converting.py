@@ -49,7 +49,7 @@ def convert(ref: ModelRef | str, *, options: Options = Options(), report: Report
     version = registry.get(ref)
     file = _original(version, options)
     report.step(f"reading rows for {version.ref}")
-    signature, columns = _rows(version)
+    signature, columns = rows(version)
     report.step(f"converting {version.ref} and comparing {len(next(iter(columns.values()))):,} answers; then both are timed up to 100,000 rows")
     with tempfile.TemporaryDirectory(prefix="mlops-convert-") as scratch:
         answer = _answered(version, _job(version, file, signature, options), columns, Path(scratch))
@@ -87,7 +87,7 @@ def _file(version: ModelVersion, place: str) -> ModelFile:
     return file
 
 
-def _rows(version: ModelVersion) -> tuple[Signature, Arrays]:
+def rows(version: ModelVersion) -> tuple[Signature, Arrays]:
     """The signature, and rows to compare answers on: those of its data set, else the few kept with it.  Raises CannotConvert."""
     if not version.signature:
         raise CannotConvert(version.ref, "it was registered without data, so there are no rows to compare answers on")
@@ -189,7 +189,8 @@ def _recorded(version: ModelVersion, *, engine: str, files: list[table.StoredFil
     told = {name: report[name] for name in ("equal", "labels_differ", "max_difference", "quantized", "optimized", "fastest") if name in report}
     with store.writing() as tx:
         table.get(tx, ref := ModelRef(version.model, version=version.version))
-        table.set_conversion(tx, version, engine=engine, files=files, conversion=report)
+        beside = {form: found for form, found in version.conversion.items() if form == "fpga"}
+        table.set_conversion(tx, version, engine=engine, files=files, conversion=report | beside)
         events.record(tx, "ModelConverted", subject=version.ref, data={"to": "onnx", "engine": engine} | told)
         return Converted(version=table.get(tx, ref))
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
-from ..grammar import A_DATASET_OR_FRAME, A_METRIC, A_MODEL, A_MODEL_NAME, A_MODEL_OBJECT, A_TAG, AN_ALIAS, DATA, dataset_names, face
+from ..fpga import DEFAULT_PART
+from ..grammar import A_DATASET_OR_FRAME, A_METRIC, A_MODEL, A_MODEL_NAME, A_MODEL_OBJECT, A_PRECISION, A_TAG, AN_ALIAS, DATA, dataset_names, face
 from ..reference import ModelRef
 from ..shapes import Facts, Listing
 from .group import mlops
@@ -17,6 +18,8 @@ from .words import table_in
 
 if TYPE_CHECKING:
     from ..converting import Converted
+    from ..fpga import Precision
+    from ..hls import ConvertedToFpga
     from ..registry import Registered
     from ..store.models import ModelVersion
 
@@ -100,10 +103,16 @@ def models(ref: ModelRef | None, tags: Sequence[tuple[str, str]], metric: str | 
 
 
 @mlops.command(
-    heading="Models", examples=["convert delays:3", "convert delays:3 --quantize int8 --tolerance 0.01", "convert delays:3 --opset 17 --optimize extended"]
+    heading="Models",
+    examples=[
+        "convert delays:3",
+        "convert delays:3 --quantize int8 --tolerance 0.01",
+        "convert delays:3 --opset 17 --optimize extended",
+        "convert delays:3 --to fpga --precision 'fixed<16,6>' --precision 'fixed<10,4>' --part xcu250-figd2104-2L-e",
+    ],
 )
 @click.argument("ref", type=A_MODEL)
-@click.option("--to", type=click.Choice(["onnx"]), default="onnx", help="The form it gets.  [default: onnx]")
+@click.option("--to", type=click.Choice(["onnx", "fpga"]), default="onnx", help="The form it gets.  [default: onnx]")
 @click.option("--quantize", type=click.Choice(["int8"]), help="Hold large weights in 8 bits, where its operators can.")
 @click.option("--opset", type=click.IntRange(9, 30), metavar="NUMBER", help="The newest ONNX operator set to use.  [default: 18]")
 @click.option(
@@ -112,11 +121,33 @@ def models(ref: ModelRef | None, tags: Sequence[tuple[str, str]], metric: str | 
 @click.option(
     "--tolerance", type=click.FloatRange(0, 1), metavar="X", help="Largest difference and share of labels that may differ.  [default: 0.0001, no label]"
 )
-def convert(ref: ModelRef, to: str, quantize: str | None, opset: int | None, optimize: str, tolerance: float | None) -> Converted:
-    """Give a version an ONNX form, if it answers the same.
+@click.option(
+    "--precision", "precisions", type=A_PRECISION, multiple=True, help="FPGA: a fixed-point type; several give a trade-off.  [default: fixed<16,6>]"
+)
+@click.option("--part", metavar="PART", help="FPGA: the device, package and speed grade.  [default: xcu250-figd2104-2L-e]")
+@click.option("--reuse", type=click.IntRange(1, 1024), metavar="COUNT", help="FPGA: multiplications that share one multiplier.  [default: 1]")
+@click.option("--synthesise", is_flag=True, help="FPGA: have Vitis HLS report resources and latency, rather than estimate them.")
+def convert(
+    ref: ModelRef,
+    to: str,
+    quantize: str | None,
+    opset: int | None,
+    optimize: str,
+    tolerance: float | None,
+    precisions: Sequence[Precision],
+    part: str | None,
+    reuse: int | None,
+    synthesise: bool,
+) -> Converted | ConvertedToFpga:
+    """Give a version an ONNX form, if it answers the same, or an FPGA form.
 
-    Answers are compared on its data set's rows and beside its trees' thresholds; both forms are timed, and the faster one serves it.
+    ONNX: answers are compared on its data set's rows and beside its trees' thresholds; both forms are timed, and the faster one serves it.
+    FPGA: an HLS project for each precision is kept, its emulation in C++ compared on the data set; `deploy --to fpga` runs the emulation.
     """
+    _check_form(to, onnx={"quantize": quantize, "opset": opset, "optimize": optimize != "none", "tolerance": tolerance is not None},
+                fpga={"precision": precisions, "part": part, "reuse": reuse, "synthesise": synthesise})  # fmt: skip
+    if to == "fpga":
+        return _to_fpga(ref, precisions=precisions, part=part or DEFAULT_PART, reuse=reuse or 1, synthesise=synthesise)
     from .. import converting
 
     options = converting.Options(quantize=quantize, opset=opset, optimize=optimize, tolerance=tolerance)
@@ -124,6 +155,22 @@ def convert(ref: ModelRef, to: str, quantize: str | None, opset: int | None, opt
         converted = converting.convert(ref, options=options, report=report)
         report.step(f"{converted.version.ref} has an ONNX form that answers the same")
     return converted
+
+
+def _to_fpga(ref: ModelRef, **options: Any) -> ConvertedToFpga:
+    from .. import hls
+
+    with face().reporting(f"converting {ref}") as report:
+        converted = hls.convert(ref, **options, report=report)
+        report.step(f"{converted.version.ref} has {len(hls.form_of(converted.version)['points'])} FPGA forms")
+    return converted
+
+
+def _check_form(to: str, **options: dict[str, Any]) -> None:
+    """Raises UsageError for an option that belongs to the other form."""
+    for form, given in options.items():
+        if form != to and (name := next((name for name, value in given.items() if value), None)):
+            raise UsageError(f"--{name} is for --to {form}.", hint=f"%mlops convert MODEL --to {form} --{name} …")
 
 
 @mlops.command(heading="Models", examples=["alias delays:2 champion", "alias delays@champion champion --remove"])

@@ -64,8 +64,16 @@ def load(spec: ServerSpec) -> Engine:
     os.environ["AZUREML_MODEL_DIR"] = spec.folder
     artifacts.check(spec.files, Path(spec.folder))
     signature = Signature.from_json(spec.signature) if spec.signature else None
-    loaders: dict[str, Callable[[ServerSpec, Signature | None], Engine]] = {"onnxruntime": OnnxModel, "python": PythonModel, "script": EntryScript}
+    loaders: dict[str, Callable[[ServerSpec, Signature | None], Engine]] = {
+        "onnxruntime": OnnxModel, "python": PythonModel, "script": EntryScript, "fpga": _emulated,
+    }  # fmt: skip
     return loaders[spec.engine](spec, signature)
+
+
+def _emulated(spec: ServerSpec, signature: Signature | None) -> Engine:
+    from .emulated import EmulatedModel
+
+    return EmulatedModel(spec, signature)
 
 
 # ── ONNX Runtime ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -112,6 +120,12 @@ class OnnxModel:
         """Outputs under the model's names; a regression's single column is flat."""
         values = self._run(self._outputs, feed)
         return {name: _output(name, value) for name, value in zip(self._names, values, strict=True)}
+
+
+def plain_output(name: str, value: Any, *, plain: bool) -> tuple[str, np.ndarray]:
+    """An output of ONNX Runtime's under the name and in the shape that callers see; *plain* for a converter's own names."""
+    name = _PLAIN_NAMES.get(name, name) if plain else name
+    return name, _output(name, value)
 
 
 def _operators(session: onnxruntime.InferenceSession) -> dict[str, int]:

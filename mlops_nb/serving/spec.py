@@ -32,7 +32,7 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     files: list[StoredFile] = []
     """What must lie there, byte for byte, before any of it is opened."""
     flavor: str
-    engine: Literal["onnxruntime", "python", "script"]
+    engine: Literal["onnxruntime", "python", "script", "fpga"]
     port: int
     host: str = "127.0.0.1"
     """Where it listens: another address only within a container, whose engine decides who reaches it."""
@@ -47,6 +47,8 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int | None = None
     cpus: float | None = None
     hardware: str = "cpu"
+    form: StoredFile | None = None
+    """The HLS project that is emulated, where the engine is `fpga`."""
     script: str = ""
     """The entry script, where it is still being written: not in *folder* but the user's own file."""
     timeout_seconds: float = 60.0

@@ -18,8 +18,9 @@ from ..store.deployments import Deployment, DeploymentSpec, Reason
 from ..store.environments import Environment
 from ..store.models import ModelVersion
 
-NAMES = ("local", "kubernetes",)
+NAMES = ("local", "kubernetes", "fpga")
 """Every target this version of the package can run on."""
+_RUN_BY = {"fpga": "local"}
 
 ABILITIES: Mapping[str, str] = {
     "traffic": "take a share of an endpoint's requests",
@@ -142,6 +143,17 @@ def check(name: str, version: ModelVersion, environment: Environment | None, spe
             able = [other for other in NAMES if option in get(other).OPTIONS]
             raise TargetCannot(name, f"understand --{option.replace('_', '-')}", able=able)
     target.check(version, environment, spec)
+
+
+def runs_as(name: str) -> str:
+    """The target that sees to the processes of the one called *name*: itself, or the one that an emulation is run by."""
+    return _RUN_BY.get(name, name)
+
+
+def hardware(deployment: Deployment) -> str:
+    """What a deployment runs on, as every face shows it: what was asked for, or the emulation that stands in for it."""
+    said = getattr(get(deployment.target), "hardware", None)
+    return said(deployment) if callable(said) else deployment.spec.hardware
 
 
 def may_share(name: str, other: str) -> bool:
