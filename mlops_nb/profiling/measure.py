@@ -23,6 +23,7 @@ from ..store import deployments as table
 from ..store import environments as environment_table
 from ..store.checks import Profile
 from ..store.deployments import Deployment, DeploymentSpec, Reason
+from ..store.environments import Environment
 from ..store.models import ModelVersion
 from . import advice, search, servers
 from .advice import Objective, Point, Step
@@ -59,6 +60,8 @@ class Plan(NamedTuple):
     price: float | None
     seconds: float
     unavailable: dict[str, str]
+    environment: Environment | None
+    """That its servers run in; None for the interpreter here."""
 
     @property
     def wanted(self) -> list[tuple[Setting, int]]:
@@ -76,6 +79,8 @@ def profile(
     rps: float | None = None,
     price: float | None = None,
     seconds: float | None = None,
+    isolated: bool = False,
+    allow_mismatch: bool = False,
     resume: bool = False,
     report: Reporter = SILENT,
 ) -> Profile:
@@ -85,14 +90,18 @@ def profile(
     core and two), held to those cores.  A deployment (`churn/3`) is measured as it runs, beside its callers, who will notice the
     load.  For every batch size, on a schedule that does not wait for answers (see `load`), rates are tried by bisection.
 
+    A version whose packages differ from those here, and any with *isolated*, is measured in an environment of its own, built when it is not
+    there yet; *allow_mismatch* measures it here all the same.
+
     *rps* is what all callers together send, in requests of the smallest batch; *price* is that of one core for an hour; *seconds* is
     how long the whole may take, about (75 for a version, 7 for a deployment).  Every point is stored as it is measured; *resume* goes
     on with an earlier profile of the same version, objective and machine.  The requests are kept out of the telemetry.
 
     Raises ModelNotFound, DeploymentNotFound and their kin, BadOption, HardwareMissing when nothing that was asked for is here,
-    DeploymentFailed when the model does not start, and ModelFailedUnderLoad with its own error; KeyboardInterrupt leaves what was measured.
+    DeploymentFailed when the model does not start or its environment cannot be built, and ModelFailedUnderLoad with its own error;
+    KeyboardInterrupt leaves what was measured.
     """
-    plan = _plan(ref, list(hardware), list(cpus), list(batches), _objective(objective), rps, price, seconds)
+    plan = _plan(ref, list(hardware), list(cpus), list(batches), _objective(objective), rps, price, seconds, isolated, allow_mismatch)
     measured = _earlier(plan) if resume else _new(plan)
     missing = [wanted for wanted in plan.wanted if not _has(measured, *wanted)]
     each = max(_LEAST_SECONDS_EACH, (plan.seconds - _START_SECONDS * len(plan.grid) * (plan.deployment is None)) / len(plan.wanted))
@@ -120,19 +129,20 @@ def _tell_what_is_kept(plan: Plan, measured: Profile, error: BaseException, repo
 
 def _plan(
     ref: ModelRef | DeploymentRef | str, kinds: list[str], cpus: list[float], batches: list[int], objective: Objective,
-    rps: float | None, price: float | None, seconds: float | None,
+    rps: float | None, price: float | None, seconds: float | None, isolated: bool, allow_mismatch: bool,
 ) -> Plan:  # fmt: skip
     for name, value in (("--rps", rps), ("--price", price), ("--seconds", seconds), *(("--batch", batch) for batch in batches)):
         if value is not None and not 0 < value < 1e9:
             raise BadOption(f"{name} {value:g} is not a number above 0.", hint="--rps 200, --price 0.05, --seconds 60, --batch 1,32")
     version, deployment = _subject(ref)
-    if deployment and (kinds or cpus):
+    if deployment and (kinds or cpus or isolated or allow_mismatch):
         raise UsageError(f"{deployment.ref} is measured as it runs.", hint=f"%mlops profile {version.ref} --hardware cpu --cpus 1,2")
-    usable, unavailable = _usable(version, kinds or ["cpu"])
+    environment = None if deployment else _environment(version, isolated, allow_mismatch)
+    usable, unavailable = _usable(version, kinds or ["cpu"], isolated=environment is not None)
     grid = [_as_it_runs(deployment)] if deployment else [Setting(kind, count) for kind in usable for count in _checked_cpus(cpus)]
     subject = deployment.ref if deployment else version.ref
     seconds = seconds or (SECONDS_OF_A_DEPLOYMENT if deployment else SECONDS_OF_A_VERSION)
-    return Plan(subject, version, deployment, grid, sorted(set(batches)) or [1], objective, rps, price, seconds, unavailable)
+    return Plan(subject, version, deployment, grid, sorted(set(batches)) or [1], objective, rps, price, seconds, unavailable, environment)
 
 
 def _objective(told: Objective | str) -> Objective:
@@ -158,12 +168,23 @@ def _subject(ref: ModelRef | DeploymentRef | str) -> tuple[ModelVersion, Deploym
     return version, found
 
 
-def _usable(version: ModelVersion, kinds: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def _environment(version: ModelVersion, isolated: bool, allow_mismatch: bool) -> Environment | None:
+    """The one its servers need for themselves.  Raises BadOption when one is asked for and none was recorded."""
+    if not version.environment:
+        if isolated:
+            raise BadOption(f"{version.ref} was registered without an environment.", hint=f"%mlops profile {version.ref}")
+        return None
+    with store.reading() as tx:
+        made_with = environment_table.get(tx, ModelRef.parse(version.environment))
+    return made_with if isolated or (not allow_mismatch and _other_packages(version)) else None
+
+
+def _usable(version: ModelVersion, kinds: Sequence[str], *, isolated: bool) -> tuple[list[str], dict[str, str]]:
     """Those of *kinds* that are here, and why the others are not.  Raises HardwareMissing when none is."""
     usable, unavailable, last = [], {}, None
     for kind in dict.fromkeys(kinds):
         try:
-            hardware.check_for(version.engine, kind)
+            hardware.check_for(version.engine, kind, isolated=isolated)
             usable.append(kind)
         except HardwareMissing as error:
             unavailable[kind], last = error.reason, error
@@ -195,7 +216,8 @@ def _new(plan: Plan) -> Profile:
     told: dict[str, Any] = {
         "objective": str(plan.objective), "hardware": list(dict.fromkeys(setting.hardware for setting in plan.grid)),
         "cpus": list(dict.fromkeys(setting.cpus for setting in plan.grid)), "batches": plan.batches, "seconds": plan.seconds, "rps": plan.rps,
-        "price": plan.price, "machine": machine(), "unavailable": plan.unavailable, "other_packages": _other_packages(plan.version),
+        "price": plan.price, "machine": machine(), "unavailable": plan.unavailable, "other_packages": [] if plan.environment else _other_packages(plan.version),
+        "environment": plan.environment.ref if plan.environment else None, "limits": "as it is deployed" if where else servers.limits(),
     }  # fmt: skip
     return Profile(
         id=str(uuid.uuid4()), endpoint=where.endpoint if where else "", deployment=where.name if where else "", model=plan.version.model,
@@ -204,13 +226,13 @@ def _new(plan: Plan) -> Profile:
 
 
 def _earlier(plan: Plan) -> Profile:
-    """The newest profile of the same thing, objective and machine, with what is asked now; a new one when there is none."""
+    """The newest profile of the same thing, objective, machine and environment, with what is asked now; a new one when there is none."""
     new, where = _new(plan), plan.deployment
     with store.reading() as tx:
         known = checks.profiles_of(
             tx, plan.version.model, plan.version.version, endpoint=where.endpoint if where else "", deployment=where.name if where else ""
         )
-    same = next((p for p in known if all(p.settings.get(name) == new.settings[name] for name in ("objective", "machine"))), None)
+    same = next((p for p in known if all(p.settings.get(name) == new.settings[name] for name in ("objective", "machine", "environment"))), None)
     return msgspec.structs.replace(same, settings=new.settings, hardware=new.hardware, complete=False) if same else new
 
 
@@ -242,7 +264,8 @@ def _finished(plan: Plan, measured: Profile) -> Profile:
 def _advice(plan: Plan, points: Sequence[dict[str, Any]]) -> advice.Advice:
     asked = {(*setting, batch) for setting, batch in plan.wanted}
     known = [point for point in msgspec.convert(list(points), list[Point]) if (point.hardware, point.cpus, point.batch) in asked]
-    how = "the running deployment, beside its callers" if plan.deployment else "servers of its own, on cores of their own where there are enough"
+    alone = f"servers of its own{f' in environment {plan.environment.ref}' if plan.environment else ''}, on cores of their own where there are enough"
+    how = "the running deployment, beside its callers" if plan.deployment else alone
     told = f"{plan.subject} on {machine()}: {how}; rows of {plan.version.dataset or 'its sample'}, open-loop load over loopback, without the gateway."
     return advice.advise(known, plan.objective, rps=plan.rps, price=plan.price, measured=told)
 
@@ -278,7 +301,8 @@ def _server(plan: Plan, setting: Setting, report: Reporter) -> AbstractContextMa
     assert setting.cpus
     report.step(f"starting {plan.subject} on {setting.hardware} with {setting.cpus} core{'s' if setting.cpus > 1 else ''}")
     on, _ = servers.cores_for(setting.cpus)
-    return servers.started(plan.version, DeploymentSpec(hardware=setting.hardware, cpus=setting.cpus), on=on)
+    spec = DeploymentSpec(hardware=setting.hardware, cpus=setting.cpus, isolated=plan.environment is not None)
+    return servers.started(plan.version, spec, plan.environment, on=on, report=report)
 
 
 class _Generator:

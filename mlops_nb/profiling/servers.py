@@ -17,9 +17,11 @@ import psutil
 
 from .. import hardware, settings, store, targets
 from ..errors import DeploymentFailed
+from ..progress import Reporter
 from ..settings import Workspace
 from ..store import runs
 from ..store.deployments import Deployment, DeploymentSpec, Reason
+from ..store.environments import Environment
 from ..store.models import ModelVersion
 
 _SAMPLE_SECONDS = 0.05
@@ -43,20 +45,21 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def started(version: ModelVersion, spec: DeploymentSpec, *, on: Sequence[int]) -> Iterator[Server]:
-    """A server of *version* of our own on the cores *on*, ended with the block.
+def started(version: ModelVersion, spec: DeploymentSpec, environment: Environment | None, *, on: Sequence[int], report: Reporter) -> Iterator[Server]:
+    """A server of *version* of our own on the cores *on*, ended with the block; an isolated one in *environment*, which is built first.
 
     It lives in a scratch workspace inside the workspace, so that neither the agent nor the telemetry ever sees it.
-    Raises DeploymentFailed with the model's own error.
+    Raises DeploymentFailed with the model's own error, or uv's.
     """
     workspace, local = Workspace.current(), targets.get("local")
+    local.prepare(version, environment, spec, ref=version.ref, report=report)
     patience, cells = workspace.settings().start_timeout_seconds, _cells(version)
     scratch = _scratch(workspace)
     deployment = _deployment(version, spec)
     began = time.monotonic()
     try:
         with settings.using_here(scratch):
-            deployment = msgspec.structs.replace(deployment, handle=local.start(deployment, version, context={"cells": cells}))
+            deployment = msgspec.structs.replace(deployment, handle=local.start(deployment, version, context={"cells": cells, "environment": environment}))
             pin(deployment.handle["pid"], on)
             _until_ready(deployment, patience)
         server = _server(deployment, version.ref, scratch, seconds=time.monotonic() - began, own=True)
@@ -101,6 +104,12 @@ def cores_for(count: int) -> tuple[list[int], list[int]]:
     return cores[-count:], cores[:-count] or cores
 
 
+def limits() -> str:
+    """What holds a server to the cores it is measured with here, in words."""
+    held = "CPU affinity" if hasattr(os, "sched_setaffinity") or hasattr(psutil.Process, "cpu_affinity") else "as many threads; this system has no CPU affinity"
+    return f"cores by {held}; memory is measured, not limited"
+
+
 def pin(pid: int, cores: Sequence[int]) -> None:
     """Hold a process and the threads it has to these cores, where the system can do that (not macOS)."""
     if hasattr(os, "sched_setaffinity"):
@@ -135,11 +144,17 @@ def _until_ready(deployment: Deployment, patience: float) -> None:
     while (seen := local.observe(deployment)).state != "healthy":
         if seen.state == "gone":
             reason = seen.reason or Reason(kind="exited", message="it ended without a word")
-            raise DeploymentFailed(deployment.model_ref, message=reason.message, where=reason.where, log=reason.traceback or reason.log, hint=reason.hint)
+            raise DeploymentFailed(deployment.model_ref, message=reason.message, where=reason.where, log=reason.traceback or reason.log, hint=_hint(reason))
         if time.monotonic() > deadline:
             log = "\n".join(local.logs(deployment, lines=20))
-            raise DeploymentFailed(deployment.model_ref, message=f"it was not ready within {patience:.0f} s", log=log)
+            message = f"it was not ready within {patience:.0f} s"
+            raise DeploymentFailed(deployment.model_ref, message=message, log=log, hint="start_timeout_seconds in [tool.mlops] gives it longer")
         time.sleep(0.01)
+
+
+def _hint(reason: Reason) -> str:
+    """Its own, but for the log, which goes with the scratch workspace and stands below the error anyway."""
+    return reason.hint if reason.hint and "%mlops logs" not in reason.hint else "mend the model, and register it again"
 
 
 def _cells(version: ModelVersion) -> list[dict]:

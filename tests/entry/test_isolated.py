@@ -10,10 +10,11 @@ from pathlib import Path
 import iniconfig
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 from living import deployment
 
-from mlops_nb import environments, hardware, rebuilding, registry, rollout, store
+from mlops_nb import cards, datasets, environments, hardware, profiling, rebuilding, registry, rollout, store
 from mlops_nb.errors import DeploymentFailed, EnvironmentMismatch, HardwareMissing
 from mlops_nb.settings import Workspace
 from mlops_nb.store import environments as table
@@ -78,6 +79,21 @@ def test_a_version_whose_packages_differ_here_is_deployed_with_its_own(version_m
     monkeypatch.setenv("UV_NO_CACHE", "1")
     deployed = rollout.deploy(version_made_elsewhere, name="again", spec=DeploymentSpec(isolated=True))
     assert deployed.status == "healthy" and len(list(environments_folder.iterdir())) == 1
+
+
+def test_it_is_measured_in_its_own_too_unless_told_not_to(version_made_elsewhere: str):
+    datasets.register("rows", pd.DataFrame({"x": [1.0, 2.0]}))
+    with store.writing() as tx:
+        tx.execute("UPDATE model_versions SET dataset = 'rows:1' WHERE model = 'ini'")
+    quickly = {"cpus": [1], "batches": [1], "objective": "p95=400ms", "seconds": 1.5}
+
+    its_own = profiling.profile(version_made_elsewhere, **quickly)
+    here = profiling.profile(version_made_elsewhere, **quickly, allow_mismatch=True, resume=True)
+
+    assert (its_own.settings["environment"], its_own.settings["other_packages"]) == ("elsewhere:1", [])
+    assert "environment elsewhere:1" in its_own.advice["measured"] and cards.as_text(its_own).rstrip().endswith("--isolated")
+    assert here.id != its_own.id and here.settings["environment"] is None
+    assert here.settings["other_packages"] == [f"iniconfig {environments.installed()['iniconfig'].version} here, {OLD} when the model was made"]
 
 
 def test_an_environment_that_cannot_be_built_tells_in_uvs_words(live_workspace: Workspace, tmp_path: Path, environments_folder: Path):

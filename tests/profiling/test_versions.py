@@ -72,6 +72,7 @@ def test_the_figures_hang_together(profiled: Profile) -> None:
 
 
 def test_a_server_held_to_one_core_takes_no_more_than_one(profiled: Profile) -> None:
+    assert profiled.settings["limits"] == "cores by CPU affinity; memory is measured, not limited"
     assert all(point.cpu_percent < 115 for point in points(profiled))
 
 
