@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .. import artifacts, hardware
 from ..errors import NotAModel, SignatureMismatch, TrustNeeded
@@ -221,7 +221,6 @@ class PythonModel:
     name = "python"
     inline = False
     matrix: Matrix | None = None
-    operators: ClassVar[dict[str, int]] = {}
 
     def __init__(self, spec: ServerSpec, signature: Signature | None) -> None:
         from .. import packing
@@ -231,6 +230,7 @@ class PythonModel:
         if not callable(getattr(self._model, "predict", None)):
             raise NotAModel(f"A {type(self._model).__name__}")
         self.providers = [f"Python {sys.version_info.major}.{sys.version_info.minor}"]
+        self.operators: dict[str, int] = {}
         self.signature = signature
 
     def feed(self, columns: Arrays) -> Arrays:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -59,11 +59,11 @@ class EntryScript:
     name = "script"
     inline = False
     matrix: Matrix | None = None
-    operators: ClassVar[dict[str, int]] = {}
 
     def __init__(self, spec: ServerSpec, signature: Signature | None = None) -> None:
         self.signature = signature
         self.providers = [f"Python {sys.version_info.major}.{sys.version_info.minor}"]
+        self.operators: dict[str, int] = {}
         self.path = Path(spec.script) if spec.script else Path(spec.folder) / "entry" / "score.py"
         _link(Path(spec.folder), Path(spec.folder) / "model")
         if not spec.script:
