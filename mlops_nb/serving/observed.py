@@ -71,8 +71,7 @@ class Watch:
         environ: Any = os._Environ  # type: ignore[attr-defined]
         self._read = environ.__getitem__
         environ.__getitem__ = lambda variables, name: self._variable(variables, name)
-        threading.setprofile(self._profile)
-        sys.setprofile(self._profile)
+        threading.setprofile(self._profile)  # requests are answered in threads; in the main one it would slow every import down tenfold
 
     # ── files ──
 
