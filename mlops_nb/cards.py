@@ -643,6 +643,27 @@ def _environment(environment: Any) -> Card:
     )
 
 
+def _package(package: Any) -> Card:
+    of_base = f"{size(package.bytes - package.base_bytes)} on top of {size(package.base_bytes)}" if package.image else ""
+    return Card(
+        title=package.ref,
+        kind="package",
+        mark=Mark("good", "image built") if package.image else Mark("idle", "build context only"),
+        facts=_given(
+            ("image", package.image),
+            ("digest", package.digest[:19]),
+            ("size", of_base),
+            ("base", package.base),
+            ("platform", package.platform),
+            ("pushed", package.pushed),
+            ("build context", package.folder),
+            ("content", package.content[:12]),
+            ("made", ago(package.time)),
+        ),
+        line=f"packages {package.ref}",
+    )
+
+
 def _workspace(status: Any) -> Card:
     rows = [[f"{e.name}/{d.name}", d.model, _status(d.status), Share(d.traffic), e.url] for e in status.endpoints for d in e.deployments]
     return Card(
@@ -724,6 +745,10 @@ _ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
         ["rollout", "endpoint", "deployment", "steps", "status", "why", "by", "started"],
         lambda r: [r.kind, r.endpoint, r.deployment, _steps(r), _status(r.status), r.reason or r.why, r.author, ago(r.created_at)],
     ),
+    "mlops_nb.store.packages.Package": (
+        ["model", "image", "#on top of base", "base", "platform", "digest", "pushed", "made"],
+        lambda p: [p.ref, p.image or "not built", size(p.bytes - p.base_bytes) if p.image else "", p.base, p.platform, p.digest[:19], p.pushed, ago(p.time)],
+    ),
     "mlops_nb.hardware.Hardware": (["hardware", "is", "provider", "device", "limits", "why not"], _hardware),
     "mlops_nb.store.events.Event": (
         ["time", "event", "subject", "data"],
@@ -752,5 +777,6 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.store.events.Event": _event,
     "mlops_nb.store.environments.Environment": _environment,
     "mlops_nb.store.rehearsals.Rehearsal": _rehearsal,
+    "mlops_nb.store.packages.Package": _package,
 }
 """By full name, so that a card costs no import of what it shows."""

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from .. import registry, store
+from .. import registry as models
+from .. import store
 from ..progress import SILENT, Reporter
 from ..reference import ModelRef
 from ..store import events
@@ -35,7 +36,7 @@ def package(
     *,
     tag: str | None = None,
     build: bool = True,
-    registry_name: str | None = None,
+    registry: str | None = None,
     secrets: Mapping[str, str] | None = None,
     report: Reporter = SILENT,
 ) -> Package:
@@ -44,13 +45,13 @@ def package(
     *secrets* gives, for each name in `wanted.secrets`, an environment variable or a file.
     Raises as `context_of`, `images.build` and `images.push` do; the context is kept whatever comes after it.
     """
-    made = registry.provenance(ref)
+    made = models.provenance(ref)
     laid_out = context_of(made.version, made.environment, wanted, report=report)
     if not build:
         return _recorded(laid_out, None)
     image = images.build(laid_out, tag=tag or default_tag(made.version, wanted.target), secrets=secrets, report=report)
-    if registry_name:
-        image = images.push(image, registry_name, report)
+    if registry:
+        image = images.push(image, registry, report)
     return _recorded(laid_out, image)
 
 
@@ -85,7 +86,7 @@ def image_of(
 
 def packages(ref: ModelRef | str | None = None) -> list[Package]:
     """What was packaged, of one version or of all, newest first.  Raises ModelNotFound, VersionNotFound, AliasNotFound."""
-    version = registry.get(ref) if ref else None
+    version = models.get(ref) if ref else None
     with store.reading() as tx:
         return table.every(tx, version.model if version else None, version.version if version else None)
 

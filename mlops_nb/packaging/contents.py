@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from .. import environments
-from ..distributions import normalised
+from ..distributions import installed, normalised
+from ..errors import MissingExtra
 from ..rebuilding import SERVER_NEEDS
 from ..store.environments import Environment, Package
 from ..store.models import ModelVersion
@@ -28,15 +28,15 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     """What `python -m` starts with the path of its specification."""
     needs: tuple[str, ...]
     """Distributions it imports besides the model's own."""
+    extra: str = "all"
+    """The extra of ours that brings them."""
     port: int | None = None
     """Where it answers HTTP; None for one that is asked some other way."""
-    settings: Mapping[str, Any] = {}
-    """What stands in its specification besides what every ServerSpec has."""
 
 
 CONTENTS: Mapping[str, Contents] = {
     "docker": Contents(module=f"{_NAME}.serving.contained", needs=SERVER_NEEDS, port=8080),
-    "edge": Contents(module=f"{_NAME}.edge", needs=(*SERVER_NEEDS, "cbor2", "paho-mqtt")),
+    "edge": Contents(module=f"{_NAME}.edge", needs=(*SERVER_NEEDS, "cbor2", "paho-mqtt"), extra="edge"),
 }
 """By what `--target` calls it."""
 
@@ -47,6 +47,7 @@ def packages(version: ModelVersion, environment: Environment | None, contents: C
     An object or script gets those it was made with; a model that ONNX Runtime runs needs no others than ONNX Runtime, at the version it was
     made with where that is recorded.  What the server itself imports comes in the version that is installed here.
     """
+    _check_here(contents)
     recorded = {normalised(package.name): package for package in (environment.packages if environment else [])}
     if version.engine == "onnxruntime":
         ours = environments.installed_here([*contents.needs, "onnxruntime"])
@@ -54,6 +55,13 @@ def packages(version: ModelVersion, environment: Environment | None, contents: C
     else:
         found = {normalised(package.name): package for package in environments.installed_here(contents.needs)} | recorded
     return [found[name] for name in sorted(found)]
+
+
+def _check_here(contents: Contents) -> None:
+    """Raises MissingExtra for a package that the image's module imports and that is not here to be locked."""
+    for name in contents.needs:
+        if normalised(name) not in installed():
+            raise MissingExtra(name, extra=contents.extra, doing="Packaging it")
 
 
 def model_files(version: ModelVersion) -> list[str]:

@@ -110,7 +110,7 @@ def _final(recipe: Recipe) -> list[str]:
         f"FROM --platform={recipe.platform} {recipe.base}",
         f"COPY --from=packages {HOME}/python {HOME}/python",
         f"COPY --from=server {HOME}/server {HOME}/server",
-        f'ENV PATH="{HOME}/python/bin:$PATH" PYTHONPATH={HOME}/server PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1',
+        f'ENV PATH="{HOME}/python/bin:$PATH" PYTHONPATH={HOME}/server PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ORT_DISABLE_TELEMETRY=1',
         f"WORKDIR {HOME}/files",
         f"USER {USER}:{USER}",
         *([f"EXPOSE {contents.port}", _healthcheck(contents.port)] if contents.port else []),

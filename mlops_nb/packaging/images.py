@@ -149,12 +149,17 @@ def _built(client: docker.DockerClient, context: Context, base: Mapping[str, Any
     lines = _by_command(context, label, tag, files) if context.secrets else _by_engine(client, context, label, tag)
     last: deque[str] = deque(maxlen=_LAST_LINES)
     try:
-        for line in lines:
+        for line in filter(_telling, lines):
             last.append(line)
             report.log(line)
     except _BuildEnded as ended:
         raise _why(context, list(last), str(ended)) from ended
     return _image(client, context, base, tag)
+
+
+def _telling(line: str) -> bool:
+    """Whether a line is more than the engine's bookkeeping."""
+    return bool(line.strip()) and not line.startswith((" --->", "Removing intermediate container"))
 
 
 class _BuildEnded(Exception):
