@@ -239,9 +239,14 @@ class PythonModel:
 
     def compute(self, feed: Arrays) -> Arrays:
         """`label` and `probabilities` of a classifier, `prediction` of a regressor, else `output` or a returned dict's keys."""
-        return answers(self._model, self._data(feed))
+        return self.ask(self.data(feed))
 
-    def _data(self, columns: Arrays) -> Any:
+    def ask(self, data: Any) -> Arrays:
+        """What the object says of *data* as they are."""
+        return answers(self._model, data)
+
+    def data(self, columns: Arrays) -> Any:
+        """Checked columns as the kind of data that the object was trained on."""
         if self.signature and self.signature.kind == "table":
             frame = as_frame(columns, self.signature)
             return frame.iloc[:, 0] if self.signature.series else frame
