@@ -5,7 +5,7 @@
     │   ├── BadName  BadReference  BadOption  UnsafePath  UnsafeText  UnsafeUrl
     │   ├── WeightsDoNotSum        SignatureMismatch  NotAModel  NotAnEntryScript  TrustNeeded  TargetCannot
     │   ├── NotPicklable           SampleNeeded  LicenceNotAccepted  SecretVariable
-    │   ├── BrokerNotSet  SecretReadable
+    │   ├── BrokerNotSet  SecretReadable  EngineElsewhere  ImageOfAnother
     │   └── UnknownVariable        UnknownCommand  UnknownOption  BadExpression
     ├── NotFound                   exit 3   HTTP 404   no such thing in this workspace
     │   └── ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
@@ -20,7 +20,7 @@
             DeploymentFailed  NothingToRollBack  DashboardFailed  GatewayUnreachable  BrokerUnreachable  NothingToCompare  HardwareMissing
             ModelFailedUnderLoad
             DriftCheckFailed  EngineMissing  EngineInstallFailed  TookTooLong  ServerEnding
-            NoContainerEngine  BaseUnfit  ImageNotBuilt  ImageNotPushed  WheelsMissing  ClusterUnreachable  ClusterRefused
+            NoContainerEngine  ImageMissing  BaseUnfit  ImageNotBuilt  ImageNotPushed  WheelsMissing  ClusterUnreachable  ClusterRefused
             EnvironmentNotBuilt  EntryScriptFailed  CompilerMissing  EmulationNotBuilt  SynthesisFailed  …
 
 A leaf takes data and words itself.  The base knows the exit code, the HTTP status, the JSON shape and the two lines that a
@@ -135,6 +135,24 @@ class TargetCannot(UsageError):
     def __init__(self, target: str, what: str, *, able: Sequence[str]) -> None:
         others = f" Targets that can: {listed(able)}." if able else " No target of this version can."
         super().__init__(f"The target {target} cannot {what}.{others}", hint=f"--to {able[0]}" if able else "%mlops hardware")
+
+
+class EngineElsewhere(UsageError):
+    """A container engine of another machine, where a deployment's port, token and telemetry would be out of reach."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"The container engine at {address} is on another machine; a deployment's port, key and telemetry would be there, not here.",
+            hint="container_engine in [tool.mlops], naming an engine of this machine",
+        )
+
+
+class ImageOfAnother(UsageError):
+    """An image that holds something else than the version to be deployed."""
+
+    def __init__(self, reference: str, *, holds: str | None, wanted: str) -> None:
+        what = f"holds {holds}, not {wanted}" if holds else "was not made by %mlops package"
+        super().__init__(f"The image {reference} {what}.", hint=f"%mlops package {wanted}, or leave --image out")
 
 
 class UnsafePath(UsageError):
@@ -815,6 +833,15 @@ class WheelsMissing(Failed):
 
     def __init__(self, doing: str, *, log: str = "") -> None:
         super().__init__(f"Not all of {doing} can be had.", hint="--platform linux/amd64, or --no-wheelhouse where the build has a network", detail=log)
+
+
+class ImageMissing(Failed):
+    """An image that a deployment was to run from is neither in the engine nor to be had."""
+
+    def __init__(self, reference: str, *, why: str) -> None:
+        super().__init__(
+            f"No image {reference} is in the container engine, and it could not be pulled: {why}.", hint="leave --image out, and the image is built here"
+        )
 
 
 class MissingExtra(Failed):

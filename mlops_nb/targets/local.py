@@ -71,7 +71,7 @@ def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, A
     spec = _spec(deployment, version, folder, port=port, token_file=token_file, context=context)
     write_private(_spec_file(deployment), msgspec.json.encode(spec))
     python, variables = _interpreter(context.get("environment") if deployment.spec.isolated else None, folder, _runtime(version, deployment.spec))
-    with _log(folder) as log:
+    with open_log(folder) as log:
         process = subprocess.Popen(
             [python, *_COMMAND, str(_spec_file(deployment))], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True, env=variables | deployment.spec.variables | {"PYTHONUNBUFFERED": "1", "MLOPS_HOME": str(Workspace.current().root)},
@@ -211,7 +211,8 @@ def write_private(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _log(folder: Path) -> Any:
+def open_log(folder: Path) -> Any:
+    """The log below *folder*, to be appended to; one that has grown large is put aside."""
     path = folder / "log"
     if path.exists() and path.stat().st_size > _LOG_BYTES:
         path.replace(folder / "log.1")
