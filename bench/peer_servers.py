@@ -7,6 +7,7 @@ All run the ONNX file by ONNX Runtime on one thread, so that what differs is the
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -28,13 +29,19 @@ def mlserver(model: str, port: str) -> None:
     import subprocess
 
     with tempfile.TemporaryDirectory() as folder:
-        ports = {"http_port": int(port), "grpc_port": int(port) + 1, "metrics_port": int(port) + 2}
+        ports = {"http_port": int(port), "grpc_port": _free_port(), "metrics_port": _free_port()}
         (Path(folder) / "settings.json").write_text(json.dumps({"host": "127.0.0.1", "parallel_workers": 0, "debug": False} | ports))
         (Path(folder) / "model-settings.json").write_text(
             json.dumps({"name": "forest", "implementation": "peer_runtime.Forest", "parameters": {"uri": model, "version": "1"}})
         )
         (Path(folder) / "peer_runtime.py").write_text(_MLSERVER)
         subprocess.run([str(Path(sys.executable).with_name("mlserver")), "start", folder], env=os.environ | {"PYTHONPATH": folder}, check=False)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 _MLSERVER = """\

@@ -22,6 +22,7 @@ import msgspec
 import orjson
 
 from ..signature import as_lists
+from ..telemetry.packed import packed
 
 FLUSH_SECONDS = 0.1
 MOST_QUEUED = 20_000
@@ -114,7 +115,7 @@ class Capture:
         for _ in range(len(self._queue)):
             record = self._queue.popleft()
             self._values_out += record.values
-            buffer += _line(record)
+            buffer += line(record)
             if len(buffer) > 4_000_000:
                 self._append(buffer)
                 buffer.clear()
@@ -183,16 +184,17 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def _line(record: Record) -> bytes:
-    """The record as JSON.  Arrays of numbers go in as they are: orjson takes a quarter of the time that lists of them take."""
+def line(record: Record) -> bytes:
+    """The record as JSON; many numbers as `telemetry.packed` has them."""
     try:
         inputs, outputs = record.payload() if record.payload else (None, None)
-        kept = _json(_plain(inputs)), _json(_plain(outputs))
+        few, groups = packed(inputs) if inputs else (inputs, [])
+        kept = _json(_plain(few)), _json(_plain(outputs)), b',"packed":' + _json(groups) if groups else b""
     except (TypeError, ValueError, OverflowError) as error:  # a value that JSON has no word for, such as a 70-bit number
-        kept, record.error = (b"null", b"null"), record.error or f"not kept: {error}"
+        kept, record.error = (b"null", b"null", b""), record.error or f"not kept: {error}"
     moment = datetime.fromtimestamp(record.time, UTC).isoformat(timespec="microseconds").encode()
-    facts = moment, _json(record.id), record.status, record.latency_ms, record.rows, *kept, _json(record.error)
-    return b'{"time":"%b","id":%b,"status":%d,"latency_ms":%.3f,"rows":%d,"inputs":%b,"outputs":%b,"error":%b}\n' % facts
+    facts = moment, _json(record.id), record.status, record.latency_ms, record.rows, *kept[:2], _json(record.error), kept[2]
+    return b'{"time":"%b","id":%b,"status":%d,"latency_ms":%.3f,"rows":%d,"inputs":%b,"outputs":%b,"error":%b%b}\n' % facts
 
 
 def _json(value: Any) -> bytes:

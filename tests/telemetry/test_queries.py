@@ -231,3 +231,39 @@ def test_reading_while_lines_are_closed_and_compacted_loses_and_doubles_nothing(
 
     assert counts == sorted(counts) and counts[0] >= 50
     assert payloads == sorted(payloads) and payloads[0] >= 2 * counts[-1]
+
+
+def test_many_numbers_are_read_back_to_the_last_bit(recorded):
+    rng = np.random.default_rng(5)
+    columns = {f"f{n}": rng.normal(size=40).astype(np.float32 if n < 12 else np.float64) for n in range(24)}
+    columns |= {"code": ["x"] * 40, "whole": np.arange(40)}
+    columns["f3"][7] = np.nan
+    types = {name: "string" if name == "code" else str(values.dtype) for name, values in columns.items() if name != "code"} | {"code": "string"}
+    capture = Capture(recorded.folder, payload_percent=100)
+    capture.start(signature={"kind": "table", "inputs": [{"name": name, "type": type_} for name, type_ in types.items()], "outputs": []})
+    capture.put(Record(A_DAY.timestamp(), "many", 200, 1.25, 40, lambda: (columns, {"label": [1] * 40}), 2, None))
+    capture.end()
+    assert b'"packed":' in next(recorded.folder.glob("closed-*.jsonl")).read_bytes()
+
+    lines = telemetry.inputs("delays", since=A_DAY - timedelta(days=1))
+    telemetry.compact()
+    resting = telemetry.inputs("delays", since=A_DAY - timedelta(days=1))
+
+    for read in (lines, resting):
+        for name, values in columns.items():
+            np.testing.assert_array_equal(read[name], values)
+
+
+def test_a_tensor_of_many_numbers_keeps_its_shape(recorded):
+    rows = np.random.default_rng(6).normal(size=(64, 30)).astype(np.float32)
+    capture = Capture(recorded.folder, payload_percent=100)
+    capture.start(signature={"kind": "tensors", "inputs": [{"name": "input", "type": "float32", "shape": [None, 30]}], "outputs": []})
+    capture.put(Record(A_DAY.timestamp(), "many", 200, 1.25, 64, lambda: ({"input": rows}, None), 2, None))
+    capture.end()
+
+    before = telemetry.requests("delays")[0]["inputs"]["input"]
+    telemetry.compact()
+    after = telemetry.requests("delays")[0]["inputs"]["input"]
+
+    assert before == after
+    np.testing.assert_array_equal(np.array(after, dtype=np.float32), rows)
