@@ -57,12 +57,13 @@ def is_local(where: str | None = None) -> bool:
     return parts.scheme in ("unix", "npipe") or parts.hostname in _LOOPBACK
 
 
-def client(*, timeout_seconds: float = QUICK_SECONDS) -> docker.DockerClient:
-    """A client of the engine, made once in a process for each address and patience; a slow task such as a build asks for more patience.
+def client(*, timeout_seconds: float = QUICK_SECONDS, at: str | None = None) -> docker.DockerClient:
+    """A client of the engine (or of the one *at* an address), made once in a process for each address and patience.
 
-    Raises MissingExtra without the docker package; NoContainerEngine, saying what was tried, when nobody answers.
+    A slow task such as a build asks for more patience.  Raises MissingExtra without the docker package; NoContainerEngine, saying what was
+    tried, when nobody answers.
     """
-    connection = _connection()
+    connection = _connection(at)
     key = connection["base_url"], timeout_seconds, os.getpid()
     with _making:
         if key not in _clients:
@@ -92,18 +93,18 @@ def ask(what: str) -> dict[str, Any]:
         raise silent(error) from error
 
 
-def silent(error: BaseException | str) -> NoContainerEngine:
-    """The error for an engine that did not answer, from what the client raised."""
-    return NoContainerEngine(address(), why=_plain(error))
+def silent(error: BaseException | str, *, at: str | None = None) -> NoContainerEngine:
+    """The error for an engine (or the one *at* an address) that did not answer, from what the client raised."""
+    return NoContainerEngine(at or address(), why=_plain(error))
 
 
-def _connection() -> dict[str, Any]:
-    """What docker.DockerClient takes: base_url, and tls where that is used."""
+def _connection(at: str | None = None) -> dict[str, Any]:
+    """What docker.DockerClient takes: base_url, and tls where that is used; *at* an address that was found earlier, by it alone."""
     try:
         from docker.utils import kwargs_from_env
     except ImportError:
         raise MissingExtra("docker", extra="docker", doing="Talking to a container engine") from None
-    chosen = Workspace.current().settings().container_engine
+    chosen = at or Workspace.current().settings().container_engine
     if "://" in chosen:
         return {"base_url": chosen}
     if chosen:

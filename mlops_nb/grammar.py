@@ -483,6 +483,12 @@ def _percentage(text: str) -> int:
     return int(text)
 
 
+def _gpus(text: str) -> str:
+    if text != "all" and not (text.isascii() and text.isdigit() and int(text)):
+        raise BadOption(f"{text!r} is no number of GPUs.", hint="--gpus all, or how many")
+    return text
+
+
 def _cores(text: str) -> float:
     try:
         cores = float(text)
@@ -546,6 +552,7 @@ HARDWARE = Word("HARDWARE", hardware.checked, lambda _: hardware.NAMES)
 PERCENT = Word("PERCENT", _percentage)
 SEVERAL_PERCENT = Several(PERCENT, "PERCENT,…")
 CORES = Word("CORES", _cores)
+GPUS = Word("COUNT|all", _gpus, lambda _: ("all",))
 SEVERAL_HARDWARES = Several(HARDWARE, "HARDWARE,…")
 SEVERAL_CORES = Several(CORES, "CORES,…")
 SEVERAL_BATCHES = Several(Word("ROWS", _rows_each), "ROWS,…")

@@ -26,6 +26,7 @@ from ..grammar import (
     AN_ENVIRONMENT,
     CORES,
     DATA,
+    GPUS,
     HARDWARE,
     MEMORY,
     PERCENT,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         "deploy delays:2 --endpoint delays --traffic 10",
         "deploy delays:1 --isolated",
         "deploy delays@champion --cpus 2 --memory 512m --env OMP_NUM_THREADS=2",
+        "deploy delays:3 --to docker --cpus 1 --memory 512m",
         "deploy delays:3 --to kubernetes --image registry.example.org/delays:3 --gateway edge/public --replicas 2",
         "deploy delays:3 --to fpga --precision 'fixed<16,6>'",
         "%deploy --form",
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
 @click.option("--cpus", type=CORES, help="Cores it may use.  [default: all]")
 @click.option("--memory", "memory_mb", type=MEMORY, help="Memory it may take, such as 512m or 2g.  [default: no limit]")
 @click.option("--hardware", type=HARDWARE, default="cpu", help="What it runs on.  [default: cpu]")
+@click.option("--gpus", type=GPUS, help="GPUs it is given in its container or pod: how many, or all.  [default: none]")
 @click.option("--precision", type=A_PRECISION, help="FPGA: which of its FPGA forms is emulated.  [default: the narrowest that agrees]")
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="A fixed port on 127.0.0.1.  [default: a free one]")
 @click.option("--env", "variables", type=A_VARIABLE, multiple=True, help="An environment variable, not a secret; may be repeated.")
@@ -75,6 +78,7 @@ if TYPE_CHECKING:
 @click.option("--isolated", is_flag=True, help="Run in an environment of its own, with exactly the packages it was made with.")
 @click.option("--environment", type=AN_ENVIRONMENT, help="Run in an environment of its own with these packages instead.")
 @click.option("--image", metavar="REFERENCE", help="The image it runs, where it runs in a container.  [default: built from the version, where the target can]")
+@click.option("--base", metavar="IMAGE", help="Docker: the image that its own is built upon.  [default: the official one of its Python]")
 @click.option("--context", type=A_CONTEXT, help="Which of the kubeconfig's clusters.  [default: its current one]")
 @placing
 @click.option("--wait/--no-wait", default=True, help="Return once it is healthy, or at once.  [default: wait]")
@@ -88,6 +92,7 @@ def deploy(
     cpus: float | None,
     memory_mb: int | None,
     hardware: str,
+    gpus: str | None,
     precision: Precision | None,
     port: int | None,
     variables: Sequence[tuple[str, str]],
@@ -110,7 +115,7 @@ def deploy(
     from ..store.deployments import DeploymentSpec
 
     spec = DeploymentSpec(
-        cpus=cpus, memory_mb=memory_mb, hardware=hardware, port=port, variables=dict(variables), allow_mismatch=allow_mismatch,
+        cpus=cpus, memory_mb=memory_mb, hardware=hardware, gpus=gpus, port=port, variables=dict(variables), allow_mismatch=allow_mismatch,
         isolated=isolated or environment is not None, environment=str(environment) if environment else None,
         options={"precision": str(precision)} if precision else {},
     )  # fmt: skip

@@ -18,7 +18,7 @@ from ..store.deployments import Deployment, DeploymentSpec, Reason
 from ..store.environments import Environment
 from ..store.models import ModelVersion
 
-NAMES = ("local", "kubernetes", "fpga")
+NAMES = ("local", "docker", "kubernetes", "fpga")
 """Every target this version of the package can run on."""
 _RUN_BY = {"fpga": "local"}
 
