@@ -15,6 +15,7 @@ from typing import Any
 
 import streamlit as st
 
+from mlops_nb import targets as places
 from mlops_nb.errors import MlopsError
 from mlops_nb.safety import checked_url
 from mlops_nb.settings import Workspace
@@ -199,15 +200,20 @@ def _turn(page: int) -> None:
 ALL = "all"
 
 
+def runs_on(deployment: Deployment) -> str:
+    """What a deployment was asked to run on; of an emulation, that it is one."""
+    return places.hardware(deployment)
+
+
 def filtered(deployments: Sequence[Deployment]) -> list[Deployment]:
     """Those on the target and hardware that the URL names."""
     target, hardware = asked("target", otherwise=ALL), asked("hardware", otherwise=ALL)
-    return [d for d in deployments if target in (ALL, d.target) and hardware in (ALL, d.spec.hardware)]
+    return [d for d in deployments if target in (ALL, d.target) and hardware in (ALL, runs_on(d))]
 
 
 def choose_place(deployments: Sequence[Deployment]) -> None:
     """Lists of the targets and the hardware there are."""
-    targets, kinds = sorted({d.target for d in deployments}), sorted({d.spec.hardware for d in deployments})
+    targets, kinds = sorted({d.target for d in deployments}), sorted({runs_on(d) for d in deployments})
     choose("Target", [ALL, *targets], param="target", value=asked("target", targets, otherwise=ALL), width=140)
     choose("Hardware", [ALL, *kinds], param="hardware", value=asked("hardware", kinds, otherwise=ALL), width=140)
 

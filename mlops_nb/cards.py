@@ -277,6 +277,7 @@ def _model_version(version: Any) -> Card:
             ("environment", version.environment),
             ("conversion", _conversion(version.conversion)),
             ("speed", _speed(version.conversion)),
+            ("FPGA", _fpga(version.conversion.get("fpga"))),
             ("inputs", _columns(version.signature, "inputs")),
             ("outputs", _columns(version.signature, "outputs")),
             ("files", f"{len(version.files)}, {size(version.bytes)}"),
@@ -329,6 +330,63 @@ def _converted(converted: Any) -> Card:
         tables=[Table(["#rows", "#threads", "#original, ms", "#ONNX, ms", "#ONNX is"], rows)],
         line=f"deploy {version.ref}",
     )
+
+
+def _fpga(form: Mapping[str, Any] | None) -> str:
+    """A version's FPGA form in a line."""
+    if not form:
+        return ""
+    point = next(point for point in form["points"] if point["precision"] == form["chosen"])
+    return f"{form['described']} in {form['chosen']}, answers {_percent(point['agreement']['agreement'])} of the rows alike in emulation"
+
+
+def _converted_to_fpga(converted: Any) -> Card:
+    version = converted.version
+    form = version.conversion["fpga"]
+    estimated = all(point["resources"]["source"] == "estimate" for point in form["points"])
+    sizes = "estimated, not synthesised" if estimated else f"reported by {form['points'][0]['resources']['source']}"
+    notes = [f"{point['precision']}: {note}" for point in form["points"] for note in point["notes"]]
+    return Card(
+        title=version.ref,
+        kind="model version",
+        mark=Mark("good", "emulated"),
+        facts=_given(
+            ("logic", f"{form['described']} ({form['kind']}, written by {form['by']})"),
+            ("part", f"{form['part']}, reuse {form['reuse']}"),
+            ("answers", "of the bit-accurate emulation in C++, beside the float model's"),
+            ("resources", sizes),
+            ("an estimate may be off", _band(form["points"][0]["resources"]["band"]) if estimated else ""),
+            ("chosen", form["chosen"]),
+        ),
+        tables=[Table(_FPGA_COLUMNS, [_fpga_row(point, form["chosen"]) for point in form["points"]])],
+        note=" · ".join(notes),
+        line=f"deploy {version.ref} --to fpga",
+    )
+
+
+_FPGA_COLUMNS = ["precision", "#rows alike", "#largest error", "#right", "#DSP", "#LUT", "#FF", "#BRAM", "#ns"]
+
+
+def _fpga_row(point: Mapping[str, Any], chosen: str) -> list[Any]:
+    """One precision: how it answers, and what it takes."""
+    agreement, takes = point["agreement"], point["resources"]
+    right = next((f"{name} {agreement[name]:.3f} of {agreement[f'float_{name}']:.3f}" for name in ("auc", "accuracy", "r2") if agreement[name] is not None), "")
+    figures = [f"{takes[name]:,}" for name in ("dsp", "lut", "ff", "bram")]
+    alike = [_percent(agreement["agreement"]), f"{agreement['max_error']:.3g}", right]
+    return [point["precision"] + (" ★" if point["precision"] == chosen else ""), *alike, *figures, f"{takes['latency_cycles'] * takes['clock_ns']:g}"]
+
+
+def _band(band: Mapping[str, Sequence[float]]) -> str:
+    return ", ".join(f"{name.removesuffix('_cycles').upper()} ×{low:g} to ×{high:g}" for name, (low, high) in band.items())
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}".replace(".00%", "%")
+
+
+def _place(deployment: Any) -> str:
+    """Where it runs, and on what where that is not the CPU alone; an emulation is named as one."""
+    return deployment.target if deployment.hardware == "cpu" else f"{deployment.target}, {deployment.hardware}"
 
 
 def _made(report: Mapping[str, Any]) -> str:
@@ -389,13 +447,13 @@ def _deployed(deployed: Any) -> Card:
         title=deployed.deployment,
         kind="deployment",
         mark=_status(deployed.status),
-        facts=[("model", deployed.model), ("target", deployed.target), ("traffic", Share(deployed.traffic)), ("url", deployed.url)],
+        facts=[("model", deployed.model), ("target", _place(deployed)), ("traffic", Share(deployed.traffic)), ("url", deployed.url)],
         line=f"invoke {deployed.endpoint} --data DATA",
     )
 
 
 def _endpoint(view: Any) -> Card:
-    rows = [[d.name, d.model, _status(d.status), _taken(d), d.target, ago(d.since)] for d in view.deployments]
+    rows = [[d.name, d.model, _status(d.status), _taken(d), _place(d), ago(d.since)] for d in view.deployments]
     troubled = min((d for d in view.deployments if d.reason), key=lambda d: d.status == "healthy", default=None)
     return Card(
         title=view.name,
@@ -764,6 +822,7 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.store.models.ModelVersion": _model_version,
     "mlops_nb.registry.Registered": _registered,
     "mlops_nb.converting.Converted": _converted,
+    "mlops_nb.hls.ConvertedToFpga": _converted_to_fpga,
     "mlops_nb.store.datasets.DatasetVersion": _dataset_version,
     "mlops_nb.rollout.Deployed": _deployed,
     "mlops_nb.rollout.EndpointView": _endpoint,

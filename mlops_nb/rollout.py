@@ -70,6 +70,8 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
     deployment: str
     model: str
     target: str
+    hardware: str = "cpu"
+    """What it was asked to run on, or the emulation that stands in for it."""
     status: str
     traffic: int
     url: str
@@ -358,7 +360,7 @@ def _deployed(deployment: Deployment) -> Deployed:
         now = table.get(tx, deployment.endpoint, deployment.name)
         share = table.traffic(tx, now.endpoint).get(now.name, 0)
         return Deployed(
-            endpoint=now.endpoint, deployment=now.ref, model=now.model_ref, target=now.target, status=now.status, traffic=share,
+            endpoint=now.endpoint, deployment=now.ref, model=now.model_ref, target=now.target, hardware=targets.hardware(now), status=now.status, traffic=share,
             url=_url(_base_url(tx), now.endpoint, [now]),
         )  # fmt: skip
 

@@ -38,7 +38,7 @@ def show_facts(d: Deployment) -> None:
         {
             "model": d.model_ref,
             "target": d.target,
-            "hardware": d.spec.hardware,
+            "hardware": parts.runs_on(d),
             "cores": d.spec.cpus or "all",
             "memory": f"{d.spec.memory_mb} MB" if d.spec.memory_mb else "no limit",
             "share wanted": f"{found.shares.get(d.endpoint, {}).get(d.name, 0)} %",
@@ -68,7 +68,7 @@ parts.table(
             "model": d.model_ref,
             "status": parts.marked(d.status),
             "target": d.target,
-            "hardware": d.spec.hardware,
+            "hardware": parts.runs_on(d),
             "wanted share": found.shares.get(d.endpoint, {}).get(d.name, 0),
             "restarts": d.restarts,
             "since": parts.ago(d.changed_at),

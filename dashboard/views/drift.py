@@ -85,7 +85,7 @@ def show_checks() -> None:
             "verdict": parts.marked("drift" if c.is_drift else "no drift"),
             "deployment": c.deployment or "all",
             "target": ", ".join(sorted({d.target for d in asked_of(c)})),
-            "hardware": ", ".join(sorted({d.spec.hardware for d in asked_of(c)})),
+            "hardware": ", ".join(sorted({parts.runs_on(d) for d in asked_of(c)})),
             "dataset": c.dataset,
             "engine": c.engine,
         }

@@ -6,6 +6,8 @@ import parts
 import queries
 import streamlit as st
 
+from mlops_nb.fpga import figures
+
 parts.header("Models", "Every registered version: what it is, what made it, and how it differs from another.")
 text = parts.search("Search", param="q", placeholder="name, description or tag", icon=":material/search:")
 found = queries.model_versions(text, chosen=parts.asked("model"), other=parts.asked("with"), page=parts.page_number())
@@ -38,6 +40,7 @@ def show_version(card: queries.Card) -> None:
             }
         )
         show_conversion(version.conversion)
+        show_fpga(version.conversion.get("fpga"))
         show_deployments(card)
     with signature:
         show_signature(version.signature)
@@ -79,6 +82,22 @@ def show_conversion(report: dict) -> None:
         parts.table(shown, alt="Rows answered differently")
 
 
+def show_fpga(form: dict | None) -> None:
+    """The trade-off of its FPGA forms, as the emulation answered; what resources are estimates says so."""
+    if not form:
+        return
+    st.caption(f"FPGA emulation: {parts.plain(form['described'])} for {parts.plain(form['part'])}")
+    parts.chart(figures.trade_off(form), key="fpga", alt="Rows answered alike and resources taken, by precision")
+    rows = [
+        {"precision": p["precision"], "chosen": "★" if p["precision"] == form["chosen"] else "", "alike": p["agreement"]["agreement"]}
+        | {"largest error": p["agreement"]["max_error"]}
+        | {name: p["resources"][name] for name in ("dsp", "lut", "ff", "bram", "latency_cycles")}
+        | {"resources from": p["resources"]["source"], "notes": "; ".join(p["notes"])}
+        for p in form["points"]
+    ]
+    parts.table(rows, alt="The FPGA forms of this version")
+
+
 def show_deployments(card: queries.Card) -> None:
     """Where this version runs, or the line that makes it run."""
     if not card.deployments:
@@ -86,7 +105,7 @@ def show_deployments(card: queries.Card) -> None:
         return
     for d in card.deployments:
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"{parts.coloured(d.status)} on {parts.plain(d.target)}, {parts.plain(d.spec.hardware)}", width="content")
+            st.markdown(f"{parts.coloured(d.status)} on {parts.plain(d.target)}, {parts.plain(parts.runs_on(d))}", width="content")
             st.page_link("views/deployments.py", label=parts.plain(d.ref), icon=":material/rocket_launch:", query_params={"deployment": d.ref})
 
 

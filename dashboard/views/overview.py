@@ -52,7 +52,7 @@ if found.live:
                 "model": d.model_ref,
                 "status": parts.marked(d.status),
                 "target": d.target,
-                "hardware": d.spec.hardware,
+                "hardware": parts.runs_on(d),
                 "wanted share": found.shares.get(d.endpoint, {}).get(d.name, 0),
                 "live share": seen.get("share", 0.0) * 100,
                 "requests/s": seen.get("requests_per_second", 0.0),

@@ -73,7 +73,7 @@ def share_row(name: str, deployment: queries.Deployment | None, wanted: int, see
         "deployment": name,
         "model": deployment.model_ref if deployment else "",
         "status": parts.marked(deployment.status) if deployment else "· withdrawn",
-        "runs on": f"{deployment.target} · {deployment.spec.hardware}" if deployment else "",
+        "runs on": f"{deployment.target} · {parts.runs_on(deployment)}" if deployment else "",
         "wanted share": wanted,
         "live share": seen.get("share", 0.0) * 100,
         "requests": seen.get("requests", 0),

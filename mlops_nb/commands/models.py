@@ -170,7 +170,7 @@ def _check_form(to: str, **options: dict[str, Any]) -> None:
     """Raises UsageError for an option that belongs to the other form."""
     for form, given in options.items():
         if form != to and (name := next((name for name, value in given.items() if value), None)):
-            raise UsageError(f"--{name} is for --to {form}.", hint=f"%mlops convert MODEL --to {form} --{name} …")
+            raise UsageError(f"--{name} is for --to {form}.", hint=f"leave it out, or --to {form}")
 
 
 @mlops.command(heading="Models", examples=["alias delays:2 champion", "alias delays@champion champion --remove"])

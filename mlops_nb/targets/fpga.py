@@ -82,6 +82,6 @@ def _project(version: ModelVersion, precision: str | None) -> tuple[str, StoredF
     point = next((point for point in form["points"] if point["precision"] == wanted), None)
     if point is None:
         there = ", ".join(point["precision"] for point in form["points"])
-        raise BadOption(f"{version.ref} has no FPGA form in {wanted}. It has: {there}.", hint=f"%mlops convert {version.ref} --to fpga --precision '{wanted}'")
+        raise BadOption(f"{version.ref} has no FPGA form in {wanted}. It has: {there}.", hint=f"%mlops convert {version.ref} --to fpga")
     place = f"{emulation.FOLDER}/{point['file']}"
     return wanted, next(file for file in version.files if file.path == place)
