@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# System packages the tests need: a browser, a container engine and what makes its first image.  Installed where that is possible (Debian, as root), named where it is not.
+# System packages the tests need: a browser, an MQTT broker, a container engine and what makes its first image.  Installed where that is possible (Debian, as root), named where it is not.
 set -euo pipefail
 missing=()
 [ -x /usr/bin/chromium ] || command -v chromium >/dev/null || missing+=(chromium)
@@ -7,6 +7,8 @@ command -v git >/dev/null || missing+=(git)
 if [ "$(uname)" = Linux ]; then
     PATH=$PATH:/usr/sbin
     command -v dockerd >/dev/null || missing+=(docker.io iptables)
+    command -v mosquitto >/dev/null || missing+=(mosquitto mosquitto-clients)
+    command -v openssl >/dev/null || missing+=(openssl)
     command -v debootstrap >/dev/null || missing+=(debootstrap)
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0

@@ -1,0 +1,108 @@
+"""The module on a device, as a process of its own, and what tests need to talk to it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mlops_nb import artifacts
+from mlops_nb.edge import twin
+from mlops_nb.edge.broker import Broker
+from mlops_nb.edge.link import publish_once
+from mlops_nb.edge.module import State
+from mlops_nb.edge.spec import DeviceSpec
+from mlops_nb.edge.twin import Desired
+from mlops_nb.store.models import ModelVersion
+
+from living import wait_for
+
+KEY = b"a key that device and workspace share"
+
+
+class Device:
+    """One device: its folder survives `kill`."""
+
+    def __init__(self, folder: Path, broker: Broker, *, name: str = "gate-1", **more: Any) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "twin.key").write_bytes(KEY)
+        (folder / "twin.key").chmod(0o600)
+        settings = {"heartbeat_seconds": 0.5, "telemetry_seconds": 0.3, "longest_retry_seconds": 1, "twin_key_file": str(folder / "twin.key")} | more
+        self.name, self.folder, self.broker = name, folder, broker
+        self.spec = DeviceSpec(device=name, broker=broker, folder=str(folder / "state"), **settings)
+        (folder / "spec.json").write_bytes(msgspec.json.encode(self.spec))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Device:
+        """Start the module."""
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "mlops_nb.edge", str(self.folder / "spec.json")], stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            )
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> int:
+        """SIGTERM; its exit code."""
+        assert self._process
+        self._process.terminate()
+        code = self._process.wait(20)
+        self._process = None
+        return code
+
+    @property
+    def state(self) -> State | None:
+        """What it last said on its own disk."""
+        try:
+            return msgspec.json.decode((self.folder / "state" / "state.json").read_bytes(), type=State)
+        except FileNotFoundError:
+            return None
+
+    @property
+    def log(self) -> str:
+        """All it said."""
+        return (self.folder / "log").read_text()
+
+    def until(self, true: Any, what: str, *, seconds: float = 30) -> State:
+        """Its state once *true* of it."""
+        try:
+            return wait_for(lambda: (state := self.state) and true(state) and state, seconds=seconds, what=what)
+        except AssertionError as late:
+            raise AssertionError(f"{late}\n{self.state}\n{self.log}") from None
+
+    def until_running(self, generation: str) -> State:
+        """Once it runs *generation* and is connected."""
+        return self.until(lambda s: (s.reported.state, s.reported.generation, s.link) == ("running", generation, ""), f"{generation} to run")
+
+
+def desired(version: ModelVersion, generation: str, *, topic_in: str = "gates/in", topic_out: str = "gates/out", **more: Any) -> Desired:
+    """What a device should run."""
+    return Desired(
+        generation=generation, endpoint=version.model, deployment="gate-1", model=version.model, version=version.version, hash=version.hash,
+        flavor=version.flavor, engine=version.engine, files=version.files, signature=version.signature, trusted=version.trusted,  # type: ignore[arg-type]
+        topic_in=topic_in, topic_out=topic_out, **more,
+    )  # fmt: skip
+
+
+def publish(broker: Broker, wanted: Desired, *, device: str = "gate-1", key: bytes = KEY, files: bool = True) -> None:
+    """Tell a device what to run, and give the broker the files."""
+    messages = [message for file in wanted.files for message in chunks(file, wanted.chunk_bytes)] if files else []
+    body = msgspec.json.encode(wanted)
+    signed = {"UserProperty": [("mac", twin.sign(body, key, device=device))], "ContentType": "application/json"}
+    publish_once(broker, [*messages, (twin.desired_topic(device), body, signed)])
+
+
+def chunks(file: Any, size: int) -> list[tuple[str, bytes, dict[str, Any]]]:
+    """A file in pieces."""
+    content = artifacts.address(file.sha256).read_bytes()
+    return [(twin.chunk_topic(file.sha256, n), content[start : start + size], {}) for n, start in enumerate(range(0, max(1, len(content)), size))]
