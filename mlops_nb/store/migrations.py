@@ -75,12 +75,18 @@ CREATE TABLE packages (
     bytes BIGINT, base_bytes BIGINT, pushed VARCHAR, time TIMESTAMP);
 """
 
+DEVICES = """
+CREATE TABLE devices (
+    name VARCHAR PRIMARY KEY, online BOOLEAN, reported JSON, seen_at TIMESTAMP, stream VARCHAR, ingested BIGINT, pending JSON);
+"""
+
 STEPS: tuple[tuple[str, str], ...] = (
     ("first tables", FIRST_TABLES),
     ("profiles with advice", PROFILES_WITH_ADVICE),
     ("rehearsals", REHEARSALS),
     ("splits with slots", SPLITS_WITH_SLOTS),
     ("packages", PACKAGES),
+    ("devices", DEVICES),
 )
 """Name and SQL of every step; step N of the store is the Nth of these."""
 

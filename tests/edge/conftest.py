@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from living import churn_model
 
 from mlops_nb.settings import Workspace
 from mlops_nb.store.models import ModelVersion
 
-from living import churn_model
 from .brokers import Mosquitto
 from .devices import Device
 

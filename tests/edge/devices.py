@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from living import wait_for
 
 from mlops_nb import artifacts
 from mlops_nb.edge import twin
@@ -18,8 +19,6 @@ from mlops_nb.edge.module import State
 from mlops_nb.edge.spec import DeviceSpec
 from mlops_nb.edge.twin import Desired
 from mlops_nb.store.models import ModelVersion
-
-from living import wait_for
 
 KEY = b"a key that device and workspace share"
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import cbor2
 import pytest
+from living import wait_for
 
 from mlops_nb.edge import bodies
 from mlops_nb.edge.requester import Answered, Requester
 from mlops_nb.store.models import ModelVersion
 
-from living import wait_for
 from .brokers import Mosquitto
 from .devices import Device, desired, publish
 
