@@ -44,6 +44,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Which of its contexts; None means its current one."""
     kubernetes_gateway: str | None = None
     """`name` or `namespace/name` of the Gateway through which endpoints on a cluster are reached."""
+    edge_broker: str = ""
+    """The MQTT broker that edge devices belong to: `mqtts://host:8883`, or `mqtt://host:1883`; nothing is contacted without one."""
+    edge_ca: str = ""
+    """The CA that signed the broker's certificate, as a file; empty means the system's."""
+    edge_credentials: str = ""
+    """A file of two lines, user and password, that only its owner can read."""
     container_engine: str = ""
     """A `unix://`, `tcp://` or `ssh://` address, or a docker context's name; empty means as the docker command finds it."""
 

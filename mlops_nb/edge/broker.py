@@ -46,9 +46,8 @@ class Broker(msgspec.Struct, frozen=True, kw_only=True):
         settings = workspace.settings()
         if not settings.edge_broker:
             raise BrokerNotSet()
-        return cls(
-            url=settings.edge_broker, ca_file=_absolute(settings.edge_ca, workspace), credentials_file=_absolute(settings.edge_credentials, workspace)
-        ).checked()
+        ca_file, credentials_file = (_absolute(path, workspace) for path in (settings.edge_ca, settings.edge_credentials))
+        return cls(url=settings.edge_broker, ca_file=ca_file, credentials_file=credentials_file).checked()
 
     def checked(self) -> Self:
         """Itself, once address and files are sound.  Raises BadOption, FileMissing, SecretReadable."""

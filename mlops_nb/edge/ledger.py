@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,7 +137,8 @@ class Ledger:
     def captured(self, *, most_bytes: int, most: int = 1000) -> tuple[int, list[tuple[int, Line]]]:
         """The line before the oldest that is left, and the oldest lines, about *most_bytes* of them."""
         rows = self._db.execute("SELECT sequence, endpoint, deployment, line FROM captured ORDER BY sequence LIMIT ?", [most]).fetchall()
-        size, chosen = 0, []
+        size = 0
+        chosen: list[tuple[int, Line]] = []
         for sequence, *line in rows:
             if chosen and size + len(line[2]) > most_bytes:
                 break
@@ -175,7 +176,7 @@ class Ledger:
         self._note("stream", stream)
         return stream
 
-    def _fact(self, name: str) -> object:
+    def _fact(self, name: str) -> Any:
         row = self._db.execute("SELECT value FROM facts WHERE name = ?", [name]).fetchone()
         return row[0] if row else None
 

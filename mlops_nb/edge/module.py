@@ -89,7 +89,7 @@ class Module:
         """What is being fetched or loaded."""
         self._fetching: dict[str, Any] = {}
         self._fetch_until = 0.0
-        self._state: tuple[str, str, str] = ("empty", "", "")
+        self._state: tuple[Any, str, str] = ("empty", "", "")
         self._leaving: dict[tuple[int, int], int] = {}
         self._sent: dict[bool, int] = {False: 0, True: 0}
         self._latencies: deque[float] = deque(maxlen=1000)
@@ -465,11 +465,8 @@ class Module:
         after, lines = self._ledger.captured(most_bytes=_TELEMETRY_BYTES)
         if not lines or not self._home.up:
             return
-        sent = {
-            "stream": self._ledger.stream,
-            "after": after,
-            "lines": [[sequence, kept.endpoint, kept.deployment, msgspec.Raw(kept.line)] for sequence, kept in lines],
-        }
+        rows = [[sequence, kept.endpoint, kept.deployment, msgspec.Raw(kept.line)] for sequence, kept in lines]
+        sent = {"stream": self._ledger.stream, "after": after, "lines": rows}
         self._home.publish(twin.telemetry_topic(self._spec.device), msgspec.json.encode(sent))
         self._silence_seconds = min(_LONGEST_SILENCE_SECONDS, self._silence_seconds * 2)
         self._telemetry_due = time.monotonic() + self._silence_seconds

@@ -124,5 +124,5 @@ class Requester:
     def _send(self, id: str, *, again: bool) -> None:
         waiting = self._waiting[id]
         self._waiting[id] = waiting._replace(sent=time.monotonic())
-        properties = {"CorrelationData": id.encode(), "ResponseTopic": self._answers, "ContentType": waiting.kind}
+        properties: dict[str, Any] = {"CorrelationData": id.encode(), "ResponseTopic": self._answers, "ContentType": waiting.kind}
         self._link.publish(self._topic, waiting.body, **properties, UserProperty=[(AGAIN, "1")] if again else None)
