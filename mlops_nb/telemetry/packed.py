@@ -28,8 +28,8 @@ def packed(columns: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, A
     groups = []
     for (type_, shape), names in alike.items():
         if len(names) * int(np.prod(shape)) >= LEAST:
-            numbers = np.stack([columns[name] for name in names]).astype(type_, copy=False)
-            data = binascii.b2a_base64(numbers, newline=False).decode()
+            numbers = np.stack([columns[name] for name in names]) if len(names) > 1 else np.ascontiguousarray(columns[names[0]])[None]
+            data = str(binascii.b2a_base64(numbers.astype(type_, copy=False).tobytes(), newline=False), "ascii")
             groups.append({"columns": names, "type": type_, "shape": numbers.shape, "data": data})
     gone = {name for group in groups for name in group["columns"]}
     return {name: values for name, values in columns.items() if name not in gone}, groups

@@ -241,7 +241,7 @@ def test_many_numbers_are_read_back_to_the_last_bit(recorded):
     types = {name: "string" if name == "code" else str(values.dtype) for name, values in columns.items() if name != "code"} | {"code": "string"}
     capture = Capture(recorded.folder, payload_percent=100)
     capture.start(signature={"kind": "table", "inputs": [{"name": name, "type": type_} for name, type_ in types.items()], "outputs": []})
-    capture.put(Record(A_DAY.timestamp(), "many", 200, 1.25, 40, lambda: (columns, {"label": [1] * 40}), 2, None))
+    capture.put(Record(A_DAY.timestamp(), "many", 200, 1.25, 40, lambda: (columns, {"label": [1] * 40}), 1000, None))
     capture.end()
     assert b'"packed":' in next(recorded.folder.glob("closed-*.jsonl")).read_bytes()
 
@@ -258,7 +258,7 @@ def test_a_tensor_of_many_numbers_keeps_its_shape(recorded):
     rows = np.random.default_rng(6).normal(size=(64, 30)).astype(np.float32)
     capture = Capture(recorded.folder, payload_percent=100)
     capture.start(signature={"kind": "tensors", "inputs": [{"name": "input", "type": "float32", "shape": [None, 30]}], "outputs": []})
-    capture.put(Record(A_DAY.timestamp(), "many", 200, 1.25, 64, lambda: ({"input": rows}, None), 2, None))
+    capture.put(Record(A_DAY.timestamp(), "many", 200, 1.25, 64, lambda: ({"input": rows}, None), rows.size, None))
     capture.end()
 
     before = telemetry.requests("delays")[0]["inputs"]["input"]
