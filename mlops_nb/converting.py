@@ -95,10 +95,9 @@ def rows(version: ModelVersion) -> tuple[Signature, Arrays]:
     if version.dataset and (columns := _of_dataset(version.dataset, signature)):
         return signature, columns
     sample = signature.sample
-    columns = signature.check(sample if isinstance(sample, dict) else signature.table_of(sample))
-    if not len(next(iter(columns.values()), ())):
+    if not sample:
         raise CannotConvert(version.ref, "it was registered without data, so there are no rows to compare answers on")
-    return signature, columns
+    return signature, signature.check(sample if isinstance(sample, dict) else signature.table_of(sample))
 
 
 def _of_dataset(dataset: str, signature: Signature) -> Arrays | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import datasets, signature
+from . import datasets, flavors, signature
 from .errors import SignatureMismatch, closest, listed
 from .signature import Signature
 
@@ -100,6 +100,13 @@ def probe(model: Any, rows: Any) -> Probed | None:
     return Probed(rows, outputs, signature.infer(rows, outputs=outputs) if outputs else inputs)
 
 
+def stated_by(model: Any) -> Signature | None:
+    """What an ONNX graph says of its inputs and outputs by itself; None of other models."""
+    from .serving import engines
+
+    return engines.signature_of(model.session) if isinstance(model, flavors.OnnxModel) else None
+
+
 def _zeros(model: Any) -> Any:
     import numpy as np
 
@@ -123,4 +130,4 @@ def _check_present(names: list[str], dataset: DatasetVersion) -> None:
         raise SignatureMismatch(f"The model was trained on {listed(missing)}, which {dataset.ref} lacks.", hint=hint)
 
 
-__all__ = ["Probed", "feature_names", "probe", "sample_for"]
+__all__ = ["Probed", "feature_names", "probe", "sample_for", "stated_by"]

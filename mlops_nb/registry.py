@@ -71,8 +71,8 @@ def register(
     """Keep *model* — a live object, or the path of a file or folder — as the next version of *name*.
 
     *data* names the registered data set it was trained on; its first rows (or *sample*, a DataFrame or array) give the
-    signature and prove the ONNX form equal; *target* is the column in it that the model predicts.  Nothing is recorded
-    unless everything succeeded.
+    signature and prove the ONNX form equal (an ONNX file without either states its own); *target* is the column in it that the
+    model predicts.  Nothing is recorded unless everything succeeded.
     Raises BadName, NotAModel, TrustNeeded, FileMissing, DatasetNotFound, EnvironmentIncomplete, SignatureMismatch, StoreFull.
     """
     from . import environments, probing, runs
@@ -85,7 +85,7 @@ def register(
     report.step("packing the model and the code it needs")
     packed = _packed(model, entry=entry, code=code, trust=trust, rows_for=rows_for)
     probed, converted = _understood(packed, rows_for, convert=convert, report=report)
-    signature = probed.signature if probed else None
+    signature = probed.signature if probed else probing.stated_by(packed.subject)
     report.step("recording the environment")
     frames = {"pandas"} if packed.engine == "python" and signature and signature.kind == "table" else set()
     environment = environments.capture(packed.modules | frames)

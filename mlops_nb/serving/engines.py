@@ -111,7 +111,7 @@ class OnnxModel:
         self._run = session.run
         self._outputs = [output.name for output in session.get_outputs()]
         self._names = self._outputs if spec.flavor in ("onnx", "torch") else [_PLAIN_NAMES.get(name, name) for name in self._outputs]
-        known = signature or _signature_of(session)
+        known = signature or signature_of(session)
         self.signature: Signature | None = known
         self.matrix = _matrix_of(known, session.get_inputs())
         self.feed = _feed(known, session.get_inputs(), self.matrix)
@@ -138,14 +138,26 @@ def _operators(session: onnxruntime.InferenceSession) -> dict[str, int]:
     return got
 
 
-def _signature_of(session: onnxruntime.InferenceSession) -> Signature:
-    """What the ONNX file says of itself, for a model registered without data."""
+def signature_of(session: onnxruntime.InferenceSession) -> Signature:
+    """What the ONNX file says of itself, for a model registered without data.
 
-    def column(arg: Any) -> Column:
-        axes = [size if isinstance(size, int) else None for size in arg.shape]
-        return Column(name=arg.name, type=_ONNX_TYPES.get(arg.type, "json"), shape=[None, *axes[1:]] if axes else [])  # type: ignore[arg-type]
+    Several inputs of one value a row each are the columns of a table, as converters of pipelines write them; floats may be missing there.
+    """
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    table = len(inputs) > 1 and all(len(arg.shape) == 1 or arg.shape[1:] == [1] for arg in inputs)
+    columns = [_cell_of(arg) if table else _tensor_of(arg) for arg in inputs]
+    return Signature(kind="table" if table else "tensors", inputs=columns, outputs=[_tensor_of(arg) for arg in outputs])
 
-    return Signature(kind="tensors", inputs=[column(arg) for arg in session.get_inputs()], outputs=[column(arg) for arg in session.get_outputs()])
+
+def _tensor_of(arg: Any) -> Column:
+    axes = [size if isinstance(size, int) else None for size in arg.shape]
+    return Column(name=arg.name, type=_ONNX_TYPES.get(arg.type, "json"), shape=[None, *axes[1:]] if axes else [])  # type: ignore[arg-type]
+
+
+def _cell_of(arg: Any) -> Column:
+    type_ = _ONNX_TYPES.get(arg.type, "json")
+    floating = type_.startswith("float")
+    return Column(name=arg.name, type=type_, nullable=floating, infinite=floating)  # type: ignore[arg-type]
 
 
 def _matrix_of(signature: Signature, inputs: list[Any]) -> Matrix | None:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import xgboost
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
-from mlops_nb import artifacts, conversion, flavors, packing, pickles, signature, store
-from mlops_nb.errors import BadOption, FileMissing, MissingPackage, NotAModel, NotAnEntryScript, TrustNeeded, UnsafePath
+from mlops_nb import artifacts, conversion, converting, flavors, packing, pickles, registry, signature, store
+from mlops_nb.errors import BadOption, CannotConvert, FileMissing, MissingPackage, NotAModel, NotAnEntryScript, TrustNeeded, UnsafePath
 from mlops_nb.store import models
 
 X = np.arange(20.0).reshape(10, 2)
@@ -322,3 +323,27 @@ def test_what_a_pickle_holds_is_told_by_name_without_opening_it(regression):
 
 def test_a_class_is_not_mistaken_for_a_model():
     assert flavors.of(LinearRegression) is None
+
+
+def test_an_onnx_file_registered_without_data_tells_its_own_columns_and_outputs(workspace):
+    frame = pd.DataFrame({"age": X[:, 0], "income": X[:, 1]})
+    model = LinearRegression().fit(frame, X.sum(axis=1))
+    version = registry.register(conversion.to_onnx(model, signature.infer(frame), frame).onnx, name="told").version
+
+    told = signature.Signature.from_json(version.signature)
+    assert (told.kind, [str(column) for column in told.inputs]) == ("table", ["age: float32?", "income: float32?"])
+    assert [str(column) for column in told.outputs] == ["prediction: float32[any, 1]"]
+    with pytest.raises(CannotConvert, match="registered without data"):
+        converting.convert(version.ref, options=conversion.Options(optimize="basic"))
+
+
+def test_an_onnx_file_of_one_array_tells_its_shape(workspace):
+    import onnx
+
+    ends = [onnx.helper.make_tensor_value_info(place, onnx.TensorProto.FLOAT, ["rows", 3, 4]) for place in ("image", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Abs", ["image"], ["y"])], "g", ends[:1], ends[1:])
+    content = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+
+    told = signature.Signature.from_json(registry.register(content, name="image").version.signature)
+
+    assert (told.kind, [str(column) for column in told.inputs]) == ("tensors", ["image: float32[any, 3, 4]"])
