@@ -68,19 +68,22 @@ class World:
         try:
             self._read_if_changed()
         finally:
-            self.end_known()
+            left = self.end_known()
             for name in targets.NAMES:
                 targets.get(name).end_strays(())
         with store.writing() as tx:
             state.put(tx, "stops", (state.get(tx, "stops") or 0) + 1)  # whoever waits for a deployment sees that it must not wait on
             for deployment in self._deployments:
-                if deployment.status != "failed":
+                if deployment.status != "failed" and deployment.ref not in left:
                     table.observe(tx, deployment, status="stopped", handle={})
+        for trouble in left.values():
+            raise trouble
 
-    def end_known(self) -> None:
-        """End what this world has seen running; asks nothing of the workspace, which may be gone."""
+    def end_known(self) -> dict[str, BaseException]:
+        """End what this world has seen running; asks nothing of the workspace, which may be gone.  Returns what could not be ended, and why."""
         self._gateway.stop()
-        list(self._pool.map(_stop, [d for d in self._deployments if d.handle]))
+        ending = {d.ref: self._pool.submit(_stop, d) for d in self._deployments if d.handle}
+        return {ref: trouble for ref, ended in ending.items() if (trouble := ended.exception())}
 
     def _end_strays(self) -> None:
         if time.monotonic() - self._swept_at >= STRAYS_SECONDS:

@@ -244,7 +244,8 @@ def stop(deployment: Deployment) -> None:
     keeper.forget(deployment.ref)
     api = Api(keeper.context)
     try:
-        if not _others(deployment):
+        beside = api.found("Deployment", keeper.namespace, labels={key: labels[key] for key in (WORKSPACE, ENDPOINT)})
+        if all(other["metadata"]["name"] == _name(deployment) for other in beside):
             keeper.forget(f"{deployment.endpoint}/")
         keeping.delete(api, keeper.namespace, labels)
         deadline = time.monotonic() + _STOP_SECONDS
@@ -346,12 +347,6 @@ def _labels(deployment: Deployment) -> dict[str, str]:
 
 def _name(deployment: Deployment) -> str:
     return names.workload(deployment.endpoint, deployment.name)
-
-
-def _others(deployment: Deployment) -> bool:
-    """Whether another deployment of the endpoint stays."""
-    with store.reading() as tx:
-        return any(d.name != deployment.name and d.wanted == "running" for d in table.of(tx, deployment.endpoint))
 
 
 # ── what the workspace remembers ─────────────────────────────────────────────────────────────────────────────────────
