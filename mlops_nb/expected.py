@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import pickle
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from packaging.version import InvalidVersion, Version
 from . import artifacts, signature
 from .distributions import installed, normalised
 from .errors import FileChanged, FileMissing
+from .serving import frames
 
 if TYPE_CHECKING:
     from .store.environments import Environment
@@ -58,7 +58,7 @@ def keep(rows: Any, outputs: Mapping[str, Any], *, environment: Environment, fil
     columns = signature.as_lists(signature.to_columns(head))
     expected = Expected(
         rows=len(next(iter(columns.values()), ())), columns=columns, outputs=worded({name: values[:count] for name, values in outputs.items()}),
-        frame=pickled(head), folder=str(Path.cwd()), packages=_in_memory(environment), changed=dict(_changed(local_modules, files)),
+        frame=frames.pickled(head), folder=str(Path.cwd()), packages=_in_memory(environment), changed=dict(_changed(local_modules, files)),
     )  # fmt: skip
     return artifacts.keep(encoded(expected), path=_PLACE)
 
@@ -86,14 +86,6 @@ def worded(outputs: Mapping[str, Any]) -> Outputs:
     from .serving import protocol, score
 
     return msgspec.json.decode(msgspec.json.encode(score.answer(outputs), enc_hook=protocol.plain))
-
-
-def pickled(rows: Any) -> bytes:
-    """*rows* as they are; nothing for what only its own process can hold."""
-    try:
-        return pickle.dumps(rows, protocol=5)
-    except (pickle.PicklingError, TypeError, AttributeError):
-        return b""
 
 
 def first(rows: Any, count: int) -> Any:

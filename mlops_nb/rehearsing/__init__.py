@@ -20,6 +20,7 @@ from ..errors import BadOption, EnvironmentNotBuilt, FileChanged, RehearsalFaile
 from ..expected import Expected
 from ..progress import SILENT, Reporter
 from ..reference import ModelRef
+from ..serving import frames
 from ..serving.spec import Cell
 from ..signature import Signature
 from ..store import events
@@ -71,7 +72,7 @@ def rehearse(
     rehearsal = Rehearsal(
         id=uuid.uuid4().hex, model=version.model, version=version.version, passed=outcome.passed, environment=origin.environment.ref,
         packages=outcome.packages, rows=asked.rows, compared_with=source, max_difference=_worst(outcome.checks), checks=outcome.checks,
-        culprit=outcome.culprit, seen=outcome.seen, seconds=time.monotonic() - began, time=store.now(),
+        culprit=outcome.culprit and _worded(outcome.culprit, origin.run), seen=[_worded(one, origin.run) for one in outcome.seen], seconds=time.monotonic() - began, time=store.now(),
     )  # fmt: skip
     _record(rehearsal)
     if not rehearsal.passed:
@@ -178,7 +179,7 @@ def _of_rows(version: ModelVersion, data: Any, known: Expected) -> Expected:
     columns = signature.as_lists(signature.to_columns(head)) if head is not None and len(head) else {}
     if version.signature and columns:
         Signature.from_json(version.signature).check(columns)
-    return msgspec.structs.replace(known, rows=len(next(iter(columns.values()), ())), columns=columns, outputs={}, frame=expected.pickled(head))
+    return msgspec.structs.replace(known, rows=len(next(iter(columns.values()), ())), columns=columns, outputs={}, frame=frames.pickled(head))
 
 
 def _rows_of(version: ModelVersion) -> Any:
@@ -197,6 +198,15 @@ def _outputs(version: ModelVersion, answers: Any, rows: int) -> dict[str, list[A
     if short := next((name for name, values in found.items() if len(values) < rows), None):
         raise BadOption(f"There are {rows} rows and {len(found[short])} answers.", hint="--data X --answers model.predict(X)")
     return {name: values[:rows] for name, values in found.items()}
+
+
+def _worded(culprit: Culprit, run: Run | None) -> Culprit:
+    """As it is in a notebook; in a script, which is recorded as one cell, with the script's name."""
+    if run is None or run.kind != "script" or not culprit.where.startswith("cell [1], line "):
+        return culprit
+    script = Path(run.cells[0].filename)
+    where = culprit.where.replace("cell [1], line ", f"{script}:")
+    return msgspec.structs.replace(culprit, where=where, name=script.name if culprit.kind == "cell" else culprit.name)
 
 
 def _cells(run: Run | None) -> list[Cell]:

@@ -61,7 +61,8 @@ class Watch:
         self._noted: set[tuple[str, str, str, int]] = set()
         self._file = (Path(spec.run_folder) / "observed.jsonl").open("ab", buffering=0)
         self._hidden = tuple(_below(folder) for folder in hidden)
-        roots = (sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib"), spec.folder, spec.run_folder, str(Path(__file__).parent.parent))
+        self._around = _below(spec.run_folder)  # the server's own files, and the empty folder that it stands in
+        roots = (sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib"), spec.folder, str(Path(__file__).parent.parent))
         self._ours = tuple({_below(form) for root in roots for form in (root, str(Path(root).resolve()))})
         self._busy = threading.local()
 
@@ -85,7 +86,7 @@ class Watch:
         place = os.path.realpath(os.fsdecode(path))
         if place.startswith((*self._ours, *_SYSTEM)):
             return
-        there, hidden = os.path.lexists(place), place.startswith(self._hidden)
+        there, hidden = os.path.lexists(place), place.startswith(self._hidden) and not place.startswith(self._around)
         if frame := self._users(sys._getframe(1)):
             self._note("file", os.fsdecode(path), frame, there=there and not hidden)
         if there and hidden:

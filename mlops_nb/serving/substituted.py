@@ -7,7 +7,6 @@ in its place from the notebook.
 
 from __future__ import annotations
 
-import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from . import failures, protocol, score
+from . import failures, frames, protocol, score
 from .spec import ServerSpec
 
 GIVEN, SENT, ORDERED = "given", "sent", "ordered"
@@ -41,8 +40,7 @@ def main() -> None:
 
     engine = load(spec)
     assert isinstance(engine, PythonModel) and engine.signature
-    with (folder / "rows.pkl").open("rb") as file:
-        given = pickle.load(file)
+    given = frames.unpickled((folder / "rows.pkl").read_bytes())
     sent = engine.data(engine.signature.check(msgspec.json.decode((folder / "columns.json").read_bytes())))
     told = [Told(form=form, outputs=_said(engine, rows), kinds=kinds) for form, rows, kinds in _forms(given, sent)]
     (folder / "told.json").write_bytes(msgspec.json.encode(told, enc_hook=protocol.plain))

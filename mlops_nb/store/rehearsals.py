@@ -26,7 +26,7 @@ class Culprit(msgspec.Struct, frozen=True, kw_only=True):
     """What to do about it."""
 
     def __str__(self) -> str:
-        line = self.where.removeprefix(self.name).lstrip(", ")
+        line = self.where.removeprefix(f"{self.name}, ")
         return f"{'' if self.kind == 'cell' else f'{self.kind} '}{self.name}{f' ({line})' if line else ''}: {self.why}"
 
 
