@@ -10,6 +10,7 @@ if [ "$(uname)" = Linux ]; then
     command -v mosquitto >/dev/null || missing+=(mosquitto mosquitto-clients)
     command -v openssl >/dev/null || missing+=(openssl)
     command -v debootstrap >/dev/null || missing+=(debootstrap)
+    command -v docker-registry >/dev/null || missing+=(docker-registry)
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import re
 import shlex
 import subprocess
 import tempfile
@@ -117,6 +118,17 @@ def test_text_in_shell_is_one_word(text: str) -> None:
     except UnsafeText:
         return
     assert shlex.split(f"echo {word} end") == ["echo", text, "end"]
+
+
+@given(text=NASTY)
+def test_text_in_a_dockerfile_is_one_word_that_names_no_variable(text: str) -> None:
+    try:
+        word = text_for("dockerfile", text)
+    except UnsafeText:
+        return
+    inner = word[1:-1]
+    assert word == f'"{inner}"' and not re.search(r'(?<!\\)(?:\\\\)*["$]', inner)
+    assert re.sub(r"\\(.)", r"\1", inner, flags=re.DOTALL) == text
 
 
 def test_a_real_shell_agrees() -> None:

@@ -160,7 +160,7 @@ def _folder(version: ModelVersion, wanted: Wanted) -> Path:
 def _files_to_add(paths: Iterable[str], into: Path) -> dict[Path, Path]:
     """Every file below *paths*, by where it goes below *into*.
 
-    Raises FileMissing; UnsafePath for a symlink that leads out of what was named, for what is no plain file, and for two of one name.
+    Raises FileMissing; UnsafePath for a symlink that leads out of what was named; BadOption for what is no plain file, and for two of one name.
     """
     found: dict[Path, Path] = {}
     for path in paths:
@@ -170,8 +170,10 @@ def _files_to_add(paths: Iterable[str], into: Path) -> dict[Path, Path]:
         root = (top if top.is_dir() and not top.is_symlink() else top.parent).resolve()
         for file in _walked(top):
             place, real = path_inside(into, file.relative_to(top.parent).as_posix()), file.resolve()
-            if not real.is_relative_to(root) or not real.is_file() or found.get(place, real) != real:
-                raise UnsafePath(file)
+            if file.is_symlink() and not (real.is_relative_to(root) and real.exists()):
+                raise UnsafePath(file.relative_to(top.parent))
+            if not real.is_file() or found.get(place, real) != real:
+                raise BadOption(f"{file} is no plain file, or one of two with this name.", hint="--file FILE_OR_FOLDER, each with a name of its own")
             found[place] = real
     return found
 
