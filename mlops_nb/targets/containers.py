@@ -26,7 +26,7 @@ _EVERY_SECONDS = 0.25
 _FORGOTTEN_SECONDS = 15.0
 """Nobody having asked for so long, nobody looks any more."""
 _SILENT_SECONDS = engine.QUICK_SECONDS + 1.0
-_FIRST_SECONDS = 0.4
+_FIRST_SECONDS = 1.0
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +101,7 @@ class Watch:
             except MlopsError as error:
                 self._trouble = error
             self._answered.set()
-            time.sleep(_EVERY_SECONDS)
+            time.sleep(_SILENT_SECONDS / 2 if self._trouble else _EVERY_SECONDS)
 
     def _listed(self) -> dict[str, Container]:
         import docker.errors

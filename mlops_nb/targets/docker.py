@@ -56,9 +56,9 @@ _counted: dict[str, tuple[float, int]] = {}  # when a container's CPU time was l
 
 def check(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:
     """Raises NoContainerEngine, EngineElsewhere for one of another machine, BadOption, HardwareMissing."""
+    if not engine.is_local():
+        raise EngineElsewhere(engine.address())
     facts = engine.facts()
-    if not facts.local:
-        raise EngineElsewhere(facts.address)
     if spec.cpus and spec.cpus > facts.cores:
         raise BadOption(f"--cpus {spec.cpus:g} is more than the {facts.cores} cores of the container engine.", hint=f"--cpus {facts.cores}")
     if spec.gpus and not facts.gpus:
@@ -117,7 +117,7 @@ def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, A
     _capture(deployment).mkdir(parents=True, exist_ok=True, mode=0o700)
     _remember(_address(deployment))
     port = deployment.spec.port or local.free_port()
-    _attempts[_name(deployment)] = _Attempt(deployment, _asked(deployment, folder, port), folder)
+    _attempts[_name(deployment)] = _Attempt(deployment, request(deployment, port), folder)
     return {"container": _name(deployment), "port": port, "token_file": str(token_file)}
 
 
@@ -138,8 +138,8 @@ def _told(deployment: Deployment, context: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _asked(deployment: Deployment, folder: Path, port: int) -> dict[str, Any]:
-    """What the engine is asked for, all but the user it runs as."""
+def request(deployment: Deployment, port: int) -> dict[str, Any]:
+    """What the engine is asked for, all but the user it runs as: limits, no rights, a file system to read, and two folders to write."""
     from docker.types import DeviceRequest, LogConfig, Mount
 
     spec = deployment.spec
@@ -156,7 +156,7 @@ def _asked(deployment: Deployment, folder: Path, port: int) -> dict[str, Any]:
             containers.GENERATION: str(deployment.generation),
         },
         "ports": {f"{_PORT}/tcp": ("127.0.0.1", port)},
-        "mounts": [Mount(_RUN, str(folder), type="bind"), Mount(_CAPTURE, str(_capture(deployment)), type="bind")],
+        "mounts": [Mount(_RUN, str(local.run_folder(deployment)), type="bind"), Mount(_CAPTURE, str(_capture(deployment)), type="bind")],
         "nano_cpus": int(spec.cpus * 1e9) if spec.cpus else None,
         "mem_limit": memory,
         "memswap_limit": memory,  # no swap beyond it
@@ -373,14 +373,13 @@ def alive(deployment: Deployment) -> bool:
 
 def usage(deployment: Deployment) -> Usage:
     """CPU and memory of its container, as the engine counts them."""
-    watch = _watch(deployment)
-    container = None if watch.silence() else _container(deployment, watch)
+    container = _container_now(deployment)
     if container is None:
         return Usage(image=deployment.spec.options.get("image_id", ""))
     seen = Usage(image=container.image, where=f"container {container.id[:12]}")
     if container.state != "running":
         return seen
-    cpus, memory = _measured(watch.address, container)
+    cpus, memory = _measured(_address(deployment), container)
     return msgspec.structs.replace(seen, cpus=cpus, memory_mb=memory, hardware=", ".join(hardware.proven(deployment.handle, deployment.endpoint)))
 
 
@@ -427,12 +426,11 @@ def _current_log(deployment: Deployment, lines: int) -> list[str]:
     import docker.errors
     import requests
 
-    watch = _watch(deployment)
-    container = None if watch.silence() else _container(deployment, watch)
+    container = _container_now(deployment)
     if container is None or container.state == "created":
         return []
     try:
-        said: bytes = engine.client(at=watch.address).api.logs(container.id, stdout=True, stderr=True, tail=lines)
+        said: bytes = engine.client(at=_address(deployment)).api.logs(container.id, stdout=True, stderr=True, tail=lines)
     except (docker.errors.DockerException, requests.RequestException, NoContainerEngine):
         return []
     return said.decode(errors="replace").splitlines()
@@ -531,8 +529,20 @@ def _watch(deployment: Deployment) -> Watch:
 
 
 def _container(deployment: Deployment, watch: Watch) -> Container | None:
-    """Its container, unless that is an earlier generation's."""
-    found = watch.containers().get(_name(deployment))
+    """Its container as of a moment ago, unless that is an earlier generation's."""
+    return _its(deployment, watch.containers())
+
+
+def _container_now(deployment: Deployment) -> Container | None:
+    """Its container as of now; None too where the engine does not answer."""
+    try:
+        return _its(deployment, _watch(deployment).look())
+    except MlopsError:
+        return None
+
+
+def _its(deployment: Deployment, seen: Mapping[str, Container]) -> Container | None:
+    found = seen.get(_name(deployment))
     return found if found and found.labels.get(containers.GENERATION) == str(deployment.generation) else None
 
 
