@@ -11,16 +11,6 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
-
-
-def session(model: str) -> Any:
-    """ONNX Runtime on one thread."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def mlserver(model: str, port: str) -> None:
@@ -67,25 +57,43 @@ class Forest(MLModel):
 
 
 def litserve(model: str, port: str) -> None:
-    """A LitAPI with one worker."""
-    import litserve as ls
-    import numpy as np
+    """A LitAPI with one worker, in a module of its own because its processes are spawned."""
+    import subprocess
 
-    class Forest(ls.LitAPI):
-        def setup(self, device: str) -> None:
-            self.session = session(model)
-            self.input = self.session.get_inputs()[0].name
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "forest.py").write_text(_LITSERVE)
+        subprocess.run([sys.executable, "forest.py", model, port], cwd=folder, check=False)
 
-        def decode_request(self, request: Any) -> Any:
-            return np.array(request["input"], dtype=np.float32)
 
-        def predict(self, x: Any) -> Any:
-            return self.session.run(None, {self.input: x})
+_LITSERVE = """\
+import sys
 
-        def encode_response(self, output: Any) -> Any:
-            return {"label": output[0].tolist(), "probabilities": output[1].tolist()}
+import litserve
+import numpy as np
+import onnxruntime
 
-    ls.LitServer(Forest(), accelerator="cpu", workers_per_device=1).run(host="127.0.0.1", port=int(port), num_api_servers=1, generate_client_file=False)
+
+class Forest(litserve.LitAPI):
+    def setup(self, device):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+        self.input = self.session.get_inputs()[0].name
+
+    def decode_request(self, request):
+        return np.array(request["input"], dtype=np.float32)
+
+    def predict(self, rows):
+        return self.session.run(None, {self.input: rows})
+
+    def encode_response(self, output):
+        return {"label": output[0].tolist(), "probabilities": output[1].tolist()}
+
+
+if __name__ == "__main__":
+    server = litserve.LitServer(Forest(), accelerator="cpu", workers_per_device=1)
+    server.run(host="127.0.0.1", port=int(sys.argv[2]), num_api_servers=1, generate_client_file=False)
+"""
 
 
 def mlflow(model: str, port: str) -> None:

@@ -46,6 +46,7 @@ class Server:
         self._script: Any = Desk(engine, spec) if isinstance(engine, EntryScript) else None
         self._asking: set[asyncio.Task[None]] = set()
         self._infer_body, self._score_body = typed.inferrer(self.signature, engine), typed.scorer(self.signature, engine)
+        self._binary_body = typed.binary(self.signature, engine)
         self._routes = self._table()
 
     # ── routes ──
@@ -131,7 +132,8 @@ class Server:
     def _read_infer(self, job: Job) -> None:
         body, kind = _content(job.request)
         length = job.request.headers.get(b"inference-header-content-length")
-        if length is None and kind is None and (fitting := self._infer_body(body)):
+        fitting = self._binary_body(body, length) if length is not None else self._infer_body(body) if kind is None else None
+        if fitting:
             return self._take(job, fitting, self._word_infer(job, fitting.asked))
         if kind == arrow.CONTENT_TYPE:
             return self._read_arrow(job, body)
