@@ -2,7 +2,8 @@
 
 Each peer gets an environment of its own below bench/out/peers, made with uv the first time, and serves as its documentation has it
 (`peer_servers.py`).  They are loaded one after the other in rounds, ours among them, by wrk over 16 connections; every request
-carries other rows.  Only ratios within one run count.  A peer that cannot be installed or started today says so in its line.
+carries other rows.  Only ratios within one run count; on a machine that others use too, those of requests per second of CPU time
+(of the server and all its processes) are the ones to read.  A peer that cannot be installed or started today says so in its line.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import psutil
 
 from mlops_nb.targets.local import free_port
 
@@ -37,6 +39,13 @@ _START_SECONDS = 90
 
 Asked = tuple[int, str, list[bytes], dict[str, str]]
 """Port, path, bodies and headers."""
+
+
+class Speed(NamedTuple):
+    """Requests answered in a second, and in a second of CPU time."""
+
+    by_the_clock: float
+    by_cpu_time: float
 
 
 class PeerMissing(Exception):
@@ -60,8 +69,9 @@ def measure(names: Sequence[str]) -> list[Figure]:
     with workspaces.fresh() as workspace:
         version, data = serving.registered_forest()
         serving.deploy(workspace, "forest", capture_payload_percent=100)
-        ours = {size: partial(_rate, workspace.root, *asked) for size, asked in _ours(version, data).items()}
-        rates: dict[str, dict[str, float] | str] = {}
+        pid = serving.pid("forest")
+        ours = {size: partial(_speed, workspace.root, pid, *asked) for size, asked in _ours(version, data).items()}
+        rates: dict[str, dict[str, Speed] | str] = {}
         for name in names:
             print(f"measuring {PEERS[name]} …", file=sys.stderr, flush=True)
             try:
@@ -71,35 +81,45 @@ def measure(names: Sequence[str]) -> list[Figure]:
     return [figure for name in names for figure in _figures(PEERS[name], rates[name])]
 
 
-def _figures(peer: str, rates: dict[str, float] | str) -> list[Figure]:
+def _figures(peer: str, rates: dict[str, Speed] | str) -> list[Figure]:
     if isinstance(rates, str):
         return [Figure(name=f"{peer}: not measured", value=None, unit="req/s", note=rates)]
     figures = []
-    for size in ("1 row", "64 rows", "64 rows, binary"):
-        theirs = f"{peer}: {size}" if f"peer {size}" in rates else f"{peer}: 64 rows"
-        if f"peer {size}" in rates:
-            figures.append(Figure(name=theirs, value=rates[f"peer {size}"], unit="req/s"))
-        goal = GOALS.get((peer, size))
-        figures.append(Figure(name=f"ours beside {peer}: {size}", value=rates[size], unit="req/s", baseline=theirs, ratio_at_least=goal))
+    for place, unit in enumerate(Speed._fields):
+        for size in ("1 row", "64 rows", "64 rows, binary"):
+            words = unit.replace("_", " ")
+            theirs = f"{peer}, {words}: {size if f'peer {size}' in rates else '64 rows'}"
+            if f"peer {size}" in rates:
+                figures.append(Figure(name=theirs, value=rates[f"peer {size}"][place], unit="req/s"))
+            goal, ours = GOALS.get((peer, size)), rates[size][place]
+            figures.append(Figure(name=f"ours beside {peer}, {words}: {size}", value=ours, unit="req/s", baseline=theirs, ratio_at_least=goal))
     return figures
 
 
 # ── one peer ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _beside(name: str, model: Path, data: np.ndarray, ours: dict[str, Any], folder: Path) -> dict[str, float]:
-    """Median rates of the peer (`peer 1 row`) and of ours (`1 row`), taken in turn."""
-    with _serving(name, model) as port:
+def _beside(name: str, model: Path, data: np.ndarray, ours: dict[str, Any], folder: Path) -> dict[str, Speed]:
+    """Median speeds of the peer (`peer 1 row`) and of ours (`1 row`), taken in turn."""
+    with _serving(name, model) as (port, pid):
         asked = {f"peer {size}": _theirs(name, port, data, rows) for size, rows in serving.SIZES.items()}
         for each in asked.values():
             _until_it_answers(name, each)
-        cases = {size: partial(_rate, folder, *each) for size, each in asked.items()} | ours
+        cases = {size: partial(_speed, folder, pid, *each) for size, each in asked.items()} | ours
         rounds = [{case: rate() for case, rate in cases.items()} for _ in range(ROUNDS)]
-    return {case: median(each[case] for each in rounds) for case in cases}
+    return {case: Speed(*(median(each[case][place] for each in rounds) for place in range(2))) for case in cases}
 
 
-def _rate(folder: Path, port: int, path: str, bodies: list[bytes], headers: dict[str, str]) -> float:
-    return load.posted(f"http://127.0.0.1:{port}{path}", bodies, headers, folder=folder).per_second
+def _speed(folder: Path, pid: int, port: int, path: str, bodies: list[bytes], headers: dict[str, str]) -> Speed:
+    began = _cpu_seconds(pid)
+    loaded = load.posted(f"http://127.0.0.1:{port}{path}", bodies, headers, folder=folder)
+    return Speed(loaded.per_second, loaded.requests / max(0.01, _cpu_seconds(pid) - began))
+
+
+def _cpu_seconds(pid: int) -> float:
+    """CPU time of a server's process and all that it started."""
+    process = psutil.Process(pid)
+    return sum(sum(each.cpu_times()[:2]) for each in (process, *process.children(recursive=True)))
 
 
 def _ours(version: Any, data: np.ndarray) -> dict[str, Asked]:
@@ -138,8 +158,8 @@ def _until_it_answers(name: str, asked: Asked) -> None:
 
 
 @contextmanager
-def _serving(name: str, model: Path) -> Iterator[int]:
-    """The port of the peer's server, which may not answer yet; it and what it started are ended with the block.  Raises PeerMissing."""
+def _serving(name: str, model: Path) -> Iterator[tuple[int, int]]:
+    """Port and pid of the peer's server, which may not answer yet; it and what it started are ended with the block.  Raises PeerMissing."""
     python, port = _installed(name), free_port()
     log = (OUT / "peers" / f"{name}.log").open("wb")
     command = [str(python), str(Path(__file__).with_name("peer_servers.py")), name, str(model), str(port)]
@@ -148,7 +168,7 @@ def _serving(name: str, model: Path) -> Iterator[int]:
         stack.callback(log.close)
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, cwd=OUT, start_new_session=True)
         stack.callback(_end, process)
-        yield port
+        yield port, process.pid
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

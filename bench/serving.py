@@ -226,7 +226,7 @@ def _memory_under_load(workspace: Workspace, version: ModelVersion, data: np.nda
 def _memory(endpoint: str) -> float:
     import psutil
 
-    return psutil.Process(_deployment(endpoint).handle["pid"]).memory_info().rss / 1e6
+    return psutil.Process(pid(endpoint)).memory_info().rss / 1e6
 
 
 # ── what is asked ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -296,6 +296,11 @@ def server(endpoint: str, path: str) -> tuple[int, str]:
 def token(endpoint: str) -> dict[str, str]:
     """The header without which the server answers nobody."""
     return {"x-mlops-token": Path(_deployment(endpoint).handle["token_file"]).read_text()}
+
+
+def pid(endpoint: str) -> int:
+    """The process of an endpoint's server."""
+    return _deployment(endpoint).handle["pid"]
 
 
 def _deployment(endpoint: str) -> deployments.Deployment:

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from sklearn.pipeline import Pipeline
 
+from mlops_nb import signature
+
 from .scoring_servers import Running, Start
 
 DATATYPES = {
@@ -39,6 +41,18 @@ def mirror(start_once: Start, tmp_path_factory: pytest.TempPathFactory) -> Runni
     folder = tmp_path_factory.mktemp("mirror")
     onnx.save(model, folder / "model.onnx")
     return start_once(folder, engine="onnxruntime", flavor="onnx", signature=None).until_ready()
+
+
+@pytest.fixture(scope="module")
+def numbers(start_once: Start, tmp_path_factory: pytest.TempPathFactory) -> Running:
+    """A model that answers a matrix of finite floats and a vector of whole numbers as they came."""
+    pairs = [("x", "x_out", TensorProto.FLOAT, ["rows", 2]), ("n", "n_out", TensorProto.INT64, ["rows"])]
+    values = [[helper.make_tensor_value_info(pair[side], pair[2], pair[3]) for pair in pairs] for side in (0, 1)]
+    nodes = [helper.make_node("Identity", [given], [answered]) for given, answered, *_ in pairs]
+    folder = tmp_path_factory.mktemp("numbers")
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", *values), opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "model.onnx")
+    known = signature.infer({"x": np.ones((3, 2), dtype=np.float32), "n": np.arange(3)}).as_json()
+    return start_once(folder, engine="onnxruntime", flavor="onnx", signature=known).until_ready()
 
 
 def in_bytes(array: np.ndarray) -> bytes:
@@ -98,6 +112,41 @@ def test_every_datatype_comes_back_as_it_went(mirror: Running, there: str, back:
 
     assert answer.status_code == 200, answer.text
     assert read(answer) == {f"out_{name}": array.tolist() for name, array in MATRIX.items()}
+
+
+def test_other_bytes_after_the_same_json_get_their_own_answers(numbers: Running):
+    for start in range(6):
+        x, n = np.arange(start, start + 6, dtype=np.float32).reshape(3, 2), np.arange(start, start + 3)
+
+        answer = ask(numbers, [("x", "FP32", x), ("n", "INT64", n)], binary=True, answer={"parameters": {"binary_data_output": True}})
+
+        assert read(answer) == {"x_out": x.tolist(), "n_out": n.tolist()}
+
+
+def test_each_answer_carries_the_id_of_its_request(numbers: Running):
+    tensors = [("x", "FP32", np.ones((1, 2), dtype=np.float32)), ("n", "INT64", np.ones(1, dtype=np.int64))]
+    answers = [ask(numbers, tensors, binary=True, answer={"id": id}) for id in ("a", "b", "a")]
+
+    assert [answer.json()["id"] for answer in answers] == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_number_that_may_not_be_is_refused_by_its_tensor_after_good_ones_of_the_same_json(numbers: Running, bad: float):
+    n = np.ones(2, dtype=np.int64)
+    statuses = []
+    for value in (1.0, bad, 2.0):
+        answer = ask(numbers, [("x", "FP32", np.array([[1, 2], [3, value]], dtype=np.float32)), ("n", "INT64", n)], binary=True, answer={})
+        statuses.append(answer.status_code)
+        assert answer.status_code == 200 or "'x'" in answer.json()["error"]
+
+    assert statuses == [200, 400, 200]
+
+
+def test_tensors_in_another_order_or_type_are_answered_alike(numbers: Running):
+    x, n = np.array([[0.5, 1.5]], dtype=np.float32), np.array([7])
+    orders = [[("x", "FP32", x), ("n", "INT64", n)], [("n", "INT64", n), ("x", "FP32", x)], [("x", "FP64", x.astype(float)), ("n", "INT32", n.astype("i4"))]]
+
+    assert [read(ask(numbers, tensors, binary=True, answer={})) for tensors in orders] == [{"x_out": x.tolist(), "n_out": [7]}] * 3
 
 
 def test_each_output_says_itself_whether_it_comes_in_bytes(mirror: Running):
