@@ -807,6 +807,22 @@ _ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
         ["model", "image", "#on top of base", "base", "platform", "digest", "pushed", "made"],
         lambda p: [p.ref, p.image or "not built", size(p.bytes - p.base_bytes) if p.image else "", p.base, p.platform, p.digest[:19], p.pushed, ago(p.time)],
     ),
+    "mlops_nb.fleet.devices.DeviceView": (
+        ["device", "is", "runs", "state", "seen", "#requests", "#p95", "#queued", "#dropped", "drift", "why"],
+        lambda d: [
+            d.name,
+            Mark("good", "online") if d.online else Mark("bad", "offline"),
+            d.model,
+            d.state,
+            ago(d.seen_at) if d.seen_at else "never",
+            f"{d.requests:,}",
+            f"{d.p95_ms:.1f} ms" if d.p95_ms is not None else "",
+            f"{d.queued:,}",
+            f"{d.dropped:,}",
+            d.drift,
+            d.reason,
+        ],
+    ),
     "mlops_nb.hardware.Hardware": (["hardware", "is", "provider", "device", "limits", "why not"], _hardware),
     "mlops_nb.store.events.Event": (
         ["time", "event", "subject", "data"],

@@ -221,6 +221,8 @@ def _watch_start(deployment: Deployment) -> None:
         _record(deployment, "failed", reason=seen.reason, handle={}, event="DeploymentFailed")
     elif seen.state == "gone":
         _fell(deployment, seen.reason)
+    elif seen.away:
+        _note_waiting(deployment, seen.reason)
     elif _age(deployment) > timeout and seen.unreachable:
         _record(deployment, "failed", reason=seen.reason, handle={}, event="DeploymentFailed")
     elif _age(deployment) > timeout:
@@ -229,6 +231,12 @@ def _watch_start(deployment: Deployment) -> None:
         message = f"It did not answer its health check within {timeout:.0f} s."
         reason = Reason(kind="too slow", message=message, log=late, hint="set start_timeout_seconds in [tool.mlops]")
         _record(deployment, "failed", reason=seen.reason or reason, handle={}, event="DeploymentFailed")
+
+
+def _note_waiting(deployment: Deployment, reason: Reason | None) -> None:
+    """Say once what it waits for."""
+    if reason != deployment.reason:
+        _record(deployment, deployment.status, reason=reason)
 
 
 def _came_up(deployment: Deployment) -> None:

@@ -269,14 +269,16 @@ def _wanted(
     table.ensure_endpoint(tx, endpoint, author=author)
     there = next((d for d in table.of(tx, endpoint) if d.name == name), None)
     if there and there.wanted == "running" and there.status not in ("failed", "stopped"):
-        if (there.model_ref, there.target, there.spec) != (version.ref, target, spec):
+        same = (there.model_ref, there.target, there.spec) == (version.ref, target, spec)
+        if same:
+            if traffic is not None and there.status != "healthy":
+                state.put(tx, f"first_traffic/{there.ref}", traffic)
+            elif traffic is not None:
+                weights = splits.shifted(table.traffic(tx, endpoint), name, traffic)
+                table.set_traffic(tx, endpoint, weights, author=author, why=f"{there.ref} was deployed again")
+            return there
+        if there.target != target or "replace" not in targets.get(target).ABILITIES:
             raise NameTaken("deployment", there.ref, by=f"{there.model_ref} with other settings" if there.model_ref == version.ref else there.model_ref)
-        if traffic is not None and there.status != "healthy":
-            state.put(tx, f"first_traffic/{there.ref}", traffic)
-        elif traffic is not None:
-            weights = splits.shifted(table.traffic(tx, endpoint), name, traffic)
-            table.set_traffic(tx, endpoint, weights, author=author, why=f"{there.ref} was deployed again")
-        return there
     deployment = Deployment(
         endpoint=endpoint, name=name, model=version.model, version=version.version, target=target, spec=spec, wanted="running",
         generation=there.generation + 1 if there else 1, status="pending", created_at=store.now(), changed_at=store.now(), author=author,

@@ -37,6 +37,7 @@ from ..grammar import (
 )
 from ..reference import DeploymentRef, ModelRef
 from ..shapes import Facts, Key, Lines, Listing
+from .edge import on_a_device
 from .group import mlops
 from .kubernetes import A_CONTEXT, placing, said
 from .words import follow_logs, model_files, request_body, rows_to_send, takes_raw
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         "deploy delays@champion --cpus 2 --memory 512m --env OMP_NUM_THREADS=2",
         "deploy delays:3 --to docker --cpus 1 --memory 512m",
         "deploy delays:3 --to kubernetes --image registry.example.org/delays:3 --gateway edge/public --replicas 2",
+        "deploy delays:3 --to edge --device gate-1 --run process",
         "deploy delays:3 --to fpga --precision 'fixed<16,6>'",
         "%deploy --form",
     ],
@@ -81,6 +83,7 @@ if TYPE_CHECKING:
 @click.option("--base", metavar="IMAGE", help="Docker: the image that its own is built upon.  [default: the official one of its Python]")
 @click.option("--context", type=A_CONTEXT, help="Which of the kubeconfig's clusters.  [default: its current one]")
 @placing
+@on_a_device
 @click.option("--wait/--no-wait", default=True, help="Return once it is healthy, or at once.  [default: wait]")
 @click.option("--form", is_flag=True, help="Fill in a form instead; in a notebook.")
 def deploy(
@@ -121,7 +124,7 @@ def deploy(
     )  # fmt: skip
     spec = msgspec.structs.replace(spec, options={**spec.options, **said(placed)})
     with face().reporting(f"deploying {ref}") as report:
-        deployed = rollout.deploy(ref, endpoint=endpoint, to=to, traffic=traffic, name=name, spec=spec, wait=wait, report=report)
+        deployed = rollout.deploy(ref, endpoint=endpoint, to=to, traffic=traffic, name=name or placed.get("device"), spec=spec, wait=wait, report=report)
         report.step(f"{deployed.deployment} is {deployed.status} at {deployed.url}")
     return deployed
 

@@ -24,6 +24,7 @@ from .twin import Desired
 
 if TYPE_CHECKING:
     from ..serving.engines import Engine
+    from .spec import DeviceSpec
 
 
 _TRIALS = 3
@@ -178,6 +179,20 @@ def loaded(desired: Desired, folder: Path) -> Engine:
             if failures == len(rows):
                 raise
     return engine
+
+
+def packaged(spec: DeviceSpec) -> tuple[Desired, Path] | None:
+    """The model that came with the image as a state to run, and its folder; None without one.  Raises msgspec.DecodeError."""
+    if not spec.packaged or not Path(spec.packaged).exists():
+        return None
+    server = msgspec.json.decode(Path(spec.packaged).read_bytes(), type=ServerSpec)
+    hashed = artifacts.hash_of(server.files)
+    desired = Desired(
+        generation="packaged", endpoint=server.endpoint, deployment=spec.device, model=server.model, version=server.version, hash=hashed,
+        flavor=server.flavor, engine=server.engine, files=server.files, signature=server.signature, trusted=server.trusted, cpus=server.cpus,  # type: ignore[arg-type]
+        topic_in=spec.topic_in or f"{spec.device}/in", topic_out=spec.topic_out or f"{spec.device}/out",
+    )  # fmt: skip
+    return desired, Path(server.folder)
 
 
 def server_spec(desired: Desired, folder: Path) -> ServerSpec:

@@ -295,15 +295,16 @@ class Module:
         """Load what ran before, from the disk alone; what keeps ending the process gives way to what ran before it."""
         fatal = self._shelf.fatal()
         for desired in (self._shelf.current(), self._shelf.previous()):
-            if desired and desired.generation != fatal and self._try_now(desired):
+            if desired and desired.generation != fatal and self._try_now(self._load(desired)):
                 return
+        if packaged := models.packaged(self._spec):
+            self._try_now(self._loaded_from(*packaged))
 
-    def _try_now(self, desired: Desired) -> bool:
-        loaded = self._load(desired)
+    def _try_now(self, loaded: Loaded) -> bool:
         if loaded.engine is None:
-            self._fail(desired.generation, loaded.error)
+            self._fail(loaded.desired.generation, loaded.error)
             return False
-        self._run(desired, loaded.engine)
+        self._run(loaded.desired, loaded.engine)
         return True
 
     def _read_own(self, message: Message) -> None:
@@ -379,11 +380,17 @@ class Module:
     def _load(self, desired: Desired) -> Loaded:
         self._shelf.trying(desired)
         try:
-            return Loaded(desired, models.loaded(desired, self._shelf.laid_out(desired)), None)
-        except (Exception, SystemExit) as error:  # whatever the model's own code raises is what the device reports
+            return self._loaded_from(desired, self._shelf.laid_out(desired))
+        except (MlopsError, OSError) as error:  # its files are not what they should be
             return Loaded(desired, None, error)
         finally:
             self._shelf.tried()
+
+    def _loaded_from(self, desired: Desired, folder: Path) -> Loaded:
+        try:
+            return Loaded(desired, models.loaded(desired, folder), None)
+        except (Exception, SystemExit) as error:  # whatever the model's own code raises is what the device reports
+            return Loaded(desired, None, error)
 
     def _loaded(self, loaded: Loaded) -> None:
         if loaded.desired != self._wanted:  # something newer is wanted meanwhile

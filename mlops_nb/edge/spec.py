@@ -21,6 +21,12 @@ class DeviceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Models, queue and telemetry; all it needs to start without any link."""
     files_folder: str = ""
     """Where files may lie by their SHA-256, mounted or copied there; what is not there comes through the broker."""
+    packaged: str = ""
+    """The specification of a model that came with the image, run until the twin says otherwise; one that is not there is passed over."""
+    topic_in: str = ""
+    """Where the packaged model takes requests; empty means DEVICE/in."""
+    topic_out: str = ""
+    """Where it answers; empty means DEVICE/out."""
     twin_key_file: str = ""
     """The key that a desired state must be signed with; without one, only ONNX models are taken."""
     queue_max_mb: float = 256.0

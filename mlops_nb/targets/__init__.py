@@ -18,7 +18,7 @@ from ..store.deployments import Deployment, DeploymentSpec, Reason
 from ..store.environments import Environment
 from ..store.models import ModelVersion
 
-NAMES = ("local", "docker", "kubernetes", "fpga")
+NAMES = ("local", "docker", "kubernetes", "fpga", "edge")
 """Every target this version of the package can run on."""
 _RUN_BY = {"fpga": "local"}
 
@@ -35,6 +35,7 @@ ABILITIES: Mapping[str, str] = {
     "variables": "set environment variables (--env)",
     "hardware": "run on a provider of your choice (--hardware)",
     "isolated": "run in an environment of its own (--isolated, --environment)",
+    "replace": "be given another version in place",
 }
 """What a target may be able to do, and how an error words it."""
 
@@ -49,6 +50,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the place it runs in does not answer — an engine, an API server — so that nothing can be done about it now."""
     mending: bool = False
     """Whether the place restarts by itself what fails in it, so that the agent must not."""
+    away: bool = False
+    """Whether it may stay out of reach for as long as it likes, as a device does, and is waited for."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,9 +85,7 @@ class Target(Protocol):
     def check(self, version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:
         """Refuse what cannot come to run there, before anything is done: raises the error that says why."""
 
-    def prepare(
-        self, version: ModelVersion, environment: Environment | None, spec: DeploymentSpec, *, ref: str, report: Reporter
-    ) -> Mapping[str, Any] | None:
+    def prepare(self, version: ModelVersion, environment: Environment | None, spec: DeploymentSpec, *, ref: str, report: Reporter) -> Mapping[str, Any] | None:
         """Do what takes long — build an environment or an image — in the process of whoever deploys *ref*, telling how it goes.
 
         What `start` has to know of it, such as the image, is returned and kept among the deployment's options.
