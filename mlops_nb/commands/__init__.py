@@ -4,9 +4,9 @@ A command parses its words, calls one verb below and returns what that made; sho
 The layers below are imported inside the commands, so that help and completion answer at once.  One module for each heading of the help.
 """
 
-from . import data, edge, models, packaging, rehearsal, serving, splitting, watching, workspace
+from . import data, edge, kubernetes, models, packaging, rehearsal, serving, splitting, watching, workspace
 from .group import mlops, run
 from .serving import given
 from .words import new_lines
 
-__all__ = ["data", "edge", "given", "mlops", "models", "new_lines", "packaging", "rehearsal", "run", "serving", "splitting", "watching", "workspace"]
+__all__ = ["data", "edge", "given", "kubernetes", "mlops", "models", "new_lines", "packaging", "rehearsal", "run", "serving", "splitting", "watching", "workspace"]

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from ..errors import MlopsError, UsageError
-from ..grammar import A_DEPLOYMENT_NAME, A_MODEL, A_VARIABLE, AN_ENDPOINT, CORES, MEMORY, Pair, Several, Word, face
+from ..errors import BadOption, MlopsError
+from ..grammar import A_MODEL, A_VARIABLE, AN_ENDPOINT, CORES, MEMORY, Pair, Several, Text, Word
 from ..reference import ModelRef
-from ..shapes import Facts, Lines
+from ..shapes import Facts
 from .group import mlops
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,8 +27,16 @@ def _contexts(fragment: str) -> Sequence[str]:
 
 
 A_CONTEXT = Word("CONTEXT", str, _contexts)
+
+
+def _share(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 100):
+        raise BadOption(f"{text!r} is not a whole percentage from 0 to 100.", hint="--split 90,10")
+    return int(text)
+
+
 A_NODE_LABEL = Pair("LABEL=VALUE")
-SEVERAL_SHARES = Several(Word("PERCENT", int), "PERCENT,…")
+SEVERAL_SHARES = Several(Word("PERCENT", _share), "PERCENT,…")
 
 
 def placing(command: F) -> F:
@@ -53,3 +61,50 @@ def said(words: dict[str, Any]) -> dict[str, Any]:
     """The options that were given, as a deployment keeps them."""
     kept = {name: list(value) if isinstance(value, tuple) else value for name, value in words.items() if value not in (None, (), False)}
     return kept | ({"node_selector": dict(kept["node_selector"])} if "node_selector" in kept else {})
+
+
+@mlops.command(
+    heading="Serving",
+    examples=[
+        "manifest delays:3 --image registry.example.org/delays:3 --gateway edge/public",
+        "manifest delays:2 delays:3 --split 90,10 --namespace models --gateway edge/public --output deploy/delays",
+        "manifest delays:3 --style kserve --image registry.example.org/delays:3 --replicas 1 --max-replicas 5",
+    ],
+)
+@click.argument("refs", metavar="MODEL[:VERSION]...", type=A_MODEL, nargs=-1, required=True)
+@click.option("--endpoint", type=AN_ENDPOINT, help="Where callers find it.  [default: the model's name]")
+@click.option("--split", "shares", type=SEVERAL_SHARES, help="The percentage of each version, in their order.  [default: all to the first]")
+@click.option("--style", type=click.Choice(["gateway", "kserve"]), default="gateway", help="A Gateway API route, or a KServe service.  [default: gateway]")
+@click.option("--image", "images", metavar="REFERENCE", multiple=True, help="The image of each version, in their order.  [default: those that were pushed]")
+@click.option("--cpus", type=CORES, help="Cores each pod may use.  [default: all]")
+@click.option("--memory", "memory_mb", type=MEMORY, help="Memory each pod may take, such as 512m or 2g.  [default: no limit]")
+@click.option("--gpus", metavar="COUNT", help="GPUs of each pod.  [default: none]")
+@click.option("--env", "variables", type=A_VARIABLE, multiple=True, help="An environment variable, not a secret; may be repeated.")
+@placing
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="A folder to write one file for each object to, with a kustomization.yaml.")
+def manifest(
+    refs: Sequence[ModelRef],
+    endpoint: str | None,
+    shares: list[int] | None,
+    style: Any,
+    images: Sequence[str],
+    cpus: float | None,
+    memory_mb: int | None,
+    gpus: str | None,
+    variables: Sequence[tuple[str, str]],
+    output: Path | None,
+    **placed: Any,
+) -> Text | Facts:
+    """Write what a cluster is to run, for a repository.
+
+    Nothing is applied and no cluster is asked.  The endpoint's key is not among it; the first lines say how the cluster gets it.
+    """
+    from .. import gitops
+    from ..store.deployments import DeploymentSpec
+
+    spec = DeploymentSpec(cpus=cpus, memory_mb=memory_mb, gpus=gpus, variables=dict(variables), options=said(placed))
+    made = gitops.written(refs, spec=spec, endpoint=endpoint, shares=shares or (), images=images, style=style)
+    if output is None:
+        return Text(made.text())
+    files = made.write(output)
+    return Facts({"folder": str(output), "files": [path.name for path in files], "secret": made.secret, "try": f"kubectl apply --server-side -k {output}"})

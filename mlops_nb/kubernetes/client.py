@@ -197,15 +197,12 @@ def _said(error: Exception) -> str:
 
 
 def _resource(kind: str) -> Any:
-    """lightkube's class for a kind; made for those that the API server itself does not have."""
-    from lightkube.core.resource_registry import resource_registry
+    """lightkube's class for a kind, as plain data: what a newer server says more, or an older one less, is no reason to fail."""
     from lightkube.generic_resource import create_namespaced_resource
 
     version, plural = _KINDS[kind]
     group, _, short = version.rpartition("/")
-    if group.startswith(("gateway.", "metrics.")):
-        return create_namespaced_resource(group, short, kind, plural)
-    return resource_registry.load(version, kind)
+    return create_namespaced_resource(group, short, kind, plural)
 
 
 def _kubeconfig(setting: str | None) -> Path | None:

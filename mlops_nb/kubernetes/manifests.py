@@ -45,8 +45,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
     image: str
     namespace: str
-    gateway: str
-    """`name` or `namespace/name` of the Gateway that takes requests in."""
+    gateway: str = ""
+    """`name` or `namespace/name` of the Gateway that takes requests in; KServe needs none."""
     hostname: str | None = None
     replicas: int = 1
     most_replicas: int | None = None

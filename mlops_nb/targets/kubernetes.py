@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from .. import keys, splits, store
+from .. import keys, packaging, splits, store
 from ..errors import BadOption, ClusterRefused, ClusterUnreachable, MlopsError, StillRunning
 from ..kubernetes import client, keeping, manifests, names, reading
 from ..kubernetes.client import Api, Context
@@ -47,31 +47,44 @@ _logs: dict[str, tuple[float, list[str]]] = {}
 def check(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:
     """Raises BadOption for what cannot be said of a pod, MissingExtra without lightkube."""
     _, namespace = client.resolved(spec.options.get("context"))
-    placement(spec, namespace=namespace)
+    check_gateway(placement(spec, namespace=namespace, image=image_of(version, spec)))
 
 
-def placement(spec: DeploymentSpec, *, namespace: str) -> Placement:
-    """Where and how *spec* wants to run, *namespace* unless it says another.  Raises BadOption for what Kubernetes would not take."""
+def image_of(version: ModelVersion, spec: DeploymentSpec) -> str | None:
+    """The image that *spec* names, else the one that was packaged and pushed."""
+    if named := spec.options.get("image"):
+        return named
+    package = packaging.pushed(version)
+    return package.pushed if package and package.target == "docker" else None
+
+
+def placement(spec: DeploymentSpec, *, namespace: str, image: str | None = None) -> Placement:
+    """Where and how *spec* wants to run: with *image* and in *namespace* unless it says others.  Raises BadOption for what Kubernetes would not take."""
     options = spec.options
-    gateway = options.get("gateway") or Workspace.current().settings().kubernetes_gateway
-    if not options.get("image"):
-        raise BadOption("kubernetes needs an image that the cluster's nodes can pull.", hint="--image registry.example.org/delays:3")
-    if not gateway:
-        raise BadOption(
-            "kubernetes needs the Gateway through which endpoints are reached.", hint='--gateway NAMESPACE/NAME, or kubernetes_gateway = "…" in [tool.mlops]'
-        )
+    image = options.get("image") or image
+    gateway = options.get("gateway") or Workspace.current().settings().kubernetes_gateway or ""
+    if not image:
+        hint = "--image registry.example.org/delays:3, or %mlops package MODEL:VERSION --push REGISTRY before"
+        raise BadOption("kubernetes needs an image that the cluster's nodes can pull.", hint=hint)
     least, most = options.get("replicas") or 1, options.get("max_replicas")
     if most is not None and most <= least:
         raise BadOption(f"--max-replicas {most} is not above --replicas {least}.", hint=f"--max-replicas {least + 1}, or leave it out")
     return Placement(
-        image=names.checked_image(options["image"]), namespace=names.checked_label(options.get("namespace") or namespace, what="namespace"),
-        gateway="/".join(names.checked_label(part, what="gateway") for part in _two_at_most(gateway)), replicas=least, most_replicas=most,
+        image=names.checked_image(image), namespace=names.checked_label(options.get("namespace") or namespace, what="namespace"),
+        gateway="/".join(names.checked_label(part, what="gateway") for part in _two_at_most(gateway) if gateway), replicas=least, most_replicas=most,
         hostname=names.checked_host(options["hostname"]) if options.get("hostname") else None,
         cpus=spec.cpus, memory_mb=spec.memory_mb, gpus=_gpus(spec.gpus), variables=spec.variables, egress=bool(options.get("egress")),
         pull_secrets=tuple(names.checked_label(name, what="pull secret") for name in options.get("pull_secrets") or ()),
         tolerations=tuple(_toleration(text) for text in options.get("tolerations") or ()),
         node_selector=_selector(options.get("node_selector") or {}),
     )  # fmt: skip
+
+
+def check_gateway(place: Placement) -> None:
+    """Raises BadOption where nobody said through which Gateway an endpoint is reached."""
+    if not place.gateway:
+        hint = '--gateway NAMESPACE/NAME, or kubernetes_gateway = "…" in [tool.mlops]'
+        raise BadOption("kubernetes needs the Gateway through which endpoints are reached.", hint=hint)
 
 
 def _two_at_most(gateway: str) -> list[str]:
@@ -109,7 +122,7 @@ def prepare(version: ModelVersion, environment: Environment | None, spec: Deploy
     Raises ClusterUnreachable, ClusterRefused in the cluster's own words, NotOurs, BadOption.
     """
     context, namespace = client.resolved(spec.options.get("context"))
-    place = placement(spec, namespace=namespace)
+    place = placement(spec, namespace=namespace, image=image_of(version, spec))
     endpoint, _, name = ref.partition("/")
     _check_beside(endpoint, name, context, place.namespace)
     report.step(f"asking {context.words} what it says to it")
@@ -123,7 +136,7 @@ def prepare(version: ModelVersion, environment: Environment | None, spec: Deploy
     finally:
         api.close()
     _remember(context, place.namespace)
-    return {"kubeconfig": context.kubeconfig, "context": context.name, "namespace": place.namespace, "gateway": place.gateway}
+    return {"kubeconfig": context.kubeconfig, "context": context.name, "namespace": place.namespace, "gateway": place.gateway, "image": place.image}
 
 
 def _check_beside(endpoint: str, name: str, context: Context, namespace: str) -> None:
