@@ -4,6 +4,7 @@ set -euo pipefail
 missing=()
 [ -x /usr/bin/chromium ] || command -v chromium >/dev/null || missing+=(chromium)
 command -v git >/dev/null || missing+=(git)
+command -v g++ >/dev/null || missing+=(g++ libc6-dev)
 if [ "$(uname)" = Linux ]; then
     PATH=$PATH:/usr/sbin
     command -v dockerd >/dev/null || missing+=(docker.io iptables)

@@ -30,7 +30,8 @@ FOLDER = "fpga"
 """Where a version's projects stand among its files: `fpga/fixed-16-6.tar.gz`."""
 _COMPILERS = ("g++", "clang++", "c++")
 _FLAGS = ("-O1", "-std=c++17", "-fPIC", "-shared", "-w", "-Ifirmware/ap_types")
-_SOURCES = ("firmware/model.cpp", "firmware/BDT.cpp", "mlops_bridge.cpp")
+_SOURCE = "mlops_bridge.cpp"
+"""It includes the logic's own, which compiles in half the time of two."""
 _LIBRARY, _NOTED = "emulation.so", "library.json"
 COMPILE_SECONDS = 300.0
 
@@ -90,10 +91,9 @@ def _build(archive: Path, home: Path) -> None:
 
 
 def _compile(command: str, folder: Path) -> None:
-    sources = [source for source in _SOURCES if (folder / source).is_file()]
     try:
         done = subprocess.run(
-            [command, *_FLAGS, *sources, "-o", _LIBRARY], cwd=folder, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS, check=False
+            [command, *_FLAGS, _SOURCE, "-o", _LIBRARY], cwd=folder, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         raise EmulationNotBuilt(f"took longer than {COMPILE_SECONDS:.0f} s") from None

@@ -129,7 +129,7 @@ def nearest(numbers: np.ndarray, precision: Precision) -> np.ndarray:
 
 _NETWORK_BRIDGE = """\
 // The emulation's door: rows of doubles in, rows of doubles out.
-#include "firmware/model.h"
+#include "firmware/model.cpp"
 
 extern "C" void mlops_run(const double *x, double *y, long rows) {
     const int wide_in = %d, wide_out = %d;
@@ -232,8 +232,7 @@ def _conifer_tree(tree: Tree, output: int, features: int) -> dict[str, Any]:
 
 _FOREST_BRIDGE = """\
 // The emulation's door: rows of doubles in, rows of doubles out.
-#include "firmware/BDT.h"
-#include "firmware/parameters.h"
+#include "firmware/BDT.cpp"
 
 extern "C" void mlops_run(const double *x, double *y, long rows) {
     const int wide_in = %d, wide_out = %d;

@@ -1,0 +1,95 @@
+"""`deploy --to fpga`: the emulation stands behind an endpoint like any model, and says everywhere that it is one."""
+
+from __future__ import annotations
+
+import http.client
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from living import deployment
+
+from mlops_nb import cards, hls, rollout, targets
+from mlops_nb.errors import BadOption, TargetCannot
+from mlops_nb.fpga import NAME
+from mlops_nb.store.deployments import DeploymentSpec
+
+from .conftest import NUMBERS
+
+pytestmark = pytest.mark.xdist_group("fpga")
+
+
+@pytest.fixture(scope="module")
+def deployed(network):
+    """The network deployed as it is and in emulation, half the requests each."""
+    rollout.deploy(network.ref, endpoint="late", name="cpu")
+    yield rollout.deploy(network.ref, endpoint="late", name="fpga", to="fpga", traffic=50)
+    rollout.down()
+
+
+def test_it_is_said_to_be_an_emulation_wherever_it_is_shown(deployed):
+    view = next(d for d in rollout.endpoints("late")[0].deployments if d.name == "fpga")
+
+    assert view.hardware == deployed.hardware == f"{NAME}, fixed<16,6>"
+    assert "FPGA emulation" in cards.as_text(deployed) and "FPGA emulation" in cards.as_text(rollout.endpoints("late")[0])
+
+
+def test_its_usage_and_metadata_say_so_too(deployed):
+    there = deployment("late/fpga")
+    connection = http.client.HTTPConnection("127.0.0.1", there.handle["port"], timeout=10)
+    connection.request("GET", "/v2/models/late", headers={"x-mlops-token": Path(there.handle["token_file"]).read_text()})
+    told = msgspec.json.decode(connection.getresponse().read())
+
+    assert targets.get("fpga").usage(there).hardware == f"{NAME}, fixed<16,6>"
+    assert told["parameters"]["execution_providers"] == [f"{NAME}, fixed<16,6>"]
+    assert told["platform"].endswith("fpga_emulation")
+
+
+def test_the_gateway_leads_to_it_and_it_answers_nearly_as_the_model(deployed, flights):
+    rows = flights[NUMBERS].head(200)
+    real, emulated = (rollout.invoke("late", rows, deployment=name).outputs for name in ("cpu", "fpga"))
+
+    assert np.mean(np.array(real["label"]) == np.array(emulated["label"])) > 0.97
+    assert np.abs(np.array(real["probabilities"]) - np.array(emulated["probabilities"])).max() < 0.05
+    assert real["probabilities"] != emulated["probabilities"]
+
+
+def test_it_answers_one_row_as_it_answers_it_among_many(deployed, flights):
+    rows = flights[NUMBERS].head(5)
+    many = rollout.invoke("late", rows, deployment="fpga").outputs["probabilities"]
+
+    assert [rollout.invoke("late", rows.iloc[[place]], deployment="fpga").outputs["probabilities"][0] for place in range(5)] == many
+
+
+def test_another_precision_can_be_asked_for(network):
+    spec = DeploymentSpec(options={"precision": "fixed<6,3>"})
+    try:
+        assert rollout.deploy(network.ref, endpoint="coarse", to="fpga", spec=spec).hardware == f"{NAME}, fixed<6,3>"
+    finally:
+        rollout.undeploy("coarse")
+
+
+def test_what_it_has_no_form_for_is_refused_before_anything_is_done(network, register, fitted_trees):
+    with pytest.raises(BadOption, match=r"no FPGA form in fixed<20,8>. It has: fixed<6,3>"):
+        rollout.deploy(network.ref, endpoint="none", to="fpga", spec=DeploymentSpec(options={"precision": "fixed<20,8>"}))
+    with pytest.raises(BadOption, match="has no FPGA form"):
+        rollout.deploy(register(fitted_trees, "unconverted").ref, endpoint="none", to="fpga")
+
+    assert "none" not in [view.name for view in rollout.endpoints()]
+
+
+def test_a_precision_is_no_option_of_the_local_target(network):
+    with pytest.raises(TargetCannot, match=r"--precision.*fpga"):
+        rollout.deploy(network.ref, endpoint="none", spec=DeploymentSpec(options={"precision": "fixed<16,6>"}))
+
+
+def test_a_deployment_keeps_its_project_when_the_version_is_converted_anew(network, deployed, flights):
+    before = rollout.invoke("late", flights[NUMBERS].head(3), deployment="fpga").outputs
+    hls.convert(network.ref, precisions=["fixed<10,4>"])
+    there = deployment("late/fpga")
+    targets.get("fpga").stop(there)
+
+    assert there.spec.options["precision"] == "fixed<16,6>"
+    rollout.up()
+    assert rollout.invoke("late", flights[NUMBERS].head(3), deployment="fpga").outputs == before
