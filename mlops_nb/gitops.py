@@ -74,7 +74,8 @@ def written(
     with store.reading() as tx:
         versions = [models.get(tx, ref) for ref in refs]
     where = checked_name(endpoint or versions[0].model, what="endpoint")
-    workloads = [_workload(version, where, spec, image) for version, image in zip(versions, images or [None] * len(refs), strict=True)]
+    named: Sequence[str | None] = images or [None] * len(refs)
+    workloads = [_workload(version, where, spec, image) for version, image in zip(versions, named, strict=True)]
     if len({workload.deployment for workload in workloads}) < len(workloads):
         raise BadOption("One version is named twice.", hint="each version once")
     made = _of_kserve(workloads, shares) if style == "kserve" else _of_gateway(workloads, shares)

@@ -195,10 +195,10 @@ def observe(deployment: Deployment) -> Observed:
     if up and (said := reading.refused_route(seen.routes.get(names.group(deployment.endpoint)))):
         refused = Reason(kind="route refused", message=f"The gateway does not take its route: {said}", hint="another --gateway or --hostname")
         return Observed(state="unhealthy", reason=refused, mending=True)
-    seen_state, reason = reading.judged(_name(deployment), seen, up=up)
+    seen_state, why = reading.judged(_name(deployment), seen, up=up)
     if seen_state == "gone":
         keeper.withdraw(deployment.ref, _labels(deployment))
-    return Observed(state=seen_state, reason=reason, mending=True)
+    return Observed(state=seen_state, reason=why, mending=True)
 
 
 def _refused(deployment: Deployment, error: MlopsError, *, up: bool) -> Observed:

@@ -549,7 +549,7 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(sent)
 
-        do_GET = do_PATCH = do_DELETE = do_POST = _do  # noqa: N815  the names that http.server asks for
+        do_GET = do_PATCH = do_DELETE = do_POST = _do
 
         def log_message(self, *_: Any) -> None:
             """Tests look at `calls`."""

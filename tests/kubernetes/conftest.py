@@ -13,6 +13,7 @@ from mlops_nb.kubernetes.client import Api, Context
 from mlops_nb.kubernetes.manifests import Placement, Workload
 from mlops_nb.settings import Workspace
 from mlops_nb.store.deployments import DeploymentSpec
+
 from .api_server import ApiServer, Cluster
 
 
@@ -46,8 +47,8 @@ def api(request: pytest.FixtureRequest) -> Iterator[Api]:
 
 
 @pytest.fixture
-def living(live_workspace: Workspace, cluster: Cluster) -> Cluster:
-    """A cluster for a workspace whose processes end with the test."""
+def living(cluster: Cluster, live_workspace: Workspace) -> Cluster:
+    """A cluster for a workspace whose processes end with the test, before it does."""
     return cluster
 
 

@@ -11,6 +11,7 @@ from mlops_nb.errors import BadOption, ClusterRefused, ClusterUnreachable, NotOu
 from mlops_nb.kubernetes import client, keeping, manifests
 from mlops_nb.kubernetes.client import Api, Context
 from mlops_nb.settings import Workspace
+
 from .api_server import ApiServer
 from .conftest import workload
 
@@ -113,7 +114,7 @@ def test_a_certificate_of_somebody_elses_is_not_trusted(api_server: ApiServer, t
     text = api_server.kubeconfig.read_text().replace(f":{api_server.port}", f":{stranger.port}")
     (mixed := tmp_path / "mixed").write_text(text)
     try:
-        with pytest.raises(ClusterUnreachable, match="(?i)certificate"):
+        with pytest.raises(ClusterUnreachable, match=r"(?i)certificate"):
             Api(Context(str(mixed), "tests")).found("Pod", "models")
     finally:
         stranger.stop()
@@ -141,7 +142,7 @@ def test_a_file_that_is_no_kubeconfig_is_told(workspace: Workspace, tmp_path: Pa
     (path := tmp_path / "config").write_text(text)
     monkeypatch.setenv("KUBECONFIG", str(path))
 
-    with pytest.raises(BadOption, match="is no kubeconfig|no current context"):
+    with pytest.raises(BadOption, match=r"is no kubeconfig|no current context"):
         client.resolved()
 
 

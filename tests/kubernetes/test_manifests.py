@@ -13,6 +13,7 @@ from mlops_nb.safety import checked_name
 from mlops_nb.settings import Workspace
 from mlops_nb.store.deployments import DeploymentSpec
 from mlops_nb.targets import kubernetes as target
+
 from .api_server import checked
 from .conftest import placed, workload
 
@@ -124,7 +125,7 @@ GOOD = {"image": "registry.example.org:5000/team/delays:3@sha256:" + "a" * 64, "
 )
 def test_what_kubernetes_would_not_take_is_refused_in_words(workspace: Workspace, options: dict, said: str) -> None:
     with pytest.raises(BadOption, match=said) as caught:
-        target.placement(DeploymentSpec(options={**GOOD, **options}), namespace="models")
+        target.check_gateway(target.placement(DeploymentSpec(options={**GOOD, **options}), namespace="models"))
 
     assert caught.value.hint
 

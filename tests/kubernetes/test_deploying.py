@@ -1,0 +1,300 @@
+"""Deploying to a cluster: what is applied, what is read back, how traffic moves, what is left when something fails or is killed."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from living import churn_model, deployment, wait_for
+
+from mlops_nb import agent, keys, rollout, targets, traffic
+from mlops_nb.errors import BadOption, ClusterRefused, ClusterUnreachable, DeploymentFailed, NotOurs, TargetCannot
+from mlops_nb.settings import Workspace
+from mlops_nb.store.deployments import DeploymentSpec
+
+from . import api_server
+from .conftest import deploy, on
+
+pytestmark = pytest.mark.xdist_group("kubernetes")
+
+
+@pytest.fixture
+def two_versions(living: api_server.Cluster) -> api_server.Cluster:
+    churn_model()
+    churn_model()
+    return living
+
+
+def kinds(cluster: api_server.Cluster) -> set[str]:
+    return {kind for kind, namespace, _ in cluster.objects if namespace == "models" and kind not in ("Pod", "Event")}
+
+
+def weights(cluster: api_server.Cluster) -> dict[str, int]:
+    (route,) = cluster.of("HTTPRoute")
+    return {backend["name"]: backend["weight"] for backend in route["spec"]["rules"][-1]["backendRefs"]}
+
+
+def pid_of_the_agent(workspace: Workspace) -> int:
+    return int((workspace.run / "agent.lock").read_text())
+
+
+def test_a_deployment_comes_up_with_all_that_belongs_to_it(two_versions: api_server.Cluster) -> None:
+    deployed = deploy("churn:1", hostname="models.example.org", replicas=2, max_replicas=4)
+
+    assert (deployed.status, deployed.traffic, deployed.url) == ("healthy", 100, "http://models.example.org/delays")
+    wait_for(lambda: "HTTPRoute" in kinds(two_versions), what="the route")
+    assert kinds(two_versions) == {"Deployment", "Service", "Secret", "PodDisruptionBudget", "NetworkPolicy", "HorizontalPodAutoscaler", "HTTPRoute"}
+    handle = deployment("delays/1").handle
+    assert (handle["namespace"], handle["name"], handle["context"]) == ("models", "mlops-delays-1", "tests")
+    kept = two_versions.one("Secret", "mlops-delays")["data"]["token"]
+    assert base64.b64decode(kept).decode() == keys.key("delays")
+    assert keys.key("delays") not in str(handle)
+
+
+def test_weights_move_by_a_patch_of_the_route_and_back(two_versions: api_server.Cluster) -> None:
+    deploy("churn:1")
+    deploy("churn:2", traffic=10)
+    wait_for(lambda: weights(two_versions) == {"mlops-delays-1": 90, "mlops-delays-2": 10}, what="the canary's share")
+
+    traffic.split("delays", {"1": 0, "2": 100})
+    wait_for(lambda: weights(two_versions) == {"mlops-delays-1": 0, "mlops-delays-2": 100}, what="all to the new one")
+    traffic.split("delays", {"1": 100, "2": 0}, why="rolled back")
+    wait_for(lambda: weights(two_versions) == {"mlops-delays-1": 100, "mlops-delays-2": 0}, what="all to the old one")
+    route = two_versions.one("HTTPRoute", "mlops-delays")
+    assert {entry["manager"] for entry in route["metadata"]["managedFields"]} == {"mlops_nb"}
+
+
+FAILURES = {
+    "not-there": ("could not be pulled", "--image"),
+    "private": ("unauthorized", "--pull-secret"),
+    "greedy": ("more memory than", "--memory"),
+    "broken": ("FileNotFoundError: weights.bin", ""),
+    "unsaid": ("exit code 3: exec format error", ""),
+    "as-root": ("image will run as root", ""),
+    "over-quota": ("quota is used up", "--namespace"),
+}
+
+
+def test_a_deployment_that_fails_says_why_and_leaves_nothing(two_versions: api_server.Cluster) -> None:
+    deploy("churn:1")
+
+    for image, (said, hint) in FAILURES.items():
+        with pytest.raises(DeploymentFailed, match=said) as caught:
+            deploy("churn:2", image, traffic=50)
+        assert hint in caught.value.hint
+        wait_for(lambda: [d["metadata"]["name"] for d in two_versions.of("Deployment")] == ["mlops-delays-1"], what="the failed one to be deleted")
+    reason = deployment("delays/2").reason
+    assert reason and reason.kind == "quota"
+    wait_for(lambda: weights(two_versions) == {"mlops-delays-1": 100}, what="the route as it was")
+
+
+def test_the_place_in_the_users_code_comes_from_the_pods_log(two_versions: api_server.Cluster) -> None:
+    with pytest.raises(DeploymentFailed, match=r"score.py, line 4"):
+        deploy("churn:1", "broken")
+
+    reason = deployment("delays/1").reason
+    assert reason and reason.kind == "exception while loading" and "in init" in reason.traceback
+
+
+def test_what_may_yet_mend_is_waited_for_and_then_told(two_versions: api_server.Cluster, workspace: Workspace) -> None:
+    (workspace.root / "config.toml").write_text("start_timeout_seconds = 8\n")
+    for name, image in (("1", "huge"), ("2", "slow")):
+        rollout.deploy(f"churn:{name}", endpoint="delays", to="kubernetes", spec=on(image), wait=False)
+
+    wait_for(lambda: {deployment(f"delays/{name}").status for name in "12"} == {"failed"}, what="patience to end")
+
+    first, second = (deployment(f"delays/{name}").reason for name in "12")
+    assert first and first.kind == "unschedulable" and "3 Insufficient memory" in first.message
+    assert second and "statuscode: 503" in second.message
+    assert not two_versions.of("Deployment")
+
+
+def test_withdrawing_leaves_nothing_on_the_cluster(two_versions: api_server.Cluster) -> None:
+    deploy("churn:1")
+    deploy("churn:2", traffic=50)
+
+    rollout.undeploy("delays/1")
+    assert {d["metadata"]["name"] for d in two_versions.of("Deployment")} == {"mlops-delays-2"} and "Secret" in kinds(two_versions)
+    rollout.undeploy("delays/2")
+    assert not kinds(two_versions) and not two_versions.of("Pod")
+
+
+def test_what_somebody_deletes_on_the_cluster_comes_back(two_versions: api_server.Cluster) -> None:
+    deploy("churn:1")
+    two_versions.answer("DELETE", "/apis/apps/v1/namespaces/models/deployments/mlops-delays-1", b"", "")
+
+    wait_for(lambda: two_versions.of("Deployment") and deployment("delays/1").status == "healthy", what="the Deployment to come back")
+    assert deployment("delays/1").restarts <= 1
+
+
+def test_a_pod_that_falls_is_left_to_the_cluster_and_told(two_versions: api_server.Cluster) -> None:
+    deploy("churn:1")
+    (pod,) = two_versions.of("Pod")
+    ready = pod["status"]
+    killed = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+    ended = {
+        "name": "model",
+        "image": "x",
+        "imageID": "",
+        "ready": False,
+        "restartCount": 3,
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": killed,
+    }
+    pod["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [ended]}
+
+    wait_for(lambda: deployment("delays/1").status == "unhealthy", what="it to be told")
+    reason = deployment("delays/1").reason
+    assert reason and reason.kind == "out of memory"
+    pod["status"] = ready
+    wait_for(lambda: deployment("delays/1").status == "healthy", what="it to recover")
+    assert two_versions.one("Deployment", "mlops-delays-1")["metadata"]["generation"] == 1
+
+
+def test_killing_the_agent_in_the_middle_doubles_nothing(two_versions: api_server.Cluster, workspace: Workspace) -> None:
+    rollout.deploy("churn:1", endpoint="delays", to="kubernetes", spec=on(), wait=False)
+    wait_for(lambda: two_versions.calls and any(method == "PATCH" and "dryRun" not in url for method, url in two_versions.calls), what="the first call")
+    os.kill(pid_of_the_agent(workspace), signal.SIGKILL)
+    wait_for(lambda: not agent.running(), what="the agent's end")
+
+    deploy("churn:1")
+
+    assert len(two_versions.of("Deployment")) == 1 and len(two_versions.of("Pod")) == 1
+    assert two_versions.one("Deployment", "mlops-delays-1")["metadata"]["generation"] == 1
+
+
+def test_what_no_deployment_leads_to_is_deleted(two_versions: api_server.Cluster) -> None:
+    deploy("churn:1")
+    for name, marks in (("mlops-delays-9", {"mlops-nb/deployment": "9"}), ("theirs", {"mlops-nb/workspace": "another"})):
+        other = copy.deepcopy(two_versions.one("Deployment", "mlops-delays-1"))
+        other["metadata"]["name"] = name
+        for head in (other["metadata"], other["spec"]["template"]["metadata"]):
+            head["labels"] |= marks
+        two_versions.put(other)
+
+    wait_for(lambda: {d["metadata"]["name"] for d in two_versions.of("Deployment")} == {"mlops-delays-1", "theirs"}, what="the stray to go")
+
+
+def test_a_new_key_reaches_the_cluster_and_restarts_its_pods(two_versions: api_server.Cluster) -> None:
+    deploy("churn:1")
+    (before,) = two_versions.of("Pod")
+    fresh = keys.rotate("delays")
+
+    wait_for(lambda: base64.b64decode(two_versions.one("Secret", "mlops-delays")["data"]["token"]).decode() == fresh, what="the new key")
+    wait_for(lambda: [p["metadata"]["name"] for p in two_versions.of("Pod")] not in ([], [before["metadata"]["name"]]), what="new pods")
+    assert deployment("delays/1").status == "healthy"
+
+
+def test_a_cluster_that_keeps_silent_holds_up_no_local_deployment(two_versions: api_server.Cluster) -> None:
+    deploy("churn:1")
+    two_versions.silent.set()
+    wait_for(lambda: deployment("delays/1").status == "unhealthy", what="the silence to be noticed")
+    began = time.monotonic()
+
+    rollout.deploy("churn:1", endpoint="here", to="local")
+
+    took = time.monotonic() - began
+    reason = deployment("delays/1").reason
+    two_versions.silent.clear()
+    assert reason and "does not answer" in reason.message
+    wait_for(lambda: deployment("delays/1").status == "healthy", what="the cluster to be heard again")
+    assert len(two_versions.of("Deployment")) == 1 and took < 30
+
+
+def test_the_log_and_the_usage_are_read_from_the_cluster(two_versions: api_server.Cluster) -> None:
+    deploy("churn:1")
+    (pod,) = two_versions.of("Pod")
+    used = {"containers": [{"name": "model", "usage": {"cpu": "250m", "memory": "64Mi"}}]}
+    two_versions.put({"apiVersion": "metrics.k8s.io/v1beta1", "kind": "PodMetrics", "metadata": pod["metadata"], **used})
+
+    assert rollout.logs("delays/1") == ["deployment.started delays/3 model=delays:3 port=8080"]
+    target = targets.get("kubernetes")
+    usage = wait_for(lambda: (found := target.usage(deployment("delays/1"))).cpus and found, what="the usage")
+    assert (usage.cpus, round(usage.memory_mb), usage.restarts, usage.image) == (0.25, 67, 0, "sha256:" + "ab" * 32)
+
+
+def test_going_down_deletes_and_coming_up_applies_again(two_versions: api_server.Cluster) -> None:
+    deploy("churn:1")
+
+    rollout.down()
+    assert not kinds(two_versions)
+    rollout.up()
+    wait_for(lambda: deployment("delays/1").status == "healthy" and two_versions.of("HTTPRoute"), what="it to be back")
+
+
+# ── refused before anything is done ──────────────────────────────────────────────────────────────────────────────────
+
+
+def nothing_was_done(cluster: api_server.Cluster) -> bool:
+    return not kinds(cluster) and not rollout.endpoints()
+
+
+def test_rights_that_are_missing_are_told_before_anything_is_done(two_versions: api_server.Cluster) -> None:
+    two_versions.forbidden.add(("patch", "NetworkPolicy"))
+
+    with pytest.raises(ClusterRefused, match="networkpolicies"):
+        deploy("churn:1")
+
+    assert nothing_was_done(two_versions)
+
+
+def test_a_gateway_that_is_not_there_is_told_before_anything_is_done(two_versions: api_server.Cluster) -> None:
+    with pytest.raises(BadOption, match="No Gateway edge/private"):
+        deploy("churn:1", gateway="edge/private")
+
+    assert nothing_was_done(two_versions)
+
+
+def test_a_cluster_without_the_gateway_api_is_told_before_anything_is_done(two_versions: api_server.Cluster) -> None:
+    two_versions.missing_kinds |= {"HTTPRoute", "Gateway"}
+
+    with pytest.raises((BadOption, ClusterRefused)):
+        deploy("churn:1")
+
+    assert nothing_was_done(two_versions)
+
+
+def test_an_object_of_somebody_elses_is_told_before_anything_is_done(two_versions: api_server.Cluster) -> None:
+    two_versions.put({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "mlops-delays-1", "namespace": "models"}, "spec": {}})
+
+    with pytest.raises(NotOurs, match="Service mlops-delays-1"):
+        deploy("churn:1")
+
+    assert not rollout.endpoints()
+
+
+def test_a_dead_cluster_is_told_before_anything_is_done(two_versions: api_server.Cluster, api_server: api_server.ApiServer) -> None:
+    api_server.stop()
+
+    with pytest.raises(ClusterUnreachable, match="context 'tests' does not answer"):
+        deploy("churn:1")
+
+    assert not rollout.endpoints()
+
+
+def test_one_endpoint_is_in_one_place(two_versions: api_server.Cluster) -> None:
+    deploy("churn:1")
+
+    with pytest.raises(BadOption, match="an endpoint is in one place"):
+        deploy("churn:2", namespace="default")
+    with pytest.raises(TargetCannot):
+        rollout.deploy("churn:2", endpoint="delays", to="local")
+
+
+def test_what_a_cluster_cannot_do_is_refused(two_versions: api_server.Cluster) -> None:
+    with pytest.raises(TargetCannot, match="cannot listen on a port of your choice"):
+        rollout.deploy("churn:1", endpoint="delays", to="kubernetes", spec=DeploymentSpec(port=9000, options=on().options))
+
+
+def test_no_secret_is_in_the_store_or_in_a_log(two_versions: api_server.Cluster, workspace: Workspace) -> None:
+    deploy("churn:1")
+    rollout.down()
+
+    for secret in (keys.key("delays"), api_server.TOKEN):
+        for file in [workspace.store, *workspace.run.rglob("*.log")]:
+            assert secret.encode() not in Path(file).read_bytes()
