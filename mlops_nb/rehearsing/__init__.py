@@ -72,7 +72,8 @@ def rehearse(
     rehearsal = Rehearsal(
         id=uuid.uuid4().hex, model=version.model, version=version.version, passed=outcome.passed, environment=origin.environment.ref,
         packages=outcome.packages, rows=asked.rows, compared_with=source, max_difference=_worst(outcome.checks), checks=outcome.checks,
-        culprit=outcome.culprit and _worded(outcome.culprit, origin.run), seen=[_worded(one, origin.run) for one in outcome.seen], seconds=time.monotonic() - began, time=store.now(),
+        culprit=outcome.culprit and _worded(outcome.culprit, origin.run), seen=[_worded(one, origin.run) for one in outcome.seen],
+        seconds=time.monotonic() - began, time=store.now(),
     )  # fmt: skip
     _record(rehearsal)
     if not rehearsal.passed:
