@@ -14,6 +14,8 @@ import msgspec
 
 from .errors import BadOption, WeightsDoNotSum
 
+COPY_MARK = "~shadow"
+"""Behind the id of a request: this is the copy of it that a shadow was sent."""
 Slots = Sequence[tuple[str, int]]
 """The hundred slots in order, as runs: deployment and how many."""
 _FIELD = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)

@@ -29,8 +29,7 @@ _BODY_LIMIT_TYPES = _TYPES + "extensions.filters.http.buffer.v3."
 _OPEN_CONNECTIONS = 4096
 _PICKED = "azureml-model-deployment"
 _TOKEN = "x-mlops-token"
-SHADOWED = "x-mlops-shadow"
-"""Header of a copy that a shadow deployment is sent."""
+_ID = "x-request-id"
 _JSON, _MUTATION, _LUA = "envoy.filters.http.json_to_metadata", "envoy.filters.http.header_mutation", "envoy.filters.http.lua"
 _FIELD_FILTERS = {
     _JSON: "extensions.filters.http.json_to_metadata.v3.JsonToMetadata",
@@ -38,6 +37,8 @@ _FIELD_FILTERS = {
     _LUA: "extensions.filters.http.lua.v3.Lua",
 }
 """What reads a field of the request's JSON, in the order of the work; each is off but for routes that are sticky by a field."""
+_MARKED = {"header": {"key": _ID, "value": f"%REQ({_ID})%{splits.COPY_MARK}"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+"""The id of a copy, by which its answer is told from callers' and compared with theirs."""
 _FIELD_HEADER = "x-mlops-sticky"
 _FIELD_SPACE = "mlops.sticky"
 
@@ -270,17 +271,13 @@ def _share(endpoint: str, backend: Backend, weight: int) -> dict[str, Any]:
 
 
 def _mirror(endpoint: str, backend: Backend, percent: int) -> dict[str, Any]:
-    """A copy of a part of the requests, told to be one; nobody waits for its answer."""
+    """A copy of a part of the requests, marked as one; nobody waits for its answer."""
     return {
         "cluster": cluster_name(endpoint, backend),
         "runtime_fraction": {"default_value": {"numerator": percent}},
-        "request_headers_mutations": [_append({_TOKEN: backend.token, SHADOWED: "1"}, name) for name in (_TOKEN, SHADOWED)],
+        "request_headers_mutations": [{"append": _set({_TOKEN: backend.token})[0]}, {"append": _MARKED}],
         "disable_shadow_host_suffix_append": True,
     }
-
-
-def _append(values: dict[str, str], name: str) -> dict[str, Any]:
-    return {"append": _set({name: values[name]})[0]}
 
 
 def _hashed(sticky: splits.Sticky) -> dict[str, Any]:
@@ -350,7 +347,7 @@ def _refusal(match: dict[str, Any], status: int, body: dict[str, Any], *, header
 
 
 def _forward(match: dict[str, Any], timeout_seconds: float, to: dict[str, Any]) -> dict[str, Any]:
-    return {"match": match, "route": _action(timeout_seconds) | to, "request_headers_to_remove": ["authorization", SHADOWED]}
+    return {"match": match, "route": _action(timeout_seconds) | to, "request_headers_to_remove": ["authorization"]}
 
 
 def _action(timeout_seconds: float) -> dict[str, Any]:

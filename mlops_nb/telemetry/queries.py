@@ -1,4 +1,7 @@
-"""Questions about what was asked and answered.  Each covers the Parquet files and the lines not yet compacted."""
+"""Questions about what was asked and answered.  Each covers the Parquet files and the lines not yet compacted.
+
+`traffic` and `totals` count what callers asked; the copies that a shadow was sent are not in them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from ..splits import COPY_MARK
 from . import files, rows
 from .files import Standing
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _ATTEMPTS = 10
 _PERCENTILES = "quantile_cont(latency_ms, 0.5) AS p50_ms, quantile_cont(latency_ms, 0.95) AS p95_ms, quantile_cont(latency_ms, 0.99) AS p99_ms"
+_OF_CALLERS = f"NOT coalesce(suffix(id, '{COPY_MARK}'), false)"
 _ERRORS = "count(*) FILTER (status >= 400) AS errors"
 
 
@@ -139,7 +144,11 @@ def _over_facts(endpoint: str, since: datetime | None, until: datetime | None, s
         parts = [part for standing in standings for part in _facts(standing, since, until)]
         if not parts:
             return []
-        return _dicts(rows.connection().execute(f"WITH facts AS (SELECT * FROM ({' UNION ALL '.join(parts)}) WHERE {where}) {select}", bounds))
+        return _dicts(
+            rows.connection().execute(
+                f"WITH facts AS (SELECT * FROM ({' UNION ALL '.join(parts)}) WHERE {where} AND {_OF_CALLERS}) {select}", bounds
+            )
+        )
 
     return _steady(files.folders(endpoint), ask)
 

@@ -37,7 +37,7 @@ class Backend(BaseHTTPRequestHandler):
         if self.path in ("/become-ready", "/become-unready"):
             Backend.ready = self.path == "/become-ready"
         headers = {name.lower(): value for name, value in self.headers.items()}
-        Backend.copies += "x-mlops-shadow" in headers
+        Backend.copies += headers.get("x-request-id", "").endswith("~shadow")
         self.answer(500 if self.path == "/fail" else 200, {"name": self.name, "path": self.path, "headers": headers, "bytes": len(sent), "copies": Backend.copies})
 
     def answer(self, status: int, body: dict) -> None:

@@ -1,0 +1,144 @@
+"""What a shadow answered beside what callers were answered, and counts that leave its copies out.
+
+A copy of a request has the request's own id with a mark behind it, given by the gateway; by it the two answers find each other.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..splits import COPY_MARK
+from . import files, rows
+from .files import Standing
+from .queries import _during, _lines, _over_facts, _parquet, _steady
+
+if TYPE_CHECKING:
+    import duckdb
+    import numpy as np
+
+BIN_RATIO = 1.01
+"""Each bin of latencies ends this much higher than the last."""
+BINS = 2000
+_FIRST_BIN_MS = 0.001
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """What one deployment answered callers in a stretch of time."""
+
+    requests: int = 0
+    errors: int = 0
+    """Answers of status 400 or above."""
+    latencies: dict[int, int] = {}
+    """Bin → requests; bin k ends at 0.001 ms × 1.01^k."""
+
+    def histogram(self) -> list[int]:
+        """The latencies as counts of all `BINS` bins."""
+        return [self.latencies.get(place, 0) for place in range(BINS)]
+
+
+class Pair(msgspec.Struct, frozen=True, kw_only=True):
+    """One request's two answers."""
+
+    id: str
+    time: datetime
+    rows: int
+    latency_ms: float
+    shadow_latency_ms: float
+    status: int
+    shadow_status: int
+    outputs: dict[str, Any]
+    shadow_outputs: dict[str, Any]
+
+
+def counted(endpoint: str, *, since: datetime, until: datetime | None = None) -> dict[str, Counted]:
+    """Per deployment what it answered callers: requests, errors, latencies in bins of 1 %; copies are not counted."""
+    place = f"least(greatest(ceil(ln(latency_ms / {_FIRST_BIN_MS}) / ln({BIN_RATIO})), 0), {BINS - 1})::INTEGER"
+    select = f"SELECT deployment, {place} AS bin, count(*) AS requests, count(*) FILTER (status >= 400) AS errors FROM facts GROUP BY 1, 2"
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in _over_facts(endpoint, since, until, select):
+        found.setdefault(row["deployment"], []).append(row)
+    return {
+        name: Counted(requests=sum(r["requests"] for r in many), errors=sum(r["errors"] for r in many), latencies={r["bin"]: r["requests"] for r in many})
+        for name, many in found.items()
+    }
+
+
+def bin_end_ms(place: int) -> float:
+    """Where a bin of latencies ends, in milliseconds."""
+    return _FIRST_BIN_MS * BIN_RATIO**place
+
+
+def pairs(endpoint: str, shadow: str, *, since: datetime | None = None, until: datetime | None = None, most: int = 100_000) -> list[Pair]:
+    """The newest requests that *shadow* was sent copies of, with both answers; those whose answers were kept on both sides."""
+    places = files.folders(endpoint)
+    where, bounds = _during(since, until)
+
+    def ask(standings: list[Standing]) -> list[Pair]:
+        cursor = rows.connection()
+        tables = {s.deployment: _answers(cursor, s, since, until) for s in standings}
+        copies = tables.pop(shadow, None)
+        others = [table for table in tables.values() if table]
+        if not copies or not others:
+            return []
+        answered = " UNION ALL ".join(f"({table})" for table in others)
+        sql = f"""SELECT a.id, a.time, a.rows, a.latency_ms, c.latency_ms, a.status, c.status, a.outputs, c.outputs
+            FROM (SELECT * FROM ({answered}) WHERE {where}) a JOIN (SELECT * FROM ({copies}) WHERE suffix(id, '{COPY_MARK}')) c
+            ON c.id = a.id || '{COPY_MARK}' ORDER BY a.time DESC LIMIT {int(most)}"""
+        names = Pair.__struct_fields__
+        return [_pair(dict(zip(names, row, strict=True))) for row in cursor.execute(sql, bounds).fetchall()]
+
+    return _steady(places, ask)
+
+
+def agreeing(pair: Pair, *, tolerance: float = 1e-6) -> bool:
+    """Whether both answered alike: equal labels where there are labels, else numbers within *tolerance* of their size; two failures agree."""
+    if (pair.status < 400) != (pair.shadow_status < 400):
+        return False
+    return pair.status >= 400 or difference(pair) <= tolerance
+
+
+def difference(pair: Pair) -> float:
+    """How far the answers are apart: the share of labels that differ, or the largest difference of numbers relative to their size; inf for other shapes."""
+    import numpy as np
+
+    shared = [name for name in ("label", *pair.outputs) if name in pair.outputs and name in pair.shadow_outputs]
+    if not shared:
+        return float("inf")
+    one, other = np.asarray(pair.outputs[shared[0]]), np.asarray(pair.shadow_outputs[shared[0]])
+    if one.shape != other.shape:
+        return float("inf")
+    if shared[0] == "label" or one.dtype.kind not in "fiu" or other.dtype.kind not in "fiu":
+        return float(np.mean(one != other)) if one.size else 0.0
+    return _apart(one.astype(float), other.astype(float))
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> float:
+    import numpy as np
+
+    both_missing = np.isnan(one) & np.isnan(other)
+    apart = np.abs(one - other) / np.maximum(np.maximum(np.abs(one), np.abs(other)), 1.0)
+    return float(np.max(np.where(both_missing, 0.0, np.nan_to_num(apart, nan=np.inf)), initial=0.0))
+
+
+def _answers(cursor: duckdb.DuckDBPyConnection, standing: Standing, since: datetime | None, until: datetime | None) -> str | None:
+    """Facts and the answers as JSON of one deployment's rows."""
+    table = rows.whole(cursor, standing, _parquet(standing, since, until), _lines(standing))
+    if not table:
+        return None
+    described = cursor.execute(f"DESCRIBE SELECT * FROM ({table})").fetchall()
+    kept = [row[0] for row in described if row[0].startswith(rows.PREFIX["outputs"])]
+    fields = ", ".join(f"{rows.quoted(rows.name_of(column))} := {rows.quoted(column)}" for column in kept)
+    packed = f"to_json(struct_pack({fields}))" if kept else "'{}'::JSON"
+    return f"SELECT id, time, rows, latency_ms, status, {packed}::VARCHAR AS outputs FROM ({table})"
+
+
+def _pair(row: dict[str, Any]) -> Pair:
+    from .queries import _aware
+
+    row["time"] = _aware(row["time"])
+    for side in ("outputs", "shadow_outputs"):
+        row[side] = {name: value for name, value in msgspec.json.decode(row[side] or "{}").items() if value is not None}
+    return Pair(**row)
