@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
+import importlib
+import json
 import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import iniconfig
 import numpy as np
 import onnx
 import pandas as pd
 import pytest
-from living import deployment
+from living import deployment, wait_for
 
-from mlops_nb import cards, datasets, environments, hardware, profiling, rebuilding, registry, rollout, store
+from mlops_nb import cards, datasets, environments, hardware, keys, profiling, rebuilding, registry, rollout, store, telemetry
 from mlops_nb.errors import DeploymentFailed, EnvironmentMismatch, HardwareMissing
 from mlops_nb.settings import Workspace
 from mlops_nb.store import environments as table
@@ -157,3 +161,38 @@ def test_hardware_that_no_package_could_bring_is_refused_before_anything_is_buil
         rollout.deploy(version, spec=DeploymentSpec(hardware="coreml", isolated=True))
 
     assert not environments_folder.exists()
+
+
+# ── what the server itself needs ─────────────────────────────────────────────────────────────────────────────────────
+
+DOUBLER = """
+class Doubler:
+    def predict(self, rows):
+        return rows * 2
+"""
+
+
+def test_a_server_needs_nothing_but_what_is_listed(live_workspace: Workspace, environments_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In an environment that holds only SERVER_NEEDS, a Python model answers in every form of body, and is written down."""
+    (tmp_path / "doubling.py").write_text(DOUBLER)
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.register(importlib.import_module("doubling").Doubler(), name="double", sample=np.ones((3, 2)))
+    recorded_with("numpy", np.__version__, name="bare")
+
+    url = rollout.deploy("double", spec=DeploymentSpec(environment="bare:1", isolated=True)).url
+
+    installed = {path.name.partition("-")[0] for path in environments_folder.glob("*/lib/*/site-packages/*.dist-info")}
+    assert installed == set(rebuilding.SERVER_NEEDS)
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {keys.key('double')}"}) as client:
+        tensor = {"name": "input", "shape": [1, 2], "datatype": "FP64", "data": [1.0, 2.0]}
+        asked = {"inputs": [tensor], "outputs": [{"name": "output", "parameters": {"binary_data": True}}]}
+        binary = client.post("/v2/models/double/infer", json=asked)
+        assert np.frombuffer(binary.content[int(binary.headers["inference-header-content-length"]) :]).tolist() == [2.0, 4.0]
+        zipped = gzip.compress(json.dumps({"inputs": [tensor]}).encode())
+        answer = client.post("/v2/models/double/infer", content=zipped, headers={"content-encoding": "gzip"})
+        assert answer.json()["outputs"][0]["data"] == [2.0, 4.0]
+        assert client.post("/score", json={"data": [[1.0, 2.0]]}).json() == {"output": [[2.0, 4.0]]}
+        arrow = client.post("/score", content=b"", headers={"content-type": "application/vnd.apache.arrow.stream"})
+        assert arrow.status_code < 500 and "pyarrow" in arrow.json()["error"]
+        assert [client.get(path).status_code for path in ("/swagger.json", "/metrics", "/v2/models/double")] == [200] * 3
+    assert wait_for(lambda: telemetry.requests("double"), what="the requests are written down")
