@@ -78,6 +78,7 @@ def measure(names: Sequence[str]) -> list[Figure]:
                 rates[name] = _beside(name, serving.file_of(version), data, ours, workspace.root)
             except PeerMissing as missing:
                 rates[name] = str(missing)
+            print(table.as_text(_figures(PEERS[name], rates[name])), file=sys.stderr, flush=True)
     return [figure for name in names for figure in _figures(PEERS[name], rates[name])]
 
 
