@@ -5,7 +5,6 @@ One list for all: what `%mlops hardware` shows, what `--hardware` takes, and wha
 
 from __future__ import annotations
 
-import ctypes
 import http.client
 import os
 import platform
@@ -16,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from . import gpus
 from .errors import BadOption, HardwareMissing, listed, suggested
 
 _CPU_PROVIDER, _CPU_PACKAGE = "CPUExecutionProvider", "onnxruntime"
@@ -213,25 +213,13 @@ def _limit(file: str) -> int | None:
 # ── other devices ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _NvmlMemory(ctypes.Structure):
-    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
-
-
 def _nvidia() -> tuple[str, str, int | None]:
-    """NVIDIA's first GPU, asked of the driver's own library (NVML), which starts nothing on the device."""
-    try:
-        nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
-    except OSError:
-        return "", "no NVIDIA driver", None
-    count, handle, name, memory = ctypes.c_uint(), ctypes.c_void_p(), ctypes.create_string_buffer(96), _NvmlMemory()
-    if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)):
-        return "", "the NVIDIA driver does not answer", None
-    if not count.value or nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)):
-        return "", "the NVIDIA driver finds no GPU", None
-    nvml.nvmlDeviceGetName(handle, name, len(name))
-    nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
-    more = f" and {count.value - 1} more" if count.value > 1 else ""
-    return name.value.decode(errors="replace") + more, "", memory.total // 1_000_000 or None
+    """NVIDIA's first GPU, and how many more."""
+    told = gpus.driver()
+    if not told.gpus:
+        return "", told.lacking, None
+    more = f" and {len(told.gpus) - 1} more" if len(told.gpus) > 1 else ""
+    return told.gpus[0].name + more, told.lacking, told.gpus[0].memory_mb or None
 
 
 def _amd() -> tuple[str, str, int | None]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .. import artifacts, hardware
+from .. import artifacts, gpus, hardware
 from ..errors import NotAModel, SignatureMismatch, TrustNeeded
 from ..signature import Column, Signature, as_frame
 from .entry import EntryScript
@@ -104,7 +104,7 @@ class OnnxModel:
         options.log_severity_level = 3
         if spec.hardware != "cpu":
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        session = onnxruntime.InferenceSession(str(Path(spec.folder) / "model.onnx"), options, providers=hardware.providers(spec.hardware))
+        session = onnxruntime.InferenceSession(str(Path(spec.folder) / "model.onnx"), options, providers=_told(spec))
         self.providers: list[str] = session.get_providers()
         self.operators: dict[str, int] = _operators(session) if spec.hardware != "cpu" else {}
         hardware.check_given(spec.hardware, self.providers, self.operators)
@@ -120,6 +120,11 @@ class OnnxModel:
         """Outputs under the model's names; a regression's single column is flat."""
         values = self._run(self._outputs, feed)
         return {name: _output(name, value) for name, value in zip(self._names, values, strict=True)}
+
+
+def _told(spec: ServerSpec) -> list[Any]:
+    """The execution providers, and what those of a GPU are told."""
+    return gpus.with_options(hardware.providers(spec.hardware), limit_mb=spec.gpu_memory_mb, cache=Path(spec.run_folder) / "tensorrt")
 
 
 def plain_output(name: str, value: Any, *, plain: bool) -> tuple[str, np.ndarray]:

@@ -47,6 +47,8 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int | None = None
     cpus: float | None = None
     hardware: str = "cpu"
+    gpu_memory_mb: int | None = None
+    """What of a GPU's memory ONNX Runtime may take; None means what it needs."""
     form: StoredFile | None = None
     """The HLS project that is emulated, where the engine is `fpga`."""
     script: str = ""

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 
-from .. import environments, hardware, rebuilding, registry
-from ..errors import DeploymentFailed, EnvironmentMismatch, EnvironmentNotBuilt, PortInUse
+from .. import environments, gpus, hardware, rebuilding, registry
+from ..errors import BadOption, DeploymentFailed, EnvironmentMismatch, EnvironmentNotBuilt, PortInUse
 from ..safety import names_a_secret, path_inside
 from ..serving.spec import ServerSpec
 from ..settings import Workspace
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ..store.environments import Environment
     from ..store.models import ModelVersion
 
-ABILITIES = frozenset({"traffic", "invoke", "logs", "usage", "capture", "cpus", "memory", "port", "variables", "hardware", "isolated"})
-OPTIONS: frozenset[str] = frozenset()
+ABILITIES = frozenset({"traffic", "invoke", "logs", "usage", "capture", "cpus", "memory", "gpus", "port", "variables", "hardware", "isolated"})
+OPTIONS: frozenset[str] = frozenset({"gpu_memory"})
 TRAFFIC = "gateway"
 _STOP_SECONDS = 8.0
 _LOG_BYTES = 8_000_000
@@ -41,12 +41,24 @@ _COMMAND = ("-m", "mlops_nb.serving")
 
 
 def check(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:
-    """Raises EnvironmentMismatch when a package that the model needs differs here, HardwareMissing when the hardware is not here."""
-    if spec.isolated:
-        return hardware.check_for(version.engine, spec.hardware, isolated=True)
-    if environment and version.engine != "onnxruntime" and not spec.allow_mismatch and (different := environments.differences(environment)):
+    """Raises EnvironmentMismatch when a package that the model needs differs here, HardwareMissing when the hardware is not here or too small."""
+    alike = spec.isolated or spec.allow_mismatch or version.engine == "onnxruntime"
+    if environment and not alike and (different := environments.differences(environment)):
         raise EnvironmentMismatch(version.ref, different)
-    return hardware.check_for(version.engine, spec.hardware)
+    hardware.check_for(version.engine, spec.hardware, isolated=spec.isolated)
+    _check_gpus(version, spec)
+
+
+def _check_gpus(version: ModelVersion, spec: DeploymentSpec) -> None:
+    """Raises BadOption for GPUs that nothing would use, HardwareMissing where they are not here or have too little free memory."""
+    limit_mb, on_gpu = spec.options.get("gpu_memory"), _on_nvidia(spec)
+    if spec.gpus and not on_gpu and version.engine == "onnxruntime":
+        raise BadOption(f"--gpus {spec.gpus}: {version.ref} runs on {spec.hardware}, and would use none.", hint=f"--hardware cuda --gpus {spec.gpus}")
+    if limit_mb and not on_gpu:
+        raise BadOption("--gpu-memory limits what ONNX Runtime takes of a GPU.", hint="--hardware cuda --gpu-memory 4g")
+    if spec.gpus or on_gpu:
+        weights = sum(file.bytes for file in version.files if file.path.startswith("model.onnx"))  # and the data beside it
+        gpus.handed_over(spec.gpus, model_bytes=weights, limit_mb=limit_mb)
 
 
 def prepare(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec, *, ref: str, report: Reporter) -> None:
@@ -71,13 +83,26 @@ def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, A
     spec = _spec(deployment, version, folder, port=port, token_file=token_file, context=context)
     write_private(_spec_file(deployment), msgspec.json.encode(spec))
     python, variables = _interpreter(context.get("environment") if deployment.spec.isolated else None, folder, _runtime(version, deployment.spec))
+    ours = {"PYTHONUNBUFFERED": "1", "MLOPS_HOME": str(Workspace.current().root)}
     with open_log(folder) as log:
         process = subprocess.Popen(
             [python, *_COMMAND, str(_spec_file(deployment))], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True, env=variables | deployment.spec.variables | {"PYTHONUNBUFFERED": "1", "MLOPS_HOME": str(Workspace.current().root)},
+            start_new_session=True, env=variables | _visible(deployment.spec) | deployment.spec.variables | ours,
         )  # fmt: skip
     _children[process.pid] = process
     return {"pid": process.pid, "port": port, "token_file": str(token_file)}
+
+
+def _on_nvidia(spec: DeploymentSpec) -> bool:
+    """Whether ONNX Runtime is to run it on NVIDIA's hardware."""
+    return spec.hardware != "cpu" and hardware.asked(spec.hardware, isolated=spec.isolated).name in ("cuda", "tensorrt")
+
+
+def _visible(spec: DeploymentSpec) -> dict[str, str]:
+    """The variables that show the server its GPUs and no others; nothing where it asks for none, or they went since it was deployed."""
+    if not (spec.gpus or _on_nvidia(spec)) or gpus.driver().lacking:
+        return {}
+    return gpus.variables(gpus.handed_over(spec.gpus))
 
 
 def observe(deployment: Deployment) -> Observed:
@@ -185,7 +210,7 @@ def _spec(deployment: Deployment, version: ModelVersion, folder: Path, *, port: 
     return ServerSpec(
         endpoint=deployment.endpoint, deployment=deployment.name, model=version.model, version=version.version, folder=str(registry.laid_out(version)),
         files=version.files, flavor=version.flavor, engine=context.get("engine", version.engine), signature=version.signature, port=port,
-        token_file=str(token_file), form=context.get("form"),
+        token_file=str(token_file), form=context.get("form"), gpu_memory_mb=deployment.spec.options.get("gpu_memory"),
         run_folder=str(folder), capture_folder=str(capture), capture_payload_percent=workspace.settings().capture_payload_percent,
         memory_mb=deployment.spec.memory_mb, cpus=deployment.spec.cpus, hardware=deployment.spec.hardware, cells=context.get("cells", []),
         timeout_seconds=just_less(workspace.settings().request_timeout_seconds), variables=deployment.spec.variables, trusted=version.trusted,
