@@ -21,18 +21,20 @@ if TYPE_CHECKING:
 Floats = Literal["Float", "Double"]
 Convert = Callable[[Any, list[tuple[str, Any]]], "onnx.ModelProto"]
 OPSET = 18
+_OLDEST_OPSET = 7
+"""ONNX Runtime has all operators from this set on."""
 _OPSET_OF_TREES = 3
 """Of ai.onnx.ml: the one whose operators every converter here can write."""
 
 
 def written(obj: Any, signature: Signature, outputs: Sequence[str], floats: Floats, opset: int | None) -> bytes:
-    """The model as ONNX under the names of its columns and *outputs*."""
+    """The model as ONNX under the names of its columns and *outputs*, in operators of the set *opset* at the newest (OPSET unless given)."""
     if taken := set(outputs) & {column.name for column in signature.inputs}:
         raise NotConvertible(f"a column is called {listed(sorted(taken))}, as the answer is")
     write = _whole if signature.kind == "tensors" else _by_column if _chooses_columns(obj) else _side_by_side
     try:
         obj = _with_plain_features(obj)
-        convert = partial(_convert, options=_options(obj, outputs), opset=opset or OPSET)
+        convert = partial(_convert, options=_options(obj, outputs), opset=_writable(opset or OPSET))
         with _taught():
             model = write(obj, signature, convert, floats)
         _narrow_for_trees(model, floats)
@@ -45,6 +47,15 @@ def written(obj: Any, signature: Signature, outputs: Sequence[str], floats: Floa
     _name_outputs(model, outputs)
     _import_once(model)
     return model.SerializeToString()
+
+
+def _writable(opset: int) -> int:
+    """*opset*, when the onnx here knows it.  Raises NotConvertible."""
+    from onnx.defs import onnx_opset_version
+
+    if opset > (newest := onnx_opset_version()):
+        raise NotConvertible(f"operator set {opset} is newer than {newest}, the newest that the onnx here can write")
+    return opset
 
 
 def _whole(obj: Any, signature: Signature, convert: Convert, floats: Floats) -> onnx.ModelProto:
@@ -92,7 +103,11 @@ def _side_by_side(obj: Any, signature: Signature, convert: Convert, floats: Floa
 def _convert(obj: Any, inputs: list[tuple[str, Any]], *, options: Any, opset: int) -> onnx.ModelProto:
     from skl2onnx import convert_sklearn
 
-    return convert_sklearn(obj, initial_types=inputs, options=options, target_opset={"": opset, "ai.onnx.ml": _OPSET_OF_TREES})
+    model = convert_sklearn(obj, initial_types=inputs, options=options, target_opset={"": opset, "ai.onnx.ml": _OPSET_OF_TREES})
+    for entry in model.opset_import:  # it names the oldest set that its own operators are in, which may be one that ONNX Runtime no longer has
+        if entry.domain == "" and entry.version < _OLDEST_OPSET:
+            entry.version = opset
+    return model
 
 
 def _options(obj: Any, outputs: Sequence[str]) -> dict[int, dict[str, Any]] | None:

@@ -6,9 +6,11 @@ import copy
 import json
 import subprocess
 import sys
+from functools import partial
 from textwrap import dedent
 
 import pytest
+from lightgbm import LGBMClassifier
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
@@ -171,3 +173,31 @@ def test_a_pickle_of_unknown_origin_is_not_opened(flights, register):
 
     with pytest.raises(TrustNeeded):
         converting.convert(version.ref)
+
+
+def tried(model, flights, options) -> dict:
+    """What comes of a quick conversion."""
+    from mlops_nb import conversion, signature
+
+    rows = flights[NUMBERS]
+    return conversion.converted(model.fit(rows, flights.late), signature.infer(rows), rows, options, rows=(1,), most_thresholds=20, seconds=0.02).report
+
+
+@pytest.mark.parametrize("opset", [9, 11, 15, 22])
+@pytest.mark.parametrize("kind", [LogisticRegression, partial(RandomForestClassifier, 3), partial(LGBMClassifier, n_estimators=3, verbose=-1)])
+def test_no_operator_is_newer_than_the_set_asked_for_and_the_answers_are_the_same(kind, opset, flights):
+    report = tried(kind(), flights, Options(opset=opset))
+
+    assert report["equal"] and report["opset"] <= opset
+
+
+@pytest.mark.parametrize("level", ["basic", "extended", "all"])
+def test_an_optimised_graph_of_an_older_operator_set_answers_the_same(level, flights):
+    report = tried(LogisticRegression(), flights, Options(opset=13, optimize=level))
+
+    assert (report["equal"], report["optimized"], report["opset"]) == (True, level, 13)
+
+
+def test_an_operator_set_nobody_here_can_write_is_told_with_the_newest(logistic):
+    with pytest.raises(CannotConvert, match=r"operator set 30 is newer than \d+, the newest that the onnx here can write"):
+        converting.convert(logistic, options=Options(opset=30))
