@@ -7,8 +7,10 @@ something else the server answers 409; on an object of this workspace the field 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -198,11 +200,21 @@ def _said(error: Exception) -> str:
 
 def _resource(kind: str) -> Any:
     """lightkube's class for a kind, as plain data: what a newer server says more, or an older one less, is no reason to fail."""
+    with _registering:
+        return _registered(kind)
+
+
+@cache
+def _registered(kind: str) -> Any:
+    """Made once: lightkube keeps a register, and takes no second class for a kind."""
     from lightkube.generic_resource import create_namespaced_resource
 
     version, plural = _KINDS[kind]
     group, _, short = version.rpartition("/")
     return create_namespaced_resource(group, short, kind, plural)
+
+
+_registering = threading.Lock()
 
 
 def _kubeconfig(setting: str | None) -> Path | None:
