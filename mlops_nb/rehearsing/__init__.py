@@ -175,10 +175,12 @@ def _asked(version: ModelVersion, data: Any, answers: Any) -> tuple[Expected, st
 
 
 def _of_rows(version: ModelVersion, data: Any, known: Expected) -> Expected:
-    """*known* with these rows, and no answers to them."""
+    """*known* with these rows, if there are any, and no answers to them."""
+    if data is None or not len(data):
+        return msgspec.structs.replace(known, rows=0, columns={}, outputs={})
     head = expected.first(data, expected.MOST_ROWS)
-    columns = signature.as_lists(signature.to_columns(head)) if head is not None and len(head) else {}
-    if version.signature and columns:
+    columns = signature.as_lists(signature.to_columns(head))
+    if version.signature:
         Signature.from_json(version.signature).check(columns)
     return msgspec.structs.replace(known, rows=len(next(iter(columns.values()), ())), columns=columns, outputs={}, frame=frames.pickled(head))
 

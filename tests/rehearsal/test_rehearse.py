@@ -19,7 +19,6 @@ from sklearn.linear_model import LogisticRegression
 
 from mlops_nb import artifacts, expected, registry, rehearsing, store
 from mlops_nb.cards import as_html, as_text
-from mlops_nb.cli import main
 from mlops_nb.errors import BadOption, RehearsalFailed, SignatureMismatch
 from mlops_nb.rehearsing import comparing
 from mlops_nb.settings import Workspace
@@ -90,23 +89,29 @@ def test_a_scikit_learn_model_passes_with_the_rows_and_answers_of_its_registrati
     assert not no_environments_kept.exists() and not list(Path(tempfile.gettempdir()).glob(f"mlops-rehearsal-{os.getpid()}-*"))
 
 
-def test_it_is_recorded_with_an_event_and_listed(script: Callable[[str], Path], capsys: pytest.CaptureFixture[str]):
+def mlops(*words: str) -> subprocess.CompletedProcess[str]:
+    """What the command line says."""
+    return subprocess.run([sys.executable, "-m", "mlops_nb", *words], capture_output=True, text=True, check=False)
+
+
+def test_it_is_recorded_with_an_event_and_listed(script: Callable[[str], Path]):
     script(f"{BEGIN}\n{TWICE}\n{REGISTER}")
     rehearsing.rehearse("model")
 
     assert [rehearsal.passed for rehearsal in rehearsing.every()] == [True]
     with store.reading() as tx:
         assert [event.subject for event in events.latest(tx, what="RehearsalPassed")] == ["model:1"]
-    assert main(["rehearsals", "model:1"]) == 0 and "passed" in capsys.readouterr().out
+    listed = mlops("rehearsals", "model:1")
+    assert listed.returncode == 0 and "model:1" in listed.stdout and "passed" in listed.stdout
 
 
-def test_a_failed_one_ends_with_exit_code_5_and_says_why_in_json(script: Callable[[str], Path], capsys: pytest.CaptureFixture[str]):
+def test_a_failed_one_ends_with_exit_code_5_and_says_why_in_json(script: Callable[[str], Path]):
     path = script(READS_A_VARIABLE)
 
-    code = main(["rehearse", "model:1", "--json"])
+    done = mlops("rehearse", "model:1", "--json")
 
-    told = json.loads(capsys.readouterr().out)
-    assert code == 5 and told["code"] == "RehearsalFailed" and not told["rehearsal"]["passed"]
+    told = json.loads(done.stdout)
+    assert done.returncode == 5 and told["code"] == "RehearsalFailed" and not told["rehearsal"]["passed"]
     assert told["rehearsal"]["culprit"]["name"] == "SCALE" and told["rehearsal"]["culprit"]["where"] == f"{path}:8"
     with store.reading() as tx:
         assert "SCALE" in events.latest(tx, what="RehearsalFailed")[0].data["culprit"]
