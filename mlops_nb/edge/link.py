@@ -133,8 +133,9 @@ class Link:
         self._events.put(Up(self, flags.session_present))
 
     def _disconnected(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        self.up = False
-        self._events.put(Down(self, str(reason)))
+        if self.up:  # else it was told before why it did not come up
+            self.up = False
+            self._events.put(Down(self, str(reason)))
 
     def _failed(self, *_: Any) -> None:
         self._events.put(Down(self, "the broker does not answer"))

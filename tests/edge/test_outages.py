@@ -1,0 +1,206 @@
+"""Broker and device killed under load: every request is answered, and each answer is handed over once.
+
+`MLOPS_EDGE_OUTAGE_SECONDS=30` makes the outage as long as that.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from living import wait_for
+
+from mlops_nb.edge.requester import Answered, Requester
+from mlops_nb.store.models import ModelVersion
+
+from .brokers import Mosquitto
+from .devices import Device, desired, publish
+
+pytestmark = pytest.mark.xdist_group("mosquitto")
+OUTAGE_SECONDS = float(os.environ.get("MLOPS_EDGE_OUTAGE_SECONDS", "3"))
+PER_SECOND = 100
+
+
+class Load:
+    """Somebody who asks a hundred times a second, whatever happens, and counts what is handed over."""
+
+    def __init__(self, mosquitto: Mosquitto) -> None:
+        self.got: Counter[str] = Counter()
+        self.order: list[int] = []
+        self.asked: list[str] = []
+        self.statuses: Counter[int] = Counter()
+        self._requester = Requester(mosquitto.broker, "gates/in", self._take)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._ask_on)
+
+    def _take(self, answer: Answered) -> None:
+        self.got[answer.id] += 1
+        self.statuses[answer.status] += 1
+        self.order.append(int(answer.id))
+
+    def _ask_on(self) -> None:
+        while not self._ended.wait(1 / PER_SECOND):
+            number = len(self.asked)
+            self.asked.append(self._requester.ask({"data": [{"age": 20 + number % 50, "income": 10.0 + number % 70}]}, id=str(number)))
+
+    def start(self) -> None:
+        assert self._requester.wait(15)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Ask no more, and wait for what is not answered."""
+        self._ended.set()
+        self._thread.join()
+        try:
+            wait_for(lambda: not self._requester.waiting, seconds=60, what="the last answers")
+        finally:
+            self._requester.close()
+
+
+@contextmanager
+def load_on(mosquitto: Mosquitto) -> Iterator[Load]:
+    """Load while the block runs; then every answer is there."""
+    load = Load(mosquitto)
+    load.start()
+    wait_for(lambda: len(load.got) > 20, what="the first answers")
+    try:
+        yield load
+    finally:
+        load.finish()
+
+
+def test_a_broker_killed_again_and_again_under_load_loses_nothing_and_doubles_nothing(
+    mosquitto: Mosquitto, device: Callable[..., Device], churn: ModelVersion
+) -> None:
+    publish(mosquitto.broker, desired(churn, "g1"))
+    device().until_running("g1")
+
+    with load_on(mosquitto) as load:
+        for seconds in (0.0, OUTAGE_SECONDS, 0.0):
+            before = len(load.got)
+            mosquitto.kill()
+            time.sleep(seconds)  # the outage itself
+            mosquitto.start()
+            wait_for(lambda before=before: len(load.got) > before + 100, seconds=60, what="answers after the outage")
+
+    assert len(load.asked) > 100
+    assert load.got == Counter(dict.fromkeys(load.asked, 1))
+    assert load.statuses == {200: len(load.asked)}
+
+
+def test_a_device_killed_again_and_again_under_load_loses_nothing_and_doubles_nothing(
+    mosquitto: Mosquitto, device: Callable[..., Device], churn: ModelVersion
+) -> None:
+    publish(mosquitto.broker, desired(churn, "g1"))
+    gate = device()
+    gate.until_running("g1")
+
+    with load_on(mosquitto) as load:
+        for _ in range(3):
+            before = len(load.got)
+            gate.kill()
+            gate.start()
+            wait_for(lambda before=before: len(load.got) > before + 100, seconds=60, what="answers after the kill")
+
+    assert load.got == Counter(dict.fromkeys(load.asked, 1))
+    assert gate.stop() == 0
+
+
+def test_answers_come_in_the_order_of_their_requests(mosquitto: Mosquitto, device: Callable[..., Device], churn: ModelVersion) -> None:
+    publish(mosquitto.broker, desired(churn, "g1"))
+    device().until_running("g1")
+
+    with load_on(mosquitto) as load:
+        wait_for(lambda: len(load.got) > 200, what="two hundred answers")
+
+    assert load.order == sorted(load.order)
+
+
+@pytest.fixture
+def near(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A second broker, beside the device."""
+    broker = Mosquitto(tmp_path / "near").start()
+    yield broker
+    broker.kill()
+
+
+def ask_near(near: Mosquitto, count: int) -> None:
+    """Send requests without a response topic: their answers go up."""
+    from mlops_nb.edge.broker import properties
+    from mlops_nb.edge.link import connected
+
+    with connected(near.broker) as client:
+        for number in range(count):
+            known = properties("PUBLISH", CorrelationData=str(number).encode())
+            sent = client.publish("gates/in", b'{"data": [{"age": 40, "income": 50.0}]}', qos=1, properties=known)
+            sent.wait_for_publish(20)
+
+
+def heard_above(mosquitto: Mosquitto, *, until: Callable[[list[str]], bool]) -> list[str]:
+    """The ids of answers that come to `gates/out`, for a consumer that subscribed long ago."""
+    from queue import SimpleQueue
+
+    from mlops_nb.edge.link import Link, Received, Up
+
+    events: SimpleQueue[Any] = SimpleQueue()
+    link, ids = Link(mosquitto.broker, client_id="consumer", events=events), []
+    link.open()
+    deadline = time.monotonic() + 60
+    try:
+        while not until(ids):
+            event = events.get(timeout=max(0.1, deadline - time.monotonic()))
+            if isinstance(event, Up):
+                link.subscribe(["gates/out"])
+            elif isinstance(event, Received):
+                ids.append(event.message.user["id"])
+                link.acknowledge(event)
+    finally:
+        link.close()
+    return ids
+
+
+def test_while_the_link_is_down_requests_from_nearby_are_answered_and_their_answers_wait_on_the_disk(
+    mosquitto: Mosquitto, near: Mosquitto, device: Callable[..., Device], churn: ModelVersion
+) -> None:
+    publish(mosquitto.broker, desired(churn, "g1"))
+    gate = device(requests=near.broker)
+    gate.until_running("g1")
+    mosquitto.kill()
+    gate.until(lambda s: s.link, "the link to be down")
+
+    ask_near(near, 200)
+    gate.until(lambda s: s.reported.queued == 200, "200 answers to wait")
+    gate.kill()
+    gate.start()
+    gate.until(lambda s: s.reported.state == "running" and s.reported.queued == 200, "the device to start without a link")
+    mosquitto.start()
+
+    assert heard_above(mosquitto, until=lambda ids: len(ids) == 200) == [str(number) for number in range(200)]
+    gate.until(lambda s: s.reported.queued == 0, "the queue to be empty")
+
+
+@pytest.mark.parametrize("full", ["drop oldest", "drop newest"])
+def test_a_full_queue_drops_what_it_is_told_to_and_counts_it(
+    mosquitto: Mosquitto, near: Mosquitto, device: Callable[..., Device], churn: ModelVersion, full: str
+) -> None:
+    publish(mosquitto.broker, desired(churn, "g1"))
+    gate = device(requests=near.broker, queue_max_mb=0.01, queue_full=full)
+    gate.until_running("g1")
+    mosquitto.kill()
+    gate.until(lambda s: s.link, "the link to be down")
+
+    ask_near(near, 200)
+    told = gate.until(lambda s: s.reported.queued + s.reported.dropped == 200, "200 answers").reported
+
+    assert told.queued_mb <= 0.01 and told.dropped > 50
+    mosquitto.start()
+    ids = heard_above(mosquitto, until=lambda ids: len(ids) == told.queued)
+    oldest_first = [str(number) for number in range(200)]
+    assert ids == (oldest_first[-told.queued :] if full == "drop oldest" else oldest_first[: told.queued])
