@@ -112,7 +112,7 @@ def test_a_failed_one_ends_with_exit_code_5_and_says_why_in_json(script: Callabl
 
     told = json.loads(done.stdout)
     assert done.returncode == 5 and told["code"] == "RehearsalFailed" and not told["rehearsal"]["passed"]
-    assert told["rehearsal"]["culprit"]["name"] == "SCALE" and told["rehearsal"]["culprit"]["where"] == f"{path}:8"
+    assert told["rehearsal"]["culprit"]["name"] == "SCALE" and told["rehearsal"]["culprit"]["where"] == f"{path}:9"
     with store.reading() as tx:
         assert "SCALE" in events.latest(tx, what="RehearsalFailed")[0].data["culprit"]
 
