@@ -75,6 +75,7 @@ if TYPE_CHECKING:
 @click.option("--gpus", type=GPUS, help="GPUs it is given, in its process, container or pod: how many, or all.  [default: none]")
 @click.option("--gpu-memory", type=MEMORY, help="What ONNX Runtime may take of a GPU's memory, such as 4g.  [default: what it needs]")
 @click.option("--precision", type=A_PRECISION, help="FPGA: which of its FPGA forms is emulated.  [default: the narrowest that agrees]")
+@click.option("--overlay", metavar="FILE", help="FPGA: a bitstream for this board, built of its project.  [default: emulation]")
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="A fixed port on 127.0.0.1.  [default: a free one]")
 @click.option("--env", "variables", type=A_VARIABLE, multiple=True, help="An environment variable, not a secret; may be repeated.")
 @click.option("--allow-mismatch", is_flag=True, help="Run although packages differ from those it was made with.")

@@ -22,6 +22,8 @@ from ..errors import CompilerMissing, EmulationNotBuilt, FileChanged, SignatureM
 from ..progress import SILENT, Reporter
 from ..safety import path_inside
 from ..settings import Workspace
+from . import boards
+from .boards import Board
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,10 +140,11 @@ class Logic:
 
 
 class Emulated:
-    """A whole model with its logic emulated: the host's parts are run by ONNX Runtime."""
+    """A whole model with its logic emulated, or on a board with an *overlay*: the host's parts are run by ONNX Runtime."""
 
-    def __init__(self, home: Path) -> None:
-        self.logic = Logic(home)
+    def __init__(self, home: Path, *, overlay: str = "") -> None:
+        emulated = Logic(home)
+        self.logic = Board(boards.check(overlay), emulated.host) if overlay else emulated
         self.before, self.after = Part((home / "host" / "before.onnx").read_bytes()), Part((home / "host" / "after.onnx").read_bytes())
 
     def __call__(self, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -260,5 +260,6 @@ With Vitis HLS on PATH, synthesise it here: `vitis_hls -f build_prj.tcl` (dense 
 
 For a board with PYNQ: export the core as an IP, connect it to an AXI DMA (or AXI master) in a block design of the board, and build the
 overlay: `model.bit` and `model.hwh`.  The driver that is expected opens it with `pynq.Overlay("model.bit")`, writes {wide_in} numbers of
-{precision} a row as integers (number × 2^(bits after the point), rounded), and reads {wide_out} back the same way.
+{precision} a row as integers (number × 2^(bits after the point), rounded down) of 16, 32 or 64 bits to `axi_dma_0`, and reads {wide_out}
+back the same way: `%mlops deploy MODEL --to fpga --overlay model.bit` on the board's own Linux.
 """

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from .. import artifacts, fpga
 from ..errors import FileChanged
-from ..fpga import emulation
+from ..fpga import boards, emulation
 from ..signature import Signature
 from .engines import Arrays, Matrix, plain_output
 from .spec import ServerSpec
 
 
 class EmulatedModel:
-    """The emulation of one of a version's FPGA forms."""
+    """The emulation of one of a version's FPGA forms, or the board that an overlay of it is on."""
 
     name = "fpga_emulation"
     inline = True
@@ -24,9 +24,9 @@ class EmulatedModel:
         archive = artifacts.address(spec.form.sha256)
         if artifacts.sha256_of(archive) != spec.form.sha256:
             raise FileChanged(archive)
-        self._model = emulation.Emulated(emulation.library(archive))
+        self._model = emulation.Emulated(emulation.library(archive), overlay=spec.overlay)
         self._plain = spec.flavor not in ("onnx", "torch")
-        self.providers = [f"{fpga.NAME}, {self._model.logic.host.precision}"]
+        self.providers = [f"{boards.NAME if spec.overlay else fpga.NAME}, {self._model.logic.host.precision}"]
         self.signature = signature
 
     def feed(self, columns: Arrays, /) -> Arrays:

@@ -51,6 +51,8 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What of a GPU's memory ONNX Runtime may take; None means what it needs."""
     form: StoredFile | None = None
     """The HLS project that is emulated, where the engine is `fpga`."""
+    overlay: str = ""
+    """The bitstream of a board's FPGA that answers in place of the emulation."""
     script: str = ""
     """The entry script, where it is still being written: not in *folder* but the user's own file."""
     timeout_seconds: float = 60.0

@@ -1,6 +1,7 @@
 """The FPGA target: a version's logic emulated bit by bit in C++, by a scoring server of the local target's kind.
 
-It is an emulation and says so wherever it is shown; the FPGA itself is reached with the HLS project that `convert --to fpga` keeps.
+It is an emulation and says so wherever it is shown.  On a board's own Linux, an overlay built of the HLS project that `convert --to fpga`
+keeps answers instead (`--overlay`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import msgspec
 
 from .. import artifacts, fpga
 from ..errors import BadOption, DeploymentFailed, EmulationNotBuilt, FileMissing
-from ..fpga import emulation
+from ..fpga import boards, emulation
 from ..store.deployments import Deployment
 from ..store.models import StoredFile
 from . import Usage, local
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
     from ..store.models import ModelVersion
 
 ABILITIES = frozenset({"traffic", "invoke", "logs", "usage", "capture", "cpus", "memory", "port", "variables"})
-OPTIONS: frozenset[str] = frozenset({"precision"})
+OPTIONS: frozenset[str] = frozenset({"precision", "overlay"})
 TRAFFIC = "gateway"
 
 alive, logs, observe, stop = local.alive, local.logs, local.observe, local.stop
 
 
 def check(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:
-    """Raises BadOption for a version without an FPGA form, or without one of that precision, CompilerMissing."""
+    """Raises BadOption for a version without an FPGA form in that precision, CompilerMissing, HardwareMissing without a board for the overlay."""
+    if overlay := spec.options.get("overlay"):
+        boards.check(overlay)
     _project(version, spec.options.get("precision"))
     emulation.compiler()
 
@@ -45,19 +48,26 @@ def prepare(version: ModelVersion, environment: Environment | None, spec: Deploy
         raise FileMissing(artifacts.address(project.sha256)) from None
     except EmulationNotBuilt as error:
         raise DeploymentFailed(ref, message=str(error), log=error.detail, hint=error.hint) from error
-    return {"precision": precision, "project": msgspec.to_builtins(project)}
+    overlay = {"overlay": str(boards.check(spec.options["overlay"]))} if spec.options.get("overlay") else {}
+    return {"precision": precision, "project": msgspec.to_builtins(project), **overlay}
 
 
 def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, Any]) -> dict[str, Any]:
     """Start the scoring server and return its handle: pid, port, token_file, and the hardware it stands in for.  Raises PortInUse."""
     options = deployment.spec.options
-    started = local.start(deployment, version, context=context | {"engine": "fpga", "form": msgspec.convert(options["project"], StoredFile)})
+    started = local.start(deployment, version, context=context | _served(options))
     return started | {"hardware": hardware(deployment)}
 
 
+def _served(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the server is told beside what any is."""
+    return {"engine": "fpga", "form": msgspec.convert(options["project"], StoredFile), "overlay": options.get("overlay", "")}
+
+
 def hardware(deployment: Deployment) -> str:
-    """What faces show: that it is emulated, and in which numbers."""
-    return ", ".join(filter(None, [fpga.NAME, deployment.spec.options.get("precision")]))
+    """What faces show: that it is emulated, or on a board, and in which numbers."""
+    name = boards.NAME if deployment.spec.options.get("overlay") else fpga.NAME
+    return ", ".join(filter(None, [name, deployment.spec.options.get("precision")]))
 
 
 def usage(deployment: Deployment) -> Usage:

@@ -210,7 +210,7 @@ def _spec(deployment: Deployment, version: ModelVersion, folder: Path, *, port: 
     return ServerSpec(
         endpoint=deployment.endpoint, deployment=deployment.name, model=version.model, version=version.version, folder=str(registry.laid_out(version)),
         files=version.files, flavor=version.flavor, engine=context.get("engine", version.engine), signature=version.signature, port=port,
-        token_file=str(token_file), form=context.get("form"), gpu_memory_mb=deployment.spec.options.get("gpu_memory"),
+        token_file=str(token_file), form=context.get("form"), overlay=context.get("overlay", ""), gpu_memory_mb=deployment.spec.options.get("gpu_memory"),
         run_folder=str(folder), capture_folder=str(capture), capture_payload_percent=workspace.settings().capture_payload_percent,
         memory_mb=deployment.spec.memory_mb, cpus=deployment.spec.cpus, hardware=deployment.spec.hardware, cells=context.get("cells", []),
         timeout_seconds=just_less(workspace.settings().request_timeout_seconds), variables=deployment.spec.variables, trusted=version.trusted,

@@ -11,7 +11,7 @@ import pytest
 from living import deployment
 
 from mlops_nb import cards, hls, rollout, targets
-from mlops_nb.errors import BadOption, TargetCannot
+from mlops_nb.errors import BadOption, FileMissing, HardwareMissing, TargetCannot
 from mlops_nb.fpga import NAME
 from mlops_nb.store.deployments import DeploymentSpec
 
@@ -93,3 +93,11 @@ def test_a_deployment_keeps_its_project_when_the_version_is_converted_anew(netwo
     assert there.spec.options["precision"] == "fixed<16,6>"
     rollout.up()
     assert rollout.invoke("late", flights[NUMBERS].head(3), deployment="fpga").outputs == before
+
+
+def test_an_overlay_without_its_board_is_refused_with_what_is_missing(network, tmp_path):
+    (tmp_path / "model.bit").write_bytes(b"")
+    with pytest.raises(HardwareMissing, match=r"pynq is not installed; .*model.hwh is not beside model.bit"):
+        rollout.deploy(network.ref, endpoint="none", to="fpga", spec=DeploymentSpec(options={"overlay": str(tmp_path / "model.bit")}))
+    with pytest.raises(FileMissing):
+        rollout.deploy(network.ref, endpoint="none", to="fpga", spec=DeploymentSpec(options={"overlay": str(tmp_path / "none.bit")}))

@@ -135,3 +135,20 @@ def test_a_synthesis_report_is_read_for_what_it_says(tmp_path: Path):
 
 def test_the_area_under_the_curve_counts_ties_half():
     assert comparing.area(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, False, True, True])) == pytest.approx(0.875)
+
+
+def test_a_graph_as_pytorch_exports_it_is_read_with_its_transposed_weights():
+    random = np.random.default_rng(2)
+    shapes = (("w1", (8, 4)), ("b1", (8,)), ("w2", (3, 8)), ("b2", (3,)))
+    weights = [numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name) for name, shape in shapes]
+    nodes = [
+        helper.make_node("Gemm", ["input", "w1", "b1"], ["h"], transB=1), helper.make_node("Elu", ["h"], ["e"], alpha=0.5),
+        helper.make_node("Gemm", ["e", "w2", "b2"], ["output"], transB=1),
+    ]  # fmt: skip
+    given, answer = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", wide]) for name, wide in (("input", 4), ("output", 3)))
+    model = helper.make_model(helper.make_graph(nodes, "main_graph", [given], [answer], weights), opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    rows = random.normal(size=(20, 4)).astype(np.float32)
+    parts = graphs.split(model.SerializeToString())
+
+    assert parts.core.widths == (4, 3)
+    np.testing.assert_allclose(parts.core(rows), emulation.Part(model.SerializeToString())({"input": rows})["output"], rtol=1e-4, atol=1e-5)
