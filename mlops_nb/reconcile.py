@@ -173,6 +173,8 @@ class World:
             _record(deployment, "healthy", reason=deployment.reason, restarts=0)
         elif seen.state == "unhealthy" and deployment.status == "healthy":
             _record(deployment, "unhealthy", reason=seen.reason, event="DeploymentUnhealthy")
+        elif seen.unreachable and deployment.status == "unhealthy" and seen.reason != deployment.reason:
+            _record(deployment, "unhealthy", reason=seen.reason)
         elif seen.state == "unhealthy" and _age(deployment) > UNHEALTHY_SECONDS and not (seen.unreachable or seen.mending):
             target.stop(deployment)
             _fell(deployment, seen.reason)
