@@ -281,9 +281,9 @@ def observe(deployment: Deployment) -> Observed:
         return Observed(state="gone", reason=attempt.failed)
     if silence:
         return _without_engine(deployment, silence)
+    if attempt and watch.looked_at <= attempt.ended_at:
+        return Observed(state="starting")  # nobody looked since
     container = _container(deployment, watch)
-    if container is None and attempt and watch.looked_at <= attempt.ended_at:
-        return Observed(state="starting")  # it was not looked for since
     if container is None:
         removed = Reason(kind="exited", message="Its container is not there any more: somebody removed it.", hint=f"%mlops logs {deployment.ref}")
         return Observed(state="gone", reason=None if deployment.status == "starting" and not attempt else removed)
@@ -468,7 +468,7 @@ def _clear(client: docker.DockerClient, deployment: Deployment, folder: Path) ->
     try:
         container = client.containers.get(_name(deployment))
         if container.status in ("running", "paused", "restarting"):
-            container.stop(timeout=_STOP_SECONDS)
+            container.stop(timeout=_STOP_SECONDS if deployment.status in ("healthy", "unhealthy") else 0)  # one that only starts has nothing to finish
         if container.status != "created":
             _keep_log(container.logs(tail=_KEPT_LINES), folder)
         container.remove(force=True, v=True)
