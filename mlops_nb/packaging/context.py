@@ -25,6 +25,7 @@ from ..errors import BadOption, FileMissing, UnsafePath, listed
 from ..progress import SILENT, Reporter
 from ..rebuilding import OLDEST_PYTHON
 from ..safety import path_inside, text_for
+from ..serving import entry
 from ..serving.spec import ServerSpec
 from ..settings import Workspace
 from ..store.environments import Environment, Package
@@ -90,9 +91,17 @@ def lay_out(version: ModelVersion, environment: Environment | None, wanted: Want
     packages = inside.packages(version, environment, contents)
     locked = None if conda else wheels.lock(packages, python=python, platform=wanted.platform, wheelhouse=wanted.wheelhouse, report=report)
     recipe = dockerfile.Recipe(
-        base=wanted.base or default_base(python, conda=conda), platform=wanted.platform, python=python, contents=contents, pip=locked.pip if locked else "",
-        conda=conda, extra_files=bool(files), lean=version.engine == "onnxruntime", secrets=wanted.secrets, labels=_labels(version, environment),
-    )  # fmt: skip
+        base=wanted.base or default_base(python, conda=conda),
+        platform=wanted.platform,
+        python=python,
+        contents=contents,
+        pip=locked.pip if locked else "",
+        conda=conda,
+        files_go_to=_working_folder(version) if files else "",
+        lean=version.engine == "onnxruntime",
+        secrets=wanted.secrets,
+        labels=_labels(version, environment),
+    )
     written = dockerfile.text(recipe)
     report.step(f"writing the build context of {version.ref}")
     _emptied(folder)
@@ -188,6 +197,11 @@ def _walked(top: Path) -> list[Path]:
 # ── what is written ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _working_folder(version: ModelVersion) -> str:
+    """Where the user's code runs: an entry script beside itself, as elsewhere."""
+    return f"{MODEL_FOLDER}/entry" if version.engine == "script" else f"{HOME}/files"
+
+
 def _labels(version: ModelVersion, environment: Environment | None) -> dict[str, str]:
     """The image's labels that have a value; those of the Open Container Initiative where there is one for it."""
     run = registry.provenance(version.ref).run
@@ -237,6 +251,8 @@ def _version(folder: Path, version: ModelVersion, contents: Contents, bill: byte
     source, places = registry.checked(version), inside.model_files(version)
     for place in places:
         _copy(path_inside(source, place), path_inside(folder / "version" / "model", place))
+    if version.engine == "script":
+        entry.link_files(folder / "version" / "model")  # here, because an image cannot be written to
     spec = server_spec(version, contents)
     _write(folder / "version" / "spec.json", msgspec.json.format(msgspec.json.encode(spec), indent=2).decode() + "\n")
     _write(folder / "version" / "sbom.cdx.json", bill.decode())
@@ -255,11 +271,12 @@ def server_spec(version: ModelVersion, contents: Contents) -> ServerSpec:
 def _hash(folder: Path, written: str) -> str:
     """Of every file with its place and permission, and of the Dockerfile without this hash."""
     whole = hashlib.sha256(written.encode())
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for file in sorted(path for path in folder.rglob("*") if path.is_symlink() or path.is_file()):
         place = file.relative_to(folder).as_posix()
         if place.split("/")[0] in ("requirements.txt", "environment.yml", "wheelhouse", "server", "files", "version"):
-            executable = bool(file.stat().st_mode & stat.S_IXUSR)
-            whole.update(f"{place}\0{executable}\0{_digest(file)}\n".encode())
+            executable = bool(file.lstat().st_mode & stat.S_IXUSR)
+            content = f"-> {file.readlink()}" if file.is_symlink() else _digest(file)
+            whole.update(f"{place}\0{executable}\0{content}\n".encode())
     return whole.hexdigest()
 
 

@@ -29,7 +29,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     pip: str = ""
     """The file of pip's wheel in the wheelhouse; empty where packages come from an index."""
     conda: bool = False
-    extra_files: bool = False
+    files_go_to: str = ""
+    """Where added files stand in the image; empty where none are."""
     lean: bool = False
     """Whether the packages' own tests are left out: of those that the server needs, which are known to run without."""
     secrets: tuple[str, ...] = ()
@@ -93,7 +94,7 @@ def _mounts(recipe: Recipe) -> str:
 def _settings(recipe: Recipe) -> str:
     """Where pip and conda look for the secrets of these names."""
     known = {"pip.conf": "PIP_CONFIG_FILE", "netrc": "NETRC", "condarc": "CONDARC"}
-    return "".join(f"{variable}=/run/secrets/{name} " for name, variable in known.items() if name in recipe.secrets)
+    return "".join(f"export {variable}=/run/secrets/{name}; " for name, variable in known.items() if name in recipe.secrets)
 
 
 def _server(recipe: Recipe) -> list[str]:
@@ -117,7 +118,7 @@ def _final(recipe: Recipe) -> list[str]:
         "STOPSIGNAL SIGTERM",
         "ENTRYPOINT []",
         f'CMD ["{PYTHON}", "-m", "{contents.module}", "{HOME}/spec.json"]',
-        *([f"COPY files/ {HOME}/files/"] if recipe.extra_files else []),
+        *([f"COPY files/ {recipe.files_go_to}/"] if recipe.files_go_to else []),
         f"COPY version/ {HOME}/",
         *labels(recipe.labels),
     ]

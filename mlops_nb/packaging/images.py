@@ -170,7 +170,7 @@ def _by_engine(client: docker.DockerClient, context: Context, base: str, tag: st
     """The lines of a build by the engine's own builder.  Raises _BuildEnded."""
     said = client.api.build(path=str(context.folder), tag=tag, rm=True, forcerm=True, decode=True, platform=context.platform, labels={BASE_LABEL: base})
     for part in said:
-        yield from str(part.get("stream") or part.get("status") or "").splitlines()
+        yield from _COLOURS.sub("", str(part.get("stream") or part.get("status") or "")).splitlines()
         if "error" in part:
             raise _BuildEnded(str(part["error"]).strip())
 
@@ -241,6 +241,7 @@ def _why(context: Context, last: list[str], ended: str) -> BaseUnfit | ImageNotB
     return ImageNotBuilt(context.ref, why=ended, folder=str(context.folder), log="\n".join(last))
 
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _OUR_WORDS = re.compile(r"(?:#\d+ [\d.]+ )?mlops: (.+)")
 _SIGNS = {
     "exec format error": "this engine cannot run programs for {platform}; it needs QEMU's binfmt handlers, or an engine on such a machine",

@@ -65,9 +65,7 @@ class EntryScript:
         self.providers = [f"Python {sys.version_info.major}.{sys.version_info.minor}"]
         self.operators: dict[str, int] = {}
         self.path = Path(spec.script) if spec.script else Path(spec.folder) / "entry" / "score.py"
-        _link(Path(spec.folder), Path(spec.folder) / "model")
-        if not spec.script:
-            _put_beside(Path(spec.folder))
+        link_files(Path(spec.folder), beside=not spec.script)
         os.environ["AZUREML_MODEL_DIR"] = spec.folder
         os.chdir(self.path.parent)
         azure.provide()
@@ -99,9 +97,10 @@ class EntryScript:
 # ── around the script ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _put_beside(folder: Path) -> None:
-    """In a version's laid-out folder, put what came with the script beside it too."""
-    for source in (folder / "code", folder):
+def link_files(folder: Path, *, beside: bool = True) -> None:
+    """In a version's laid-out folder, let `model/` lead to it, as scripts expect; with *beside*, put what came with the script beside it too."""
+    _link(folder, folder / "model")
+    for source in (folder / "code", folder) if beside else ():
         for path in sorted(source.iterdir()) if source.is_dir() else ():
             if path.name not in ("entry", "code", "model"):
                 _link(path, folder / "entry" / path.name)
