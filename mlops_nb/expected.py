@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .store.models import StoredFile
 
 MOST_ROWS = 200
+"""Of a registered data set.  Of rows that were only shown, and are not to be kept, those few stay that the signature has anyway."""
 _MOST_VALUES = 100_000
 _PLACE = "expected.json"
 Outputs = dict[str, list[Any]]
@@ -51,9 +52,11 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """Local modules that were not in memory what their file said: place below `code/` → what differed."""
 
 
-def keep(rows: Any, outputs: Mapping[str, Any], *, environment: Environment, files: Mapping[str, Any], local_modules: Collection[str]) -> StoredFile:
-    """Keep the first of *rows* (200 at most, fewer when each is large) with the *outputs* that belong to them.  Raises StoreFull."""
-    count = min(MOST_ROWS, _fitting(rows))
+def keep(
+    rows: Any, outputs: Mapping[str, Any], *, most: int, environment: Environment, files: Mapping[str, Any], local_modules: Collection[str]
+) -> StoredFile:  # fmt: skip
+    """Keep the first *most* of *rows* (fewer when each is large) with the *outputs* that belong to them.  Raises StoreFull."""
+    count = min(most, _fitting(rows))
     head = first(rows, count)
     columns = signature.as_lists(signature.to_columns(head))
     expected = Expected(

@@ -96,7 +96,7 @@ def register(
         signature=msgspec.to_builtins(signature) if signature else None, metrics=dict(metrics or {}), tags=dict(tags or {}),
         description=description, dataset=dataset.ref if dataset else None, environment=environment.ref, run=run.id,
         author=getpass.getuser(), trusted=packed.trusted, created_at=store.now(), aliases=[alias] if alias else [],
-        expected=_expected(probed, packed, environment),
+        expected=_expected(probed, packed, environment, dataset if sample is None else None),
     )  # fmt: skip
     registered = _recorded(_with_onnx(draft, converted), run, packed)
     if dataset and target is None and sample is None and probing.takes_every_column(packed.subject, dataset, signature):
@@ -258,13 +258,16 @@ def _kept_with(version: ModelVersion) -> list[table.StoredFile]:
     return [*version.files, version.expected] if version.expected else version.files
 
 
-def _expected(probed: Probed | None, packed: Packed, environment: environment_table.Environment) -> table.StoredFile | None:
+def _expected(
+    probed: Probed | None, packed: Packed, environment: environment_table.Environment, dataset: dataset_table.DatasetVersion | None
+) -> table.StoredFile | None:  # fmt: skip
     """The rows it was tried on, with its answers, where there are any."""
     if probed is None or not probed.outputs:
         return None
-    from . import expected
+    from . import expected, signature
 
-    return expected.keep(probed.rows, probed.outputs, environment=environment, files=packed.files, local_modules=packed.local_modules)
+    most = expected.MOST_ROWS if dataset else signature.SAMPLE_ROWS
+    return expected.keep(probed.rows, probed.outputs, most=most, environment=environment, files=packed.files, local_modules=packed.local_modules)
 
 
 def _latest(name: str) -> ModelVersion | None:

@@ -34,8 +34,8 @@ from .stage import Broken, Play
 
 TOLERANCE = 1e-6
 """Of an answer in proportion to its size: what is left to floating point where the packages are the same."""
-ONNX_TOLERANCE = 1e-4
-"""What converting allows."""
+COARSE_TOLERANCE = 1e-4
+"""Of a model in ONNX, as converting allows, and of answers in 32 bits or fewer."""
 
 
 class Outcome(NamedTuple):
@@ -142,7 +142,9 @@ def _other_version(environment: Environment, python: Path) -> Culprit | None:
 def _tolerance(version: ModelVersion, asked: float | None) -> float:
     if asked is not None:
         return asked
-    return version.conversion.get("tolerance", ONNX_TOLERANCE) if version.engine == "onnxruntime" else TOLERANCE
+    coarse = any(output["type"] in ("float32", "float16") for output in (version.signature or {}).get("outputs", []))
+    usual = COARSE_TOLERANCE if coarse or version.engine != "python" else TOLERANCE
+    return max(usual, version.conversion.get("tolerance", 0.0)) if version.engine == "onnxruntime" else usual
 
 
 def _worst(checks: list[Check]) -> float | None:

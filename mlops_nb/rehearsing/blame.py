@@ -65,12 +65,14 @@ def of_exception(play: Play, python: Path, reason: Reason, seen: Sequence[Seen],
     """What an exception is owed to."""
     if reason.kind == "missing package" and (missing := _MISSING.search(reason.message)):
         return _missing_module(play, missing[1], reason)
-    if absent := _absent(seen):
+    if absent := _absent(one for one in seen if reason.kind == "wrong path" or one.where == reason.where or f"'{one.name}'" in reason.message):
         return absent
     if swapped := experiments.with_packages_of_the_notebook(play, tolerance):
         return _moved(*swapped, reason.where)
     if columns := experiments.with_columns_of_the_notebook(play, python, tolerance):
         return _column(columns, f"{reason.message} with it as a request brings it", reason.where)
+    if absent := _absent(seen):
+        return absent
     return Culprit(kind="cell", name=_place(reason.where) or play.version.ref, where=reason.where, why=reason.message, fix=f"mend that line, {_REGISTER}")
 
 
@@ -154,8 +156,6 @@ def _of_neighbours(code: Code, ran: Sequence[Seen]) -> Culprit | None:
 def _of_the_notebook(play: Play, python: Path, code: Code, seen: Sequence[Seen], tolerance: float) -> Culprit | None:
     """Steady answers, and not the notebook's."""
     ran = [one for one in seen if one.kind == "ran"]
-    if absent := _absent(seen):
-        return absent
     if swapped := experiments.with_packages_of_the_notebook(play, tolerance):
         return _moved(*swapped, "")
     if experiments.as_the_object(play, python, tolerance):
@@ -163,6 +163,8 @@ def _of_the_notebook(play: Play, python: Path, code: Code, seen: Sequence[Seen],
         return Culprit(kind="file", name="model.onnx", why=why, fix=f"%mlops convert {play.version.ref}, which serves the object again where they differ")
     if columns := experiments.with_columns_of_the_notebook(play, python, tolerance):
         return _column(columns, "the answers are the notebook's only with it as the notebook had it", "")
+    if absent := _absent(seen):
+        return absent
     for place, why in play.asked.changed.items():
         return Culprit(kind="file", name=place, why=why, fix=f"restart the kernel, run the cells in order, {_REGISTER}")
     return _of_cells(code, ran) or next((of_surroundings(one) for one in seen if one.kind in ("clock", "random", "variable", "file")), None)

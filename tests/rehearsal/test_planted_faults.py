@@ -182,7 +182,7 @@ def test_an_environment_variable_with_another_value_where_it_is_not_set(notebook
     rehearsal = failed()
 
     assert rehearsal.culprit and (rehearsal.culprit.kind, rehearsal.culprit.name) == ("variable", "SCALE")
-    assert {check.name: check.differ for check in rehearsal.checks}["the notebook's answers"] == 5
+    assert {check.name: check.differ for check in rehearsal.checks}["the notebook's answers"] == 4
 
 
 # ── cell ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -301,4 +301,4 @@ def test_nothing_is_blamed_where_nothing_is_wrong(notebook: Notebook, workspace:
 
     rehearsal = rehearsing.rehearse("model")
 
-    assert rehearsal.passed and rehearsal.culprit is None and rehearsal.seen == [] and rehearsal.rows == 6
+    assert rehearsal.passed and rehearsal.culprit is None and rehearsal.seen == [] and rehearsal.rows == 5

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from living import X, Y, wait_for
+from living import ROWS, X, Y, wait_for
 from sklearn.linear_model import LogisticRegression
 
-from mlops_nb import artifacts, expected, registry, rehearsing, store
+from mlops_nb import artifacts, datasets, expected, registry, rehearsing, store
 from mlops_nb.cards import as_html, as_text
 from mlops_nb.errors import BadOption, RehearsalFailed, SignatureMismatch
 from mlops_nb.rehearsing import comparing
@@ -78,7 +78,8 @@ def script(tmp_path: Path, elsewhere: Workspace) -> Callable[[str], Path]:
 
 
 def test_a_scikit_learn_model_passes_with_the_rows_and_answers_of_its_registration(elsewhere: Workspace, no_environments_kept: Path):
-    registry.register(LogisticRegression().fit(X, Y), name="churn", sample=X, convert=False)
+    datasets.register("customers", ROWS)
+    registry.register(LogisticRegression().fit(X, Y), name="churn", data="customers", convert=False)
 
     rehearsal = rehearsing.rehearse("churn")
 
@@ -147,7 +148,7 @@ def test_answers_that_are_not_the_models_fail_with_the_first_row_that_differs(sc
     with pytest.raises(RehearsalFailed) as told:
         rehearsing.rehearse("model", answers=np.array([0.0, 4.0, 8.0, 12.5, 16.0, 20.0]))
 
-    assert "row 3: output 12.5, now output 12" in told.value.detail and "1 of 6 answers differ" in str(told.value)
+    assert "row 3: output 12.5, now output 12" in told.value.detail and "1 of 5 answers differ" in str(told.value)
     assert rehearsing.rehearse("model", answers=np.array([0.0, 4.0, 8.0, 12.5, 16.0, 20.0]), tolerance=0.1).passed
 
 
@@ -156,7 +157,7 @@ def test_rows_that_do_not_fit_and_answers_that_are_too_few_are_refused_before_an
 
     with pytest.raises(SignatureMismatch):
         rehearsing.rehearse("model", data=np.zeros((3, 5)))
-    with pytest.raises(BadOption, match="6 rows and 2 answers"):
+    with pytest.raises(BadOption, match="5 rows and 2 answers"):
         rehearsing.rehearse("model", answers=[1.0, 2.0])
     assert not rehearsing.every()
 
@@ -192,10 +193,17 @@ def test_interrupted_or_killed_it_leaves_no_server(elsewhere: Workspace, tmp_pat
     assert not list(Path(tempfile.gettempdir()).glob(f"{mine}*"))
 
 
+def test_rows_that_were_only_shown_are_not_kept_but_for_those_that_the_signature_has(script: Callable[[str], Path]):
+    script(f"{BEGIN}\n{TWICE}\n{REGISTER}")
+    kept = registry.get("model").expected
+
+    assert kept and expected.read(kept).rows == 5
+
+
 def test_the_kept_answers_go_with_the_version(script: Callable[[str], Path]):
     script(f"{BEGIN}\n{TWICE}\n{REGISTER}")
     kept = registry.get("model").expected
-    assert kept and expected.read(kept).outputs == {"output": [0.0, 4.0, 8.0, 12.0, 16.0, 20.0]}
+    assert kept and expected.read(kept).outputs == {"output": [0.0, 4.0, 8.0, 12.0, 16.0]}
 
     would_free = registry.deletable_bytes("model:1")
 
