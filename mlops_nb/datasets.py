@@ -8,6 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from . import artifacts, store
 from .errors import BadOption, FileMissing
 from .reference import ModelRef
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
+    from .store.database import Transaction
+
 _READERS = {".csv": "read_csv", ".tsv": "read_csv", ".parquet": "read_parquet", ".json": "read_json", ".jsonl": "read_json", ".ndjson": "read_json"}
 _TYPES = {
     "BOOLEAN": "bool", "TINYINT": "int8", "SMALLINT": "int16", "INTEGER": "int32", "BIGINT": "int64", "UTINYINT": "uint8",
@@ -31,7 +35,8 @@ _MOST_FREQUENT = 10
 def register(name: str, data: Any, *, description: str = "", tags: dict[str, str] | None = None) -> DatasetVersion:
     """Keep *data* (a pandas DataFrame, or the path of a CSV, Parquet or JSON file) and return its version.
 
-    The index of a DataFrame is left out.  The same content under the same name is the version already there.
+    The index of a DataFrame is left out.  The same content under the same name is the version already there, which gets the new
+    *description* and *tags* where they are given.
     Raises BadName, FileMissing, BadOption, StoreFull.
     """
     checked_name(name, what="dataset")
@@ -42,7 +47,7 @@ def register(name: str, data: Any, *, description: str = "", tags: dict[str, str
         rows, schema, profile = _described(connection, parquet)
     with store.writing() as tx:
         if same := table.with_hash(tx, name, kept.sha256):
-            return same
+            return _described_anew(tx, same, description, tags or {})
         version = DatasetVersion(
             name=name, version=table.next_version(tx, name), hash=kept.sha256, rows=rows, schema=schema, profile=profile, file=kept.sha256,
             bytes=kept.bytes, description=description, tags=tags or {}, author=getpass.getuser(), created_at=store.now(),
@@ -50,6 +55,14 @@ def register(name: str, data: Any, *, description: str = "", tags: dict[str, str
         table.add(tx, version)
         events.record(tx, "DatasetRegistered", subject=version.ref, data={"rows": rows, "hash": kept.sha256})
     return version
+
+
+def _described_anew(tx: Transaction, version: DatasetVersion, description: str, tags: dict[str, str]) -> DatasetVersion:
+    """*version* with what is said of it now; what is not said stays."""
+    described = msgspec.structs.replace(version, description=description or version.description, tags=version.tags | tags)
+    if described != version:
+        table.describe(tx, described)
+    return described
 
 
 def get(ref: ModelRef | str) -> DatasetVersion:

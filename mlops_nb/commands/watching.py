@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import LineageRootNotFound, UsageError
-from ..grammar import A_DEPLOYMENT_NAME, A_DRIFT_ENGINE, A_MOMENT, A_SUBJECT, AN_ENDPOINT, AN_ENVIRONMENT, Text, face
+from ..grammar import A_DATASET, A_DEPLOYMENT_NAME, A_DRIFT_ENGINE, A_MOMENT, A_SUBJECT, AN_ENDPOINT, AN_ENVIRONMENT, Text, face
 from ..reference import ModelRef
 from ..shapes import Listing
 from .group import mlops
@@ -21,17 +21,22 @@ if TYPE_CHECKING:
     from ..store.environments import Environment
 
 
-@mlops.command(heading="Watching", examples=["drift delays", "drift delays --since 7d", "drift delays --deployment 2 --engine scipy"])
+@mlops.command(
+    heading="Watching",
+    examples=["drift delays", "drift delays --since 7d", "drift delays --deployment 2 --engine scipy", "drift delays --dataset flights_q1:1"],
+)
 @click.argument("endpoint", type=AN_ENDPOINT)
 @click.option("--engine", type=A_DRIFT_ENGINE, help="What does the statistics.  [default: drift_engine of the settings]")
 @click.option("--since", type=A_MOMENT, help="Only requests after this, such as 2h, 7d or 2026-01-31.  [default: all that are kept]")
 @click.option("--deployment", type=A_DEPLOYMENT_NAME, help="Only requests this one answered.")
-def drift(endpoint: str, engine: str | None, since: datetime | None, deployment: str | None) -> DriftCheck:
+@click.option("--dataset", type=A_DATASET, help="Compare with this data set.  [default: what the model was trained on]")
+def drift(endpoint: str, engine: str | None, since: datetime | None, deployment: str | None, dataset: ModelRef | None) -> DriftCheck:
     """Compare what an endpoint was asked with the data its model was trained on."""
     from .. import monitoring
 
     with face().reporting(f"checking {endpoint} for drift") as report:
-        check = monitoring.check_drift(endpoint, deployment=deployment, since=since, engine=engine, report=report)
+        compared = str(dataset) if dataset else None
+        check = monitoring.check_drift(endpoint, deployment=deployment, since=since, dataset=compared, engine=engine, report=report)
         report.step("drift" if check.is_drift else "no drift")
     return check
 

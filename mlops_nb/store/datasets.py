@@ -42,6 +42,13 @@ def add(tx: Transaction, dataset: DatasetVersion) -> None:
     tx.insert("datasets", dataset)
 
 
+def describe(tx: Transaction, dataset: DatasetVersion) -> None:
+    """Write down the description and tags that *dataset* has now; its rows never change."""
+    tx.execute(
+        "UPDATE datasets SET description = ?, tags = ? WHERE name = ? AND version = ?", [dataset.description, dataset.tags, dataset.name, dataset.version]
+    )
+
+
 def names(tx: Transaction) -> list[str]:
     """Every data set's name."""
     return [row["name"] for row in tx.rows("SELECT DISTINCT name FROM datasets ORDER BY name")]

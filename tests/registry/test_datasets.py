@@ -91,3 +91,13 @@ def test_an_unknown_name_suggests_the_nearest(workspace: Workspace) -> None:
     with pytest.raises(errors.DatasetNotFound) as caught:
         datasets.get("custmers")
     assert caught.value.hint == "did you mean customers?"
+
+
+def test_the_same_rows_registered_again_keep_what_is_said_of_them_now(workspace: Workspace) -> None:
+    datasets.register("mixed", MIXED, description="first", tags={"team": "ops"})
+
+    assert datasets.register("mixed", MIXED).description == "first"
+    again = datasets.register("mixed", MIXED, description="January", tags={"stage": "trial"})
+
+    assert (again.ref, again.description, again.tags) == ("mixed:1", "January", {"team": "ops", "stage": "trial"})
+    assert datasets.get("mixed:1") == again
