@@ -154,7 +154,7 @@ def _until_ready(deployment: Deployment, patience: float) -> None:
 
 def _hint(reason: Reason) -> str:
     """Its own, but for the log, which goes with the scratch workspace and stands below the error anyway."""
-    return reason.hint if reason.hint and "%mlops logs" not in reason.hint else "mend the model, and register it again"
+    return reason.hint if reason.hint and "logs" not in reason.hint.split() else "mend the model, and register it again"
 
 
 def _cells(version: ModelVersion) -> list[dict]:
