@@ -5,6 +5,7 @@ A step and the note that it was taken are one transaction, so an agent may be ki
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 from . import splits, store
@@ -23,25 +24,28 @@ def advance(rollout: Rollout) -> None:
         if current is None:
             return
         if missing := _missing(tx, current):
-            _end(tx, current, "cancelled", missing)
-        elif troubled := _troubled(tx, current):
-            _hold(tx, current, troubled)
+            end(tx, current, "cancelled", missing)
+        elif unfit := troubled(tx, current):
+            hold(tx, current, unfit)
         elif current.kind == "schedule":
             _set(tx, current, current.settings["weights"])
-            _end(tx, current, "done", "the split was set as scheduled")
+            end(tx, current, "done", "the split was set as scheduled")
         else:
             _next_share(tx, current)
 
 
-def give(tx: store.Transaction, rollout: Rollout, percent: int, *, why: str) -> None:
-    """Give the rollout's deployment *percent* of the requests; the others share the rest as they did."""
+def give(tx: store.Transaction, rollout: Rollout, percent: int, *, why: str, mirrors: Mapping[str, int] | None = None) -> None:
+    """Give the rollout's deployment *percent* of the requests, the others sharing the rest as they did; *mirrors* changes who is sent copies."""
     weights = splits.shifted(table.traffic(tx, rollout.endpoint), rollout.deployment, percent)
-    _set(tx, rollout, weights, why=why)
+    _set(tx, rollout, weights, why=why, mirrors=mirrors)
 
 
-def end(tx: store.Transaction, rollout: Rollout, status: rollouts.Status, reason: str) -> None:
-    """Note how a rollout ended, and tell it as an event."""
-    _end(tx, rollout, status, reason)
+def restore(tx: store.Transaction, rollout: Rollout, before: Mapping[str, int], *, why: str, mirrors: Mapping[str, int] | None = None) -> None:
+    """Divide the requests as *before*, among those of it that are still there."""
+    there = {d.name for d in table.of(tx, rollout.endpoint) if d.wanted == "running" and d.status != "failed"}
+    kept = {name: share for name, share in before.items() if share and name in there}
+    if kept:
+        _set(tx, rollout, splits.shared_out(kept, 100), why=why, mirrors=mirrors)
 
 
 def _next_share(tx: store.Transaction, rollout: Rollout) -> None:
@@ -49,11 +53,16 @@ def _next_share(tx: store.Transaction, rollout: Rollout) -> None:
     give(tx, rollout, percent, why=f"step {rollout.step + 1} of {len(rollout.steps)} of a ramp{f': {rollout.why}' if rollout.why else ''}")
     taken = rollouts.change(tx, rollout, step=rollout.step + 1, status="running", reason="", next_time=store.now() + timedelta(seconds=rollout.every_seconds))
     if taken.step == len(taken.steps):
-        _end(tx, taken, "done", f"{rollout.endpoint}/{rollout.deployment} has {percent} % of the requests")
+        end(tx, taken, "done", f"{rollout.endpoint}/{rollout.deployment} has {percent} % of the requests")
 
 
-def _set(tx: store.Transaction, rollout: Rollout, weights: dict[str, int], *, why: str = "") -> None:
-    table.set_traffic(tx, rollout.endpoint, weights, author=rollout.author, why=why or rollout.why or "as scheduled", sticky=rollout.settings.get("sticky"))
+def _set(tx: store.Transaction, rollout: Rollout, weights: dict[str, int], *, why: str = "", mirrors: Mapping[str, int] | None = None) -> None:
+    before = table.split(tx, rollout.endpoint)
+    copied = {name: share for name, share in {**(before.mirrors if before else {}), **(mirrors or {})}.items() if share}
+    table.set_traffic(
+        tx, rollout.endpoint, weights, author=rollout.author, why=why or rollout.why or "as scheduled", sticky=rollout.settings.get("sticky"),
+        mirrors=copied,
+    )  # fmt: skip
     events.record(tx, "TrafficChanged", subject=rollout.endpoint, data={"weights": weights, "why": why or rollout.why, "rollout": rollout.id})
 
 
@@ -68,18 +77,21 @@ def _missing(tx: store.Transaction, rollout: Rollout) -> str:
     return f"{rollout.endpoint}/{gone[0]} was withdrawn or failed" if gone else ""
 
 
-def _troubled(tx: store.Transaction, rollout: Rollout) -> str:
+def troubled(tx: store.Transaction, rollout: Rollout) -> str:
+    """Which of those that are to have a share cannot take it now, and why; nothing when all can."""
     unfit = [d for d in table.of(tx, rollout.endpoint) if d.name in _takers(rollout) and d.status != "healthy"]
     return f"{unfit[0].ref} is {unfit[0].status}" if unfit else ""
 
 
-def _hold(tx: store.Transaction, rollout: Rollout, reason: str) -> None:
+def hold(tx: store.Transaction, rollout: Rollout, reason: str) -> None:
+    """Look again a little later; the first time tell it as an event."""
     if rollout.status != "held":
         events.record(tx, "RolloutHeld", subject=rollout.endpoint, data={"rollout": rollout.id, "deployment": rollout.deployment, "reason": reason})
     rollouts.change(tx, rollout, status="held", reason=reason, next_time=store.now() + timedelta(seconds=HELD_SECONDS))
 
 
-def _end(tx: store.Transaction, rollout: Rollout, status: rollouts.Status, reason: str) -> None:
+def end(tx: store.Transaction, rollout: Rollout, status: rollouts.Status, reason: str) -> None:
+    """Note how a rollout ended, and tell it as an event."""
     rollouts.change(tx, rollout, status=status, reason=reason)
     what = {"done": "RolloutCompleted", "rolled back": "RolloutRolledBack"}.get(status, "RolloutCancelled")
     events.record(tx, what, subject=rollout.endpoint, data={"rollout": rollout.id, "deployment": rollout.deployment, "reason": reason})

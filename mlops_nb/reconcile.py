@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from . import gateway, keys, progression, splits, store, targets
+from . import canary, gateway, keys, progression, splits, store, targets
 from .errors import MlopsError, PortInUse
 from .reference import ModelRef
 from .settings import Workspace
@@ -182,7 +182,7 @@ class World:
 
 def _trouble_advancing(plan: rollouts.Rollout) -> Exception | None:
     try:
-        progression.advance(plan)
+        canary.advance(plan) if plan.kind == "canary" else progression.advance(plan)
     except Exception as error:  # told by the agent, and tried again at the next step
         return error
     return None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import getpass
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from . import agent, gateway, progression, rollout, splits, store, targets
+from . import agent, gateway, guards, progression, rollout, splits, store, targets, telemetry
+from . import canary as judging
+from .canary import Terms
 from .errors import BadOption, NothingToRollBack, RolloutUnderWay
+from .guards import Expected
 from .reference import DeploymentRef
 from .rollout import EndpointView
 from .store import deployments as table
@@ -17,6 +20,11 @@ from .store import events, rollouts
 from .store.rollouts import Rollout
 
 _IN_FORCE_SECONDS = 5.0
+_COPIES = 20
+STEPS = (5, 25, 50, 100)
+"""The steps of a canary, in percent, unless said otherwise."""
+PROMISES = ("error_rate<=+0.5pp", "p95<=+10%")
+"""What guards a canary unless said otherwise."""
 
 
 def split(endpoint: str, weights: Mapping[str, int], *, sticky: str | None = None, why: str = "") -> EndpointView:
@@ -86,8 +94,7 @@ def ramp(ref: DeploymentRef | str, steps: Sequence[int], *, every_seconds: float
     BadOption, RolloutUnderWay, TargetCannot.
     """
     ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
-    if not steps or any(not 0 < step <= 100 for step in steps) or list(steps) != sorted(set(steps)):
-        raise BadOption(f"The steps {','.join(map(str, steps)) or '(none)'} do not rise from 1 to 100.", hint="--ramp 1,5,25,50,100")
+    _check_steps(steps)
     if every_seconds <= 0:
         raise BadOption("A step must last some time.", hint="--every 10m")
     if not ref.name:
@@ -105,6 +112,58 @@ def schedule(endpoint: str, weights: Mapping[str, int], *, at: datetime, sticky:
         for name in weights:
             targets.require(table.get(tx, endpoint, name).target, "traffic")
     return _planned(DeploymentRef(endpoint), "schedule", [], every_seconds=0, at=at, why=why, settings=settings)
+
+
+def canary(
+    ref: DeploymentRef | str,
+    steps: Sequence[int] = STEPS,
+    *,
+    promises: Sequence[str] = PROMISES,
+    every_seconds: float = 600.0,
+    alpha: float = 0.05,
+    harm: float = 0.02,
+    needed: int | None = None,
+    least: int = 100,
+    patience_seconds: float = 86_400.0,
+    why: str = "",
+) -> Rollout:
+    """Have the agent give a deployment more and more of the requests while guards watch it, and promote it or roll it back by itself.
+
+    *promises* are guards such as `error_rate<=+0.5pp`, `p95<=+10%` or `agreement>=0.95`, for which it is sent copies.  A candidate that
+    keeps them is rolled back with probability *alpha* at most, however often it is looked at.  It is promoted once it answered *needed*
+    requests; unless given, as many as find a rise of the error rate by *harm* (0.02: two percentage points) with probability 0.8.
+    Raises EndpointNotFound, DeploymentNotFound, BadOption, RolloutUnderWay, TargetCannot.
+    """
+    ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
+    _check_steps(steps)
+    if not ref.name or steps[0] == 100:
+        raise BadOption("A canary needs a deployment, and a step below 100 in which it is compared.", hint="--steps 5,25,50,100")
+    if not promises or not 0 < alpha < 1 or not 0 < harm < 1 or least < 1:
+        raise BadOption("A canary needs a guard, and rates between 0 and 1.", hint='--guard "error_rate<=+0.5pp"')
+    watched = [guards.parse(promise) for promise in promises]
+    before = _served_by_others(ref)
+    terms = Terms(
+        guards=watched, alpha=alpha, harm=harm, needed=needed, least=least, patience_seconds=patience_seconds, expected=_expected(ref, before, harm),
+        before=before, copies=_COPIES if any(guard.metric == "agreement" for guard in watched) else 0,
+    )  # fmt: skip
+    return _planned(ref, "canary", list(steps), every_seconds=every_seconds, at=None, why=why, settings=judging.settings(terms))
+
+
+def _served_by_others(ref: DeploymentRef) -> dict[str, int]:
+    """The split before, which a candidate is compared with and rolled back to."""
+    with store.reading() as tx:
+        table.get(tx, ref.endpoint, ref.name or "")
+        shares = {name: share for name, share in table.traffic(tx, ref.endpoint).items() if share and name != ref.name}
+    if not shares:
+        raise BadOption(f"No other deployment of {ref.endpoint} takes requests; there is nothing to compare {ref} with.", hint=f"%mlops traffic {ref.endpoint}")
+    return splits.shared_out(shares, 100)
+
+
+def _expected(ref: DeploymentRef, before: Mapping[str, int], harm: float) -> Expected:
+    """What the others answered in the day before."""
+    counted = telemetry.counted(ref.endpoint, since=store.now() - timedelta(days=1))
+    known = [counted[name] for name in before if name in counted]
+    return Expected(requests=sum(one.requests for one in known), errors=sum(one.errors for one in known), harm=harm)
 
 
 def cancel(endpoint: str, *, why: str = "") -> list[Rollout]:
@@ -137,13 +196,18 @@ def _planned(ref: DeploymentRef, kind: Any, steps: list[int], *, every_seconds: 
         check_free(tx, ref.endpoint)
         plan = Rollout(
             id=uuid.uuid4().hex[:12], endpoint=ref.endpoint, kind=kind, deployment=ref.name or "", steps=steps, every_seconds=every_seconds, step=0,
-            status="running", settings=settings | {"before": table.traffic(tx, ref.endpoint)}, next_time=at or time, author=getpass.getuser(), why=why,
+            status="running", settings={"before": table.traffic(tx, ref.endpoint)} | settings, next_time=at or time, author=getpass.getuser(), why=why,
             created_at=time, changed_at=time,
         )  # fmt: skip
         rollouts.add(tx, plan)
         events.record(tx, "RolloutStarted", subject=ref.endpoint, data={"rollout": plan.id, "kind": kind, "deployment": plan.deployment, "steps": steps})
     agent.ensure()
     return plan
+
+
+def _check_steps(steps: Sequence[int]) -> None:
+    if not steps or any(not 0 < step <= 100 for step in steps) or list(steps) != sorted(set(steps)):
+        raise BadOption(f"The steps {','.join(map(str, steps)) or '(none)'} do not rise from 1 to 100.", hint="--ramp 1,5,25,50,100")
 
 
 def _check_able(tx: store.Transaction, endpoint: str, weights: Mapping[str, int]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UsageError, even_split
-from ..grammar import A_DEPLOYMENT, A_TIME_TO_COME, A_WEIGHT, AN_ENDPOINT, DURATION, PERCENT, SEVERAL_PERCENT, face
+from ..grammar import A_DEPLOYMENT, A_MODEL_OR_DEPLOYMENT, A_TIME_TO_COME, A_WEIGHT, AN_ENDPOINT, DURATION, PERCENT, SEVERAL_PERCENT, face
 from ..reference import DeploymentRef
 from ..shapes import Listing
 from .group import mlops
@@ -104,6 +104,66 @@ def shadow(ref: DeploymentRef, percent: int, why: str) -> EndpointView:
     from .. import traffic as division
 
     return division.mirror(ref, percent, why=why)
+
+
+A_PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
+@mlops.command(
+    heading="Serving",
+    examples=[
+        "canary delays:4",
+        'canary delays/4 --steps 5,25,50,100 --guard "error_rate<=+0.5pp" "p95<=+10%" "agreement>=0.95" --every 10m',
+        "canary delays/4 --guard 'error_rate<=2%' --needed 500",
+    ],
+)
+@click.argument("subject", metavar="MODEL|DEPLOYMENT", type=A_MODEL_OR_DEPLOYMENT)
+@click.argument("more", metavar="", nargs=-1)
+@click.option("--steps", type=SEVERAL_PERCENT, help="Percentages it is given one after another.  [default: 5,25,50,100]")
+@click.option("--guard", "promises", multiple=True, metavar="PROMISE", help="What it must keep; may be repeated.  [default: error_rate<=+0.5pp p95<=+10%]")
+@click.option("--every", type=DURATION, help="How long each step lasts at least.  [default: 10m]")
+@click.option(
+    "--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="X", default=0.05, help="Probability of a false rollback.  [default: 0.05]"
+)
+@click.option(
+    "--needed", type=click.IntRange(min=1), metavar="COUNT", help="Requests it must answer before it is promoted.  [default: as many as find +2 pp errors]"
+)
+@click.option("--patience", type=DURATION, help="How long a step may lack requests before that is told.  [default: 1d]")
+@click.option("--endpoint", type=AN_ENDPOINT, help="Of a model version that is not deployed yet: where.  [default: the model's name]")
+@click.option("--why", default="", metavar="TEXT", help="A reason for the record.")
+def canary(
+    subject: str,
+    more: Sequence[str],
+    steps: list[int] | None,
+    promises: Sequence[str],
+    every: float | None,
+    alpha: float,
+    needed: int | None,
+    patience: float | None,
+    endpoint: str | None,
+    why: str,
+) -> Rollout:
+    """Give a candidate more and more of the requests, and promote it or roll it back by what it does.
+
+    Guards are judged by tests that may be looked at at any moment.  A quiet endpoint is waited for, not guessed about.
+    """
+    from .. import traffic as division
+
+    ref = _candidate(subject, endpoint)
+    return division.canary(
+        ref, steps or division.STEPS, promises=[*promises, *more] or division.PROMISES, every_seconds=600.0 if every is None else every, alpha=alpha,
+        needed=needed, patience_seconds=patience or 86_400.0, why=why,
+    )  # fmt: skip
+
+
+def _candidate(subject: str, endpoint: str | None) -> str:
+    """The deployment that is meant; a model version is deployed without traffic first."""
+    if "/" in subject:
+        return subject
+    from .. import rollout
+
+    with face().reporting(f"deploying {subject}") as report:
+        return rollout.deploy(subject, endpoint=endpoint, traffic=0, report=report).deployment
 
 
 @mlops.group(default="list", heading="Serving")

@@ -1,0 +1,270 @@
+"""Canaries: a candidate is given more and more of the requests while guards watch it; it is promoted, held or rolled back.
+
+Each stage is judged by the requests answered since it began, the candidate's beside those of the others in the same time.  The stages'
+evidence is combined so that, however often it is looked at, a candidate that keeps all its guards is rolled back with the promised
+probability at most (5 % unless said otherwise, shared out among the guards).  A stage ends once it lasted its time and the candidate answered
+enough; the last also once enough was seen to find the harm that was named.  Until then it holds: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from . import guards, progression, sequential, store, telemetry
+from .guards import Expected, Guard
+from .store import deployments as table
+from .store import events, rollouts
+from .store.rollouts import Rollout
+from .telemetry import Counted
+
+LOOK_SECONDS = 1.0
+"""How often the evidence is looked at."""
+_MOST_TRAIL = 400
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What a canary promises and asks."""
+
+    guards: list[Guard]
+    alpha: float = 0.05
+    """The probability with which a candidate that keeps its guards may be rolled back, whatever is looked at and when."""
+    harm: float = 0.02
+    """The rise of the error rate that is to be found before a promotion (0.02: two percentage points)."""
+    power: float = 0.8
+    least: int = 100
+    """Requests the candidate must have answered in each stage."""
+    needed: int | None = None
+    """Requests it must have answered in all before its promotion; None: as many as find the harm with that power."""
+    patience_seconds: float = 86_400.0
+    """After this long in one stage a canary that still lacks requests says so, once, and goes on waiting."""
+    expected: Expected = Expected()
+    before: dict[str, int] = {}
+    copies: int = 0
+    """The percentage of requests of which the candidate is sent copies, where agreement is guarded."""
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step of the ramp saw."""
+
+    percent: int
+    since: datetime
+    until: datetime | None = None
+    candidate: Counted = Counted()
+    others: Counted = Counted()
+    pairs: int = 0
+    evidence: dict[str, float] = {}
+    """Guard → logarithm of the evidence that it is violated, of this stage alone."""
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """One look at the evidence."""
+
+    time: datetime
+    percent: int
+    requests: int
+    """What the candidate answered in this stage by then."""
+    evidence: dict[str, float]
+    """Guard → logarithm of the combined evidence."""
+    rates: list[float] = []
+    """Error rates: the candidate's lower and upper end, the others' lower and upper end, each of a 95 % confidence sequence."""
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a canary saw, as it is stored."""
+
+    stages: list[Stage] = []
+    trail: list[Look] = []
+    level: float = 0.0
+    """The logarithm of the evidence at which a guard counts as violated."""
+    needed: int = 0
+    verdict: str = ""
+
+
+def advance(rollout: Rollout) -> None:
+    """Look at the evidence, and take the step that it calls for, in one transaction with the note of it."""
+    terms, evidence = terms_of(rollout), evidence_of(rollout)
+    looked = _looked(rollout, terms, evidence) if evidence.stages else None
+    with store.writing() as tx:
+        current = rollouts.as_it_was(tx, rollout)
+        if current is None:
+            return
+        if trouble := _trouble(tx, current):
+            _give_up(tx, current, terms, evidence, trouble)
+        elif looked is None and (unready := progression.troubled(tx, current)):
+            progression.hold(tx, current, unready)
+        elif looked is None:
+            _next_stage(tx, current, terms, evidence)
+        elif violated := _violated(looked, terms):
+            _give_up(tx, current, terms, looked, violated)
+        elif waiting := _waiting(current, looked, terms):
+            _wait(tx, current, looked, terms, waiting)
+        else:
+            _next_stage(tx, current, terms, looked)
+
+
+def terms_of(rollout: Rollout) -> Terms:
+    """A canary's terms, as they were set when it began."""
+    return msgspec.convert(rollout.settings, Terms)
+
+
+def evidence_of(rollout: Rollout) -> Evidence:
+    """What a canary has seen so far."""
+    return msgspec.convert(rollout.evidence, Evidence, strict=False)
+
+
+def settings(terms: Terms) -> dict[str, Any]:
+    """Terms as a rollout's settings keep them."""
+    return msgspec.to_builtins(terms)
+
+
+# ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _looked(rollout: Rollout, terms: Terms, evidence: Evidence) -> Evidence:
+    """The evidence with what the present stage saw until now."""
+    now, stage = store.now(), evidence.stages[-1]
+    counted = telemetry.counted(rollout.endpoint, since=stage.since)
+    mine = counted.pop(rollout.deployment, Counted())
+    others = _together([counted[name] for name in counted if terms.before.get(name)])
+    pairs = telemetry.pairs(rollout.endpoint, rollout.deployment, since=stage.since) if terms.copies else []
+    found = {str(guard): guards.evidence(guard, mine, others, pairs, terms.expected) for guard in terms.guards}
+    seen = msgspec.structs.replace(stage, until=now, candidate=mine, others=others, pairs=len(pairs), evidence=found)
+    stages = [*evidence.stages[:-1], seen]
+    look = Look(time=now, percent=stage.percent, requests=mine.requests, evidence=_combined(stages, terms), rates=_rates(mine, others))
+    return msgspec.structs.replace(
+        evidence, stages=stages, trail=_thinned([*evidence.trail, look]), level=_level(terms), needed=_needed(terms, stage.percent, others, mine),
+        verdict="; ".join(guards.words(guard, mine, others, pairs) for guard in terms.guards),
+    )  # fmt: skip
+
+
+def _together(many: list[Counted]) -> Counted:
+    latencies: dict[int, int] = {}
+    for one in many:
+        for place, count in one.latencies.items():
+            latencies[place] = latencies.get(place, 0) + count
+    return Counted(requests=sum(one.requests for one in many), errors=sum(one.errors for one in many), latencies=latencies)
+
+
+def _combined(stages: list[Stage], terms: Terms) -> dict[str, float]:
+    names = map(str, terms.guards)
+    return {name: sequential.combined([stage.evidence.get(name, 0.0) for stage in stages]) for name in names}
+
+
+def _level(terms: Terms) -> float:
+    return sequential.threshold(terms.alpha / max(len(terms.guards), 1))
+
+
+def _rates(mine: Counted, others: Counted) -> list[float]:
+    ends = [sequential.interval(one.errors, one.requests) for one in (mine, others)]
+    return [float(end) for pair in ends for end in pair]
+
+
+def _needed(terms: Terms, percent: int, others: Counted, mine: Counted) -> int:
+    """How many requests the candidate is to have answered before it is promoted."""
+    if terms.needed is not None:
+        return terms.needed
+    compared = next((guard for guard in terms.guards if guard.metric == "error_rate" and guard.relative), None)
+    if compared is None:
+        return terms.least
+    seen = others.requests or terms.expected.requests
+    rate = (others.errors if others.requests else terms.expected.errors) / seen if seen else 0.01
+    harm = max(terms.harm, compared.bound * 1.5)
+    alpha = terms.alpha / len(terms.guards)
+    whole = sequential.requests_needed(rate, compared.bound, harm, share=percent / 100, alpha=alpha, power=terms.power)
+    return max(terms.least, round(whole * percent / 100))
+
+
+def _thinned(trail: list[Look]) -> list[Look]:
+    """Every second look of the older half is forgotten when there are many."""
+    if len(trail) <= _MOST_TRAIL:
+        return trail
+    half = _MOST_TRAIL // 2
+    return trail[:half:2] + trail[half:]
+
+
+# ── deciding ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _trouble(tx: store.Transaction, rollout: Rollout) -> str:
+    """Why the candidate cannot go on, whatever the numbers say."""
+    candidate = next((d for d in table.of(tx, rollout.endpoint) if d.name == rollout.deployment), None)
+    if candidate is None or candidate.wanted == "stopped":
+        return f"{rollout.endpoint}/{rollout.deployment} was withdrawn"
+    if candidate.status in ("failed", "restarting", "unhealthy"):
+        return f"{candidate.ref} is {candidate.status}{f': {candidate.reason.message}' if candidate.reason else ''}"
+    return ""
+
+
+def _violated(evidence: Evidence, terms: Terms) -> str:
+    latest = evidence.trail[-1].evidence
+    broken = [name for name in map(str, terms.guards) if latest[name] >= evidence.level]
+    return f"{' and '.join(broken)} violated: {evidence.verdict}" if broken else ""
+
+
+def _waiting(rollout: Rollout, evidence: Evidence, terms: Terms) -> str:
+    """What the present stage still lacks."""
+    stage = evidence.stages[-1]
+    answered, in_all = stage.candidate.requests, sum(one.candidate.requests for one in evidence.stages)
+    if (store.now() - stage.since).total_seconds() < rollout.every_seconds:
+        return "the step has not lasted its time"
+    if answered < terms.least:
+        return f"the candidate answered {answered:,} of the {terms.least:,} requests that a step takes"
+    if _last_judged(rollout) and in_all < evidence.needed:
+        return f"the candidate answered {in_all:,} of the {evidence.needed:,} requests that a promotion takes"
+    return ""
+
+
+def _last_judged(rollout: Rollout) -> bool:
+    """Whether no later step has others to be compared with."""
+    return rollout.step == len(rollout.steps) or rollout.steps[rollout.step] == 100
+
+
+def _wait(tx: store.Transaction, rollout: Rollout, evidence: Evidence, terms: Terms, lacking: str) -> None:
+    patient = (store.now() - evidence.stages[-1].since).total_seconds() < terms.patience_seconds + rollout.every_seconds
+    if not patient and rollout.status != "held":
+        events.record(tx, "RolloutHeld", subject=rollout.endpoint, data={"rollout": rollout.id, "deployment": rollout.deployment, "reason": lacking})
+    status: rollouts.Status = rollout.status if patient else "held"
+    _note(tx, rollout, evidence, status=status, reason=lacking, next_time=store.now() + timedelta(seconds=LOOK_SECONDS))
+
+
+def _next_stage(tx: store.Transaction, rollout: Rollout, terms: Terms, evidence: Evidence) -> None:
+    if rollout.step == len(rollout.steps):
+        _promote(tx, rollout, terms, evidence)
+        return
+    percent, now = rollout.steps[rollout.step], store.now()
+    progression.give(tx, rollout, percent, why=f"step {rollout.step + 1} of {len(rollout.steps)} of a canary", mirrors=_copies(rollout, terms, percent))
+    stages = [*evidence.stages, Stage(percent=percent, since=now)]
+    begun = _note(
+        tx, rollout, msgspec.structs.replace(evidence, stages=stages), step=rollout.step + 1, status="running", reason="",
+        next_time=now + timedelta(seconds=LOOK_SECONDS),
+    )  # fmt: skip
+    events.record(tx, "CanaryStep", subject=rollout.endpoint, data={"rollout": rollout.id, "deployment": rollout.deployment, "percent": percent})
+    if percent == 100:
+        _promote(tx, begun, terms, evidence)
+
+
+def _promote(tx: store.Transaction, rollout: Rollout, terms: Terms, evidence: Evidence) -> None:
+    if terms.copies:
+        progression.give(tx, rollout, rollout.percent, why="the canary is done", mirrors={rollout.deployment: 0})
+    _note(tx, rollout, evidence)
+    progression.end(tx, rollout, "done", f"{rollout.endpoint}/{rollout.deployment} kept its guards: {evidence.verdict}")
+
+
+def _give_up(tx: store.Transaction, rollout: Rollout, terms: Terms, evidence: Evidence, reason: str) -> None:
+    """All requests go back to where they went before; the reason and the numbers stay."""
+    _note(tx, rollout, evidence)
+    if rollout.step:
+        progression.restore(tx, rollout, terms.before, why=f"canary rolled back: {reason}", mirrors={rollout.deployment: 0} if terms.copies else {})
+    progression.end(tx, rollout, "rolled back" if rollout.step else "cancelled", reason)
+
+
+def _copies(rollout: Rollout, terms: Terms, percent: int) -> Mapping[str, int]:
+    return {rollout.deployment: terms.copies if percent < 100 else 0} if terms.copies else {}
+
+
+def _note(tx: store.Transaction, rollout: Rollout, evidence: Evidence, **values: Any) -> Rollout:
+    return rollouts.change(tx, rollout, evidence=msgspec.to_builtins(evidence), **values)

@@ -1,0 +1,141 @@
+"""A canary promotes, holds or rolls back by itself, for the reason it gives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from living import X, deployment, wait_for
+
+from mlops_nb import agent, canary, errors, registry, rollout, store, traffic
+from mlops_nb.settings import Workspace
+from mlops_nb.store import events
+from mlops_nb.store.rollouts import Rollout
+
+SCRIPT = """
+import json, random
+
+def init():
+    pass
+
+def run(raw):
+    rows = json.loads(raw)
+    if random.random() < 0.3:
+        raise ValueError("the new feature is missing")
+    return [0]
+"""
+
+
+@contextmanager
+def asked(endpoint: str = "churn") -> Iterator[None]:
+    """Callers at work, who do not mind errors."""
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            try:
+                rollout.invoke(endpoint, X.head(1))
+            except errors.MlopsError:
+                pass
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+
+
+def newest() -> Rollout:
+    return traffic.of("churn")[0]
+
+
+def ended() -> Rollout | None:
+    plan = newest()
+    return None if plan.going else plan
+
+
+def shares() -> dict[str, int]:
+    return {d.name: d.traffic for d in rollout.endpoints("churn")[0].deployments}
+
+
+def test_a_good_candidate_is_promoted_though_the_agent_is_killed_on_the_way(churn: Workspace) -> None:
+    with asked():
+        traffic.canary("churn/2", [10, 50, 100], promises=["error_rate<=+0.5pp", "p95<=+200%"], every_seconds=1.0, least=10, needed=60)
+        for step in (1, 2):
+            wait_for(lambda step=step: newest().step >= step, what=f"step {step}")
+            os.kill(int((churn.run / "agent.lock").read_text()), signal.SIGKILL)
+            wait_for(lambda: not agent.running(), what="the agent's end")
+            agent.ensure()
+        plan = wait_for(ended, seconds=60, what="the promotion")
+
+    assert (plan.status, shares()) == ("done", {"1": 0, "2": 100})
+    evidence = canary.evidence_of(plan)
+    assert [stage.percent for stage in evidence.stages] == [10, 50]
+    assert sum(stage.candidate.requests for stage in evidence.stages) >= 60
+    assert "kept its guards" in plan.reason
+
+
+def test_a_harmful_candidate_is_rolled_back_with_the_numbers_and_an_event(churn: Workspace, tmp_path) -> None:
+    script = tmp_path / "score.py"
+    script.write_text(SCRIPT)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "weights.txt").write_text("1")
+    registry.register(tmp_path / "folder", name="churn", entry=str(script))
+    rollout.deploy("churn:3", traffic=0)
+
+    with asked():
+        traffic.canary("churn/3", [50, 100], promises=["error_rate<=+0.5pp"], every_seconds=600.0)
+        plan = wait_for(ended, seconds=90, what="the rollback")
+
+    assert plan.status == "rolled back"
+    assert "error_rate<=+0.5pp violated" in plan.reason and "the others 0.00%" in plan.reason
+    assert shares() == {"1": 100, "2": 0, "3": 0}
+    with store.reading() as tx:
+        told = events.latest(tx, subject="churn", what="RolloutRolledBack")
+    assert told[0].data["reason"] == plan.reason
+
+
+def test_a_quiet_endpoint_is_waited_for_and_the_split_stays(churn: Workspace) -> None:
+    traffic.canary("churn/2", [10, 100], every_seconds=0.5, patience_seconds=0.5)
+    plan = wait_for(lambda: newest() if newest().status == "held" else None, what="the hold")
+    assert "0 of the 100 requests" in plan.reason
+    assert shares() == {"1": 90, "2": 10}
+    traffic.roll_back("churn")
+    assert shares() == {"1": 100, "2": 0}
+
+
+def test_a_candidate_that_dies_is_rolled_back_at_once(churn: Workspace) -> None:
+    traffic.canary("churn/2", [10, 100], every_seconds=600.0)
+    wait_for(lambda: newest().step == 1, what="the first step")
+    wait_for(lambda: shares()["2"] == 10, what="its share")
+    os.kill(deployment("churn/2").handle["pid"], signal.SIGKILL)
+    plan = wait_for(ended, what="the rollback")
+    assert plan.status == "rolled back" and plan.reason.startswith("churn/2 is ")
+    assert shares() == {"1": 100, "2": 0}
+
+
+def test_agreement_is_judged_by_copies_whose_answers_no_caller_sees(churn: Workspace) -> None:
+    with asked():
+        traffic.canary("churn/2", [10, 100], promises=["agreement>=0.5"], every_seconds=1.0, least=5, needed=20)
+        plan = wait_for(ended, seconds=60, what="the promotion")
+    assert plan.status == "done"
+    assert canary.evidence_of(plan).stages[0].pairs > 0
+    assert [d.copies for d in rollout.endpoints("churn")[0].deployments] == [0, 0]
+
+
+def test_there_must_be_something_to_compare_with(churn: Workspace) -> None:
+    with pytest.raises(errors.BadOption, match="nothing to compare"):
+        traffic.canary("churn/1")
+    with pytest.raises(errors.BadOption):
+        traffic.canary("churn/2", [100])
+    with pytest.raises(errors.BadOption):
+        traffic.canary("churn/2", promises=["auc>=0.7"])
+    assert traffic.of("churn") == []
