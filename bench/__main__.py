@@ -12,7 +12,7 @@ from mlops_nb.errors import closest, listed
 
 from . import table
 
-FAMILIES = ("startup", "metadata", "registering", "deploying", "serving")
+FAMILIES = ("startup", "metadata", "registering", "deploying", "serving", "packaging")
 OUT = Path(__file__).parent / "out" / "figures.json"
 
 

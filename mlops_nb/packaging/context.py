@@ -24,7 +24,7 @@ from .. import environments, registry
 from ..errors import BadOption, FileMissing, UnsafePath, listed
 from ..progress import SILENT, Reporter
 from ..rebuilding import OLDEST_PYTHON
-from ..safety import path_inside, text_for
+from ..safety import checked_name, path_inside, text_for
 from ..serving import entry
 from ..serving.spec import ServerSpec
 from ..settings import Workspace
@@ -81,7 +81,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 def lay_out(version: ModelVersion, environment: Environment | None, wanted: Wanted, report: Reporter = SILENT) -> Context:
     """Write the context of *version*.  Whatever is wrong is said before anything is written.
 
-    Raises BadOption, FileMissing, UnsafePath (a symlink that leads out), UnsafeText, FileChanged, WheelsMissing, MissingExtra.
+    Raises BadOption, BadName, FileMissing, UnsafePath (a symlink that leads out), UnsafeText, FileChanged, WheelsMissing, MissingExtra.
     """
     contents = _contents(wanted)
     folder = _folder(version, wanted)
@@ -142,6 +142,8 @@ def _contents(wanted: Wanted) -> Contents:
         raise BadOption(f"No platform {wanted.platform!r}. Platforms: {listed(ARCHITECTURES)}.", hint="--platform linux/amd64")
     if wanted.target not in CONTENTS:
         raise BadOption(f"No kind of image {wanted.target!r}. Kinds: {listed(CONTENTS)}.", hint="--target docker")
+    for name in wanted.secrets:
+        checked_name(name, what="secret")
     return CONTENTS[wanted.target]
 
 

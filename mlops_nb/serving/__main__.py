@@ -53,6 +53,7 @@ def prepare(spec: ServerSpec) -> None:
     """The process as the deployment wants it; before numpy and its threads are imported."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, str(max(1, int(spec.cpus or os.cpu_count() or 1))))
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # what a model is asked is nobody's business but its owner's
     os.environ.update(spec.variables)
     # The loop waits for Python's lock behind a model in pure Python, and behind the writer of the telemetry.
     sys.setswitchinterval(0.0005)

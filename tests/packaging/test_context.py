@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_nb import packaging, store
-from mlops_nb.errors import BadOption, FileMissing, ImageNotBuilt, UnsafePath, UnsafeText, WheelsMissing
-from mlops_nb.packaging import CONTENTS, Context, Wanted, contents, dockerfile, images, wheels
+from mlops_nb.errors import BadName, BadOption, FileMissing, ImageNotBuilt, UnsafePath, UnsafeText, WheelsMissing
+from mlops_nb.packaging import CONTENTS, Context, Wanted, contents, context, dockerfile, images, wheels
 from mlops_nb.registry import Provenance
 from mlops_nb.serving.spec import ServerSpec
 from mlops_nb.settings import Workspace
@@ -289,6 +289,16 @@ def test_a_folder_that_holds_something_else_is_left_alone(churn: Provenance, tmp
 def test_words_that_mean_nothing_are_refused(churn: Provenance, words: dict[str, str], said: str) -> None:
     with pytest.raises(BadOption, match=said):
         laid_out(churn, **words)
+
+
+@settings(max_examples=30)
+@given(name=NASTY)
+def test_a_secrets_name_is_plain_or_refused(name: str) -> None:
+    try:
+        context._contents(Wanted(secrets=(name,)))
+    except BadName:
+        return
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name)
 
 
 # ── packages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
