@@ -29,10 +29,10 @@ _MOST_EVENTS = 500
 class _Wanted:
     """Manifests that are to be in force together, and how far that is."""
 
-    __slots__ = ("done", "error", "manifests", "tried")
+    __slots__ = ("done", "error", "manifests", "since", "tried")
 
     def __init__(self, manifests: Sequence[Manifest]) -> None:
-        self.manifests, self.done, self.tried = manifests, False, float("-inf")
+        self.manifests, self.done, self.tried, self.since = manifests, False, float("-inf"), float("inf")
         self.error: MlopsError | None = None
 
 
@@ -59,7 +59,6 @@ class Keeper:
             known = self._wanted.get(key)
             if known is None or known.manifests != manifests or (anew and known.done):
                 self._wanted[key] = _Wanted(manifests)
-                self._seen_at = float("-inf")  # what was seen says nothing of this
             self._awake()
 
     def withdraw(self, key: str, labels: Mapping[str, str]) -> None:
@@ -82,19 +81,19 @@ class Keeper:
                 self._swept_at = time.monotonic()
                 self._awake()
 
-    def seen(self) -> Seen | None:
-        """What was found less than some seconds ago; None before the first look.  Raises the cluster's refusal, or ClusterUnreachable."""
+    def seen(self, key: str | None = None) -> Seen | None:
+        """What was found last, since what is wanted under *key* is in force; None before that.
+
+        Raises ClusterUnreachable, and what the cluster said against *key*.
+        """
         with self._news:
             self._awake()
             if self._trouble:
                 raise self._trouble
-            return self._seen if self._seen_at > float("-inf") else None
-
-    def fate(self, key: str) -> MlopsError | bool:
-        """Whether what is wanted under *key* is in force, or what the cluster said against it."""
-        with self._news:
-            wanted = self._wanted.get(key)
-            return bool(wanted and wanted.done) if not wanted or wanted.error is None else wanted.error
+            wanted = self._wanted.get(key) if key else None
+            if wanted and wanted.error:
+                raise wanted.error
+            return self._seen if wanted is None or wanted.since <= self._seen_at else None
 
     # ── the thread ──
 
@@ -128,10 +127,10 @@ class Keeper:
     def _step(self, api: Api) -> None:
         self._delete_unwanted(api)
         self._apply_wanted(api)
+        began = time.monotonic()
         seen = self._look(api)
         with self._news:
-            if all(w.done or w.error for w in self._wanted.values()):
-                self._seen, self._seen_at = seen, time.monotonic()
+            self._seen, self._seen_at = seen, began
         self._delete_strays(api, seen)
 
     def _delete_unwanted(self, api: Api) -> None:
@@ -154,6 +153,7 @@ class Keeper:
             except MlopsError as error:
                 wanted.error = error
                 continue
+            wanted.since = wanted.since if wanted.done else time.monotonic()
             wanted.error, wanted.done = None, True
 
     def _look(self, api: Api) -> Seen:

@@ -181,10 +181,7 @@ def observe(deployment: Deployment) -> Observed:
     up = deployment.status in ("healthy", "unhealthy")
     try:
         keeper = _want(deployment)
-        fate = keeper.fate(deployment.ref)
-        if isinstance(fate, MlopsError):
-            raise fate
-        seen = keeper.seen() if fate else None
+        seen = keeper.seen(deployment.ref)
     except ClusterUnreachable as error:
         reason = Reason(kind="cluster silent", message=str(error), hint=error.hint)
         return Observed(state="unhealthy" if up else "starting", reason=reason, unreachable=True)
