@@ -60,7 +60,7 @@ def mirror(ref: DeploymentRef | str, percent: int, *, why: str = "") -> Endpoint
         raise BadOption(f"{ref} cannot be sent copies of {percent} % of the requests.", hint="%mlops shadow ENDPOINT/NAME --percent 10")
     with store.writing() as tx:
         deployment = table.get(tx, ref.endpoint, ref.name)
-        targets.require(deployment.target, "traffic")
+        targets.require_gateway(deployment.target, "answer copies of an endpoint's requests")
         before = table.split(tx, ref.endpoint)
         mirrors = {name: share for name, share in {**(before.mirrors if before else {}), ref.name: percent}.items() if share}
         reason = why or (f"{ref} is sent copies of {percent} %" if percent else f"{ref} is sent no more copies")
@@ -220,6 +220,9 @@ def _check_able(tx: store.Transaction, endpoint: str, weights: Mapping[str, int]
 
 
 def _record(tx: store.Transaction, endpoint: str, weights: Mapping[str, int], *, why: str, sticky: str | None = None) -> None:
+    if sticky:
+        for deployment in table.of(tx, endpoint):
+            targets.require_gateway(deployment.target, "keep callers with one deployment")
     table.set_traffic(tx, endpoint, weights, author=getpass.getuser(), why=why, sticky=sticky)
     events.record(tx, "TrafficChanged", subject=endpoint, data={"weights": dict(weights), "why": why})
 

@@ -135,6 +135,12 @@ def require(name: str, *abilities: str) -> None:
             raise TargetCannot(name, ABILITIES[ability], able=[other for other in NAMES if ability in get(other).ABILITIES])
 
 
+def require_gateway(name: str, what: str) -> None:
+    """Raises TargetCannot when requests to what runs on the target called *name* do not pass this workspace's gateway, which alone can do *what*."""
+    if get(name).TRAFFIC != "gateway":
+        raise TargetCannot(name, what, able=[other for other in NAMES if get(other).TRAFFIC == "gateway"])
+
+
 def check(name: str, version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:
     """Refuse what the target called *name* cannot do, before anything is done.  Raises BadOption, TargetCannot, or what the target raises."""
     target = get(name)
