@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import docker
 import living
 import pytest
 
-from mlops_nb import registry, rollout
+from mlops_nb import packaging, registry, rollout
+from mlops_nb.errors import InvocationFailed
 from mlops_nb.rollout import Deployed
 from mlops_nb.settings import Workspace
 from mlops_nb.store.deployments import DeploymentSpec
@@ -58,17 +60,47 @@ def docker_world(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> I
         rollout.down()
 
 
+@pytest.fixture(scope="module")
+def images(docker_world: Workspace, base_image: str) -> dict[str, str]:
+    """The image of each version, by its id, so that a test need not look whether it is built."""
+    made = {}
+    for ref in ("churn:1", "churn:2", "moody:1"):
+        known = registry.provenance(ref)
+        made[ref] = packaging.image_of(known.version, known.environment, base=base_image).digest
+    return made
+
+
+def _deploy(images: dict[str, str], ref: str, *, endpoint: str, traffic: int | None = None, options: dict[str, Any] | None = None, **spec: Any) -> Deployed:
+    wanted = DeploymentSpec(options={"image": images[ref]} if options is None else options, **spec)
+    return rollout.deploy(ref, endpoint=endpoint, to="docker", traffic=traffic, spec=wanted)
+
+
+@pytest.fixture(scope="module")
+def steady(images: dict[str, str]) -> Callable[[], Deployed]:
+    """`steady()` is the deployment `steady/1` of `moody:1`, healthy; whatever an earlier test did to it."""
+
+    def healthy() -> Deployed:
+        found = _deploy(images, "moody:1", endpoint="steady")
+        living.wait_for(lambda: _answers("steady"), what="steady/1 to answer")
+        return found
+
+    return healthy
+
+
+def _answers(endpoint: str) -> bool:
+    try:
+        return bool(rollout.invoke(endpoint, {"hello": 1}))
+    except InvocationFailed:
+        return False
+
+
 @pytest.fixture
-def in_docker(docker_world: Workspace, base_image: str) -> Iterator[Callable[..., Deployed]]:
+def in_docker(images: dict[str, str]) -> Iterator[Callable[..., Deployed]]:
     """`in_docker("churn:1", endpoint="a")` deploys to a container; what was deployed is withdrawn after the test."""
-
-    def deploy(ref: str, *, endpoint: str, traffic: int | None = None, wait: bool = True, **spec: Any) -> Deployed:
-        options = {"base": base_image} | spec.pop("options", {})
-        return rollout.deploy(ref, endpoint=endpoint, to="docker", traffic=traffic, wait=wait, spec=DeploymentSpec(options=options, **spec))
-
-    yield deploy
+    yield partial(_deploy, images)
     for view in rollout.endpoints():
-        rollout.undeploy(view.name)
+        if view.name != "steady":
+            rollout.undeploy(view.name)
 
 
 @pytest.fixture
@@ -105,10 +137,12 @@ class Door:
         self._listener.bind(str(self._path))
         self._listener.listen(64)
         threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
+        self.leads_there = True
 
     def close(self, *, deaf: bool = False) -> None:
         """Cut every connection; with *deaf* take new ones and never answer, else refuse them."""
         assert self._listener
+        self.leads_there = False
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for connection in self._open:
@@ -140,10 +174,12 @@ def _pass_on(one: socket.socket, other: socket.socket) -> None:
 
 
 @pytest.fixture
-def engine_door(docker_world: Workspace, container_engine: str, tmp_path: Path) -> Iterator[Door]:
+def engine_door(images: dict[str, str], docker_world: Workspace, container_engine: str, tmp_path: Path) -> Iterator[Door]:
     """The only way to the engine, as far as this workspace knows."""
     config = docker_world.root / "config.toml"
     door = Door(tmp_path / "engine.sock", container_engine)
     config.write_text(f'container_engine = "{door.address}"\n')
     yield door
     config.unlink()
+    if not door.leads_there:
+        door.open()
