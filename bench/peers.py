@@ -173,7 +173,8 @@ def _serving(name: str, model: Path) -> Iterator[tuple[int, int]]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server's whole group: peers start workers of their own."""
+    """End the server's group and whatever else it started: some start workers in sessions of their own."""
+    workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(10)
@@ -183,6 +184,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass  # all of it has gone already
+    for worker in workers:
+        if worker.is_running():
+            worker.kill()
     process.wait()
 
 

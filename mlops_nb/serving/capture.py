@@ -22,8 +22,8 @@ from typing import Any
 import msgspec
 import orjson
 
+from ..column_bytes import LEAST, packed
 from ..signature import as_lists
-from ..telemetry.packed import LEAST, packed
 
 FLUSH_SECONDS = 0.1
 MOST_QUEUED = 20_000
@@ -186,7 +186,7 @@ def _lives(pid: int) -> bool:
 
 
 def line(record: Record) -> bytes:
-    """The record as JSON; many numbers as `telemetry.packed` has them, few as digits, which orjson writes in a quarter of the time lists of them take."""
+    """The record as JSON; many numbers as `column_bytes` has them, few as digits, which orjson writes in a quarter of the time lists of them take."""
     facts = {"time": _moment(record.time), "id": record.id, "status": record.status, "latency_ms": round(record.latency_ms, 3), "rows": record.rows}
     try:
         return _json(facts | _payload(record) | {"error": record.error})

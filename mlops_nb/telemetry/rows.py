@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ..column_bytes import unpacked
 from .files import Standing, column_types
-from .packed import unpacked
 
 if TYPE_CHECKING:
     import duckdb
@@ -64,8 +64,8 @@ def typed_lines(cursor: duckdb.DuckDBPyConnection, folder: Path, paths: Iterable
 
     This is what a Parquet file gets, and what a reader sees before there is one.
     """
-    whole = ", ".join(f"CASE WHEN packed_{side} IS NULL THEN {side} ELSE unpacked({side}, packed_{side})::JSON END AS {side}" for side in PREFIX)
-    lines = f"(SELECT * EXCLUDE (packed_inputs, packed_outputs) REPLACE ({whole}) FROM {_read_json(paths, payload=True)} WHERE time IS NOT NULL)"
+    whole = "CASE WHEN packed IS NULL THEN inputs ELSE unpacked(inputs, packed)::JSON END AS inputs"
+    lines = f"(SELECT * EXCLUDE (packed) REPLACE ({whole}) FROM {_read_json(paths, payload=True)} WHERE time IS NOT NULL)"
     known = column_types(folder)
     columns = [_Column(side, name, seen) for side in PREFIX for name, seen in _seen(cursor, lines, side, known[side]).items()]
     first: dict[tuple[str, str], _Column] = {}
@@ -143,7 +143,7 @@ def read_parquet(paths: Iterable[Path]) -> str:
 def _read_json(paths: Iterable[Path], *, payload: bool = False) -> str:
     """A table of lines.  One that was half written reads as a row of nothing, which every query passes over."""
     paths = list(paths)
-    columns = _LINE + (", inputs: 'JSON', outputs: 'JSON', packed_inputs: 'JSON', packed_outputs: 'JSON'" if payload else "")
+    columns = _LINE + (", inputs: 'JSON', outputs: 'JSON', packed: 'JSON'" if payload else "")
     longest = max(1 << 20, *(path.stat().st_size for path in paths)) + 1
     return f"read_json({_listed(paths)}, format = 'newline_delimited', ignore_errors = true, maximum_object_size = {longest}, columns = {{{columns}}})"
 
