@@ -10,7 +10,7 @@
 One row per request.  A column `x` of the model's input is a list column `in.x` (of the signature's type: `"001"` stays text,
 moments stay ISO text), one entry per scored row, and an output `y` is `out.y`; so a drift check on a million requests reads
 just the columns it compares, and a question about traffic reads no payload at all.  In a line, many numbers are bytes in base64
-(`packed.py`), which become columns as any others when the payload is first read.  Requests that were refused or failed keep
+(`column_bytes.py`), which become columns as any others when the payload is first read.  Requests that were refused or failed keep
 their payload as JSON text in `raw_inputs` and `raw_outputs`, because it need not fit those types.
 
 No row is lost or counted twice, whenever a process is killed, and no file changes under a reader's hands.  A Parquet file
