@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--answers", type=DATA, help="The answers it is to give, one for each row.  [default: those it gave when it was registered]")
 @click.option("--env", "variables", type=A_VARIABLE, multiple=True, help="An environment variable it is to have there; may be repeated.")
 @click.option(
-    "--tolerance", type=click.FloatRange(0, 1), metavar="X", help="Largest difference, in proportion to the answer.  [default: 0.000001, of ONNX and 32 bits 0.0001]"
+    "--tolerance", type=click.FloatRange(0, 1), metavar="X", help="Largest difference, in proportion.  [default: 0.000001, of ONNX and 32 bits 0.0001]"
 )
 def rehearse(ref: ModelRef, data: str | None, answers: str | None, variables: Sequence[tuple[str, str]], tolerance: float | None) -> Rehearsal:
     """Try whether a version answers elsewhere as it did in the notebook.

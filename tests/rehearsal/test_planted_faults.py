@@ -113,7 +113,9 @@ def test_a_file_whose_absence_is_passed_over_in_silence(notebook: Notebook, writ
     write("factor.txt", "2")
     notebook.run(calls_in("try:\n    return X[:, 0] * float(open('factor.txt').read())\nexcept OSError:\n    return X[:, 0]"), REGISTER)
 
-    assert (blamed().kind, blamed().name) == ("file", "factor.txt")
+    culprit = blamed()
+
+    assert (culprit.kind, culprit.name) == ("file", "factor.txt")
 
 
 def test_a_stored_file_that_was_damaged(notebook: Notebook):
