@@ -9,4 +9,7 @@ from .group import mlops, run
 from .serving import given
 from .words import new_lines
 
-__all__ = ["data", "edge", "given", "kubernetes", "mlops", "models", "new_lines", "packaging", "rehearsal", "run", "serving", "splitting", "watching", "workspace"]
+HEADINGS = (data, edge, kubernetes, models, packaging, rehearsal, serving, splitting, watching, workspace)
+"""The modules whose commands joined the group."""
+
+__all__ = ["HEADINGS", "given", "mlops", "new_lines", "run"]

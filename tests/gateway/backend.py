@@ -38,7 +38,8 @@ class Backend(BaseHTTPRequestHandler):
             Backend.ready = self.path == "/become-ready"
         headers = {name.lower(): value for name, value in self.headers.items()}
         Backend.copies += headers.get("x-request-id", "").endswith("~shadow")
-        self.answer(500 if self.path == "/fail" else 200, {"name": self.name, "path": self.path, "headers": headers, "bytes": len(sent), "copies": Backend.copies})
+        status = 500 if self.path == "/fail" else 200
+        self.answer(status, {"name": self.name, "path": self.path, "headers": headers, "bytes": len(sent), "copies": Backend.copies})
 
     def answer(self, status: int, body: dict) -> None:
         data = json.dumps(body).encode()

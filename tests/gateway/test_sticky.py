@@ -17,9 +17,7 @@ USERS = [f"user-{number}" for number in range(150)]
 
 
 def known(gate: Gate, red: Server, blue: Server, by: str, slots: list[tuple[str, int]]) -> Route:
-    shares = Counter({name: 0 for name in ("red", "blue")})
-    for name, count in slots:
-        shares[name] += count
+    shares = {name: sum(count for one, count in slots if one == name) for name in ("red", "blue")}
     route = gate.route(red.taking(shares["red"]), blue.taking(shares["blue"]))
     return msgspec.structs.replace(route, slots=tuple(slots), sticky=splits.sticky(by))
 
