@@ -111,12 +111,11 @@ def lay_out(version: ModelVersion, environment: Environment | None, wanted: Want
         _copy(file, place)
     _version(folder, version, contents, sbom.document(version, packages, locked.wheels if locked else [], python=python))
     digest = _hash(folder, written)
-    written += "\n".join(dockerfile.labels({CONTENT_LABEL: digest})) + "\n"
     context = Context(
         folder=folder, hash=digest, model=version.model, version=version.version, target=wanted.target, base=recipe.base, platform=wanted.platform,
         secrets=wanted.secrets, wheelhouse=bool(locked and locked.folder),
     )  # fmt: skip
-    _write(folder / "Dockerfile", written)
+    _write(folder / "Dockerfile", dockerfile.text(msgspec.structs.replace(recipe, labels={**recipe.labels, CONTENT_LABEL: digest})))
     _write(folder / ".dockerignore", "*\n!requirements.txt\n!environment.yml\n!wheelhouse/\n!server/\n!files/\n!version/\n")
     _write(folder / "README.md", _readme(context, contents))
     return context

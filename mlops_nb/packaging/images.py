@@ -28,8 +28,6 @@ from .context import CONTENT_LABEL, Context, build_line
 if TYPE_CHECKING:
     import docker
 
-BASE_LABEL = "org.mlops-nb.base-image"
-"""The exact image it stands on, by its id in the engine."""
 _BUILD_SECONDS = 1800.0
 _LAST_LINES = 15
 _NEEDS_BUILDX = 23
@@ -134,19 +132,18 @@ def _base(client: docker.DockerClient, context: Context, report: Reporter) -> di
 
 def _there(client: docker.DockerClient, context: Context, base: Mapping[str, Any], tag: str, report: Reporter) -> Image | None:
     """The image with this content on this base, tagged so; None when there is none."""
-    wanted = [f"{CONTENT_LABEL}={context.hash}", f"{BASE_LABEL}={base['Id']}"]
-    found = client.api.images(filters={"label": wanted})
-    if not found:
-        return None
-    report.step(f"image {tag} is there")
-    client.api.tag(found[0]["Id"], *_repository_and_tag(tag))
-    return _image(client, context, base, tag)
+    below = base["RootFS"]["Layers"]
+    for known in client.api.images(filters={"label": f"{CONTENT_LABEL}={context.hash}"}):
+        if client.api.inspect_image(known["Id"])["RootFS"]["Layers"][: len(below)] == below:
+            report.step(f"image {tag} is there")
+            client.api.tag(known["Id"], *_repository_and_tag(tag))
+            return _image(client, context, base, tag)
+    return None
 
 
 def _built(client: docker.DockerClient, context: Context, base: Mapping[str, Any], tag: str, files: Mapping[str, Path], report: Reporter) -> Image:
     report.step(f"building image {tag}")
-    label = base["Id"]
-    lines = _by_command(context, label, tag, files) if context.secrets else _by_engine(client, context, label, tag)
+    lines = _by_command(context, tag, files) if context.secrets else _by_engine(client, context, tag)
     last: deque[str] = deque(maxlen=_LAST_LINES)
     try:
         for line in filter(_telling, lines):
@@ -166,19 +163,19 @@ class _BuildEnded(Exception):
     """The build ended before its end; says how."""
 
 
-def _by_engine(client: docker.DockerClient, context: Context, base: str, tag: str) -> Iterator[str]:
+def _by_engine(client: docker.DockerClient, context: Context, tag: str) -> Iterator[str]:
     """The lines of a build by the engine's own builder.  Raises _BuildEnded."""
-    said = client.api.build(path=str(context.folder), tag=tag, rm=True, forcerm=True, decode=True, platform=context.platform, labels={BASE_LABEL: base})
+    said = client.api.build(path=str(context.folder), tag=tag, rm=True, forcerm=True, decode=True, platform=context.platform)
     for part in said:
         yield from _COLOURS.sub("", str(part.get("stream") or part.get("status") or "")).splitlines()
         if "error" in part:
             raise _BuildEnded(str(part["error"]).strip())
 
 
-def _by_command(context: Context, base: str, tag: str, files: Mapping[str, Path]) -> Iterator[str]:
+def _by_command(context: Context, tag: str, files: Mapping[str, Path]) -> Iterator[str]:
     """The lines of a build by BuildKit, which mounts the secret *files* for one step and keeps them out of all layers.  Raises _BuildEnded."""
     secrets = [word for name, file in files.items() for word in ("--secret", f"id={name},src={file}")]
-    where = [f"--platform={context.platform}", f"--label={BASE_LABEL}={base}", f"--tag={tag}", str(context.folder)]
+    where = [f"--platform={context.platform}", f"--tag={tag}", str(context.folder)]
     command = [_docker_with_buildkit(context, tag), "build", "--progress=plain", *secrets, *where]
     variables = os.environ | {"DOCKER_BUILDKIT": "1", "DOCKER_HOST": engine.address()}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=variables) as process:
