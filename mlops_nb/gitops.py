@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from . import store
+from . import keys, store
 from .errors import BadOption, MissingExtra, SecretVariable
 from .kubernetes import manifests, names
 from .kubernetes.manifests import Manifest, Style, Workload
@@ -78,6 +78,7 @@ def written(
     workloads = [_workload(version, where, spec, image) for version, image in zip(versions, named, strict=True)]
     if len({workload.deployment for workload in workloads}) < len(workloads):
         raise BadOption("One version is named twice.", hint="each version once")
+    keys.key(where)  # made now where there is none, for the first lines name its file
     made = _of_kserve(workloads, shares) if style == "kserve" else _of_gateway(workloads, shares)
     return Written(endpoint=where, namespace=workloads[0].placement.namespace, manifests=made)
 
