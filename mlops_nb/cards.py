@@ -353,7 +353,7 @@ def _converted_to_fpga(converted: Any) -> Card:
         facts=_given(
             ("logic", f"{form['described']} ({form['kind']}, written by {form['by']})"),
             ("part", f"{form['part']}, reuse {form['reuse']}"),
-            ("answers", "of the bit-accurate emulation in C++, beside the float model's"),
+            ("answers", f"of the bit-accurate emulation in C++, beside the float model's on {form['points'][0]['agreement']['rows']:,} rows"),
             ("resources", sizes),
             ("an estimate may be off", _band(form["points"][0]["resources"]["band"]) if estimated else ""),
             ("chosen", form["chosen"]),
