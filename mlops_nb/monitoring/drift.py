@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from .. import artifacts, store, telemetry
+from .. import artifacts, store, targets, telemetry
 from ..errors import DriftCheckFailed, NothingToCompare
 from ..progress import SILENT, Reporter
 from ..reference import ModelRef
@@ -84,6 +84,7 @@ def _subject(endpoint: str, deployment: str | None, dataset: str | None) -> Subj
         else:
             deployments.endpoint(tx, endpoint)
             chosen, alone = _most_asked(endpoint, deployments.of(tx, endpoint), deployments.traffic(tx, endpoint))
+        targets.require(chosen.target, "capture")
         version = models.get(tx, ModelRef(chosen.model, version=chosen.version))
         named = dataset or version.dataset
         if not named:

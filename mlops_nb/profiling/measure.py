@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import msgspec
 import psutil
 
-from .. import environments, hardware, store
+from .. import environments, hardware, store, targets
 from ..errors import BadOption, DeploymentNotFound, HardwareMissing, ModelFailedUnderLoad, UsageError
 from ..progress import SILENT, Reporter
 from ..reference import DeploymentRef, ModelRef
@@ -163,6 +163,7 @@ def _subject(ref: ModelRef | DeploymentRef | str) -> tuple[ModelVersion, Deploym
         if not found:
             raise DeploymentNotFound(ref.endpoint, ref.name or "", known=[d.name for d in known])
         version = models.get(tx, ModelRef(found.model, version=found.version))
+    targets.require(found.target, "invoke")
     if found.status != "healthy":
         raise BadOption(f"{found.ref} is {found.status}; only a healthy deployment can be measured.", hint=f"%mlops logs {found.ref}")
     return version, found
