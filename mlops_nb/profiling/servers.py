@@ -121,7 +121,8 @@ def pin(pid: int, cores: Sequence[int]) -> None:
 
 def _server(deployment: Deployment, subject: str, workspace: Path, *, seconds: float | None, own: bool) -> Server:
     handle = deployment.handle
-    return Server(subject, handle.get("pid", 0), handle["port"], handle["token_file"], seconds, own, lambda: _why_gone(deployment, workspace))
+    pid = handle.get("pid") or targets.get(deployment.target).usage(deployment).pid or 0
+    return Server(subject, pid, handle["port"], handle["token_file"], seconds, own, lambda: _why_gone(deployment, workspace))
 
 
 def _why_gone(deployment: Deployment, workspace: Path) -> Reason | None:

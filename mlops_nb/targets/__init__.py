@@ -66,6 +66,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """The image's digest, where it runs from one."""
     where: str = ""
     """The container, pod, device or process it is."""
+    pid: int | None = None
+    """Its process, where that is one of this machine."""
     hardware: str = ""
     """What executes the model, as the server proved it; an emulation says so here."""
 

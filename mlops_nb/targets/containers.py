@@ -39,6 +39,8 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str]
     state: str
     """`created`, `running`, `paused`, `restarting`, `removing`, `exited` or `dead`."""
+    pid: int | None = None
+    """Its first process, as this machine numbers it; None unless it runs, or where the engine keeps its processes elsewhere."""
     exit_code: int | None = None
     out_of_memory: bool = False
     """Whether the engine saw the kernel kill it at its limit."""
@@ -115,7 +117,7 @@ class Watch:
             raise engine.silent(error, at=self.address) from error
 
     def _container(self, client: docker.DockerClient, row: dict[str, Any]) -> Container | None:
-        """One row of the list; of one that ended, how it did, asked for once."""
+        """One row of the list, with what the engine tells of it when it is asked; that is done once for each state."""
         import docker.errors
 
         name = row["Names"][0].removeprefix("/")
@@ -123,12 +125,12 @@ class Watch:
         if known and (known.id, known.state) == (row["Id"], row["State"]):
             return known
         found = Container(id=row["Id"], name=name, image=row["ImageID"], labels=row["Labels"], state=row["State"])
-        if found.state == "running":
-            return found
         try:
             state = client.api.inspect_container(found.id)["State"]
         except docker.errors.NotFound:
             return None
+        if found.state == "running":
+            return msgspec.structs.replace(found, pid=state["Pid"] or None)
         return msgspec.structs.replace(found, exit_code=state["ExitCode"], out_of_memory=bool(state["OOMKilled"]), error=state["Error"])
 
 
