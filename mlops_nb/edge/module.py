@@ -259,7 +259,8 @@ class Module:
             if not link.up or room <= 0 or (near and link is self._home):
                 continue
             for sequence, answer in self._ledger.waiting(near=near, after=self._sent[near], most=room):
-                properties = [("device", self._spec.device), ("id", answer.id), ("status", str(answer.status)), ("sequence", str(sequence))]
+                properties = [("device", self._spec.device), ("id", answer.id), ("status", str(answer.status))]
+                properties += [("stream", self._ledger.stream), ("sequence", str(sequence))]
                 mid = link.publish(
                     answer.topic, answer.body, ContentType=answer.content_type, CorrelationData=answer.correlation, UserProperty=properties
                 )  # fmt: skip

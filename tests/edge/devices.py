@@ -36,11 +36,18 @@ class Device:
         (folder / "spec.json").write_bytes(msgspec.json.encode(self.spec))
         self._process: subprocess.Popen[bytes] | None = None
 
+    @classmethod
+    def of(cls, folder: Path) -> Device:
+        """The device that a provisioned folder makes."""
+        made = cls.__new__(cls)
+        made.folder, made._process = folder, None
+        return made
+
     def start(self) -> Device:
         """Start the module."""
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "mlops_nb.edge", str(self.folder / "spec.json")], stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
+                [sys.executable, "-m", "mlops_nb.edge", "spec.json"], cwd=self.folder, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
             )
         return self
 

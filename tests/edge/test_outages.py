@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from living import wait_for
 
+from mlops_nb.edge.consumer import Consumer
 from mlops_nb.edge.requester import Answered, Requester
 from mlops_nb.store.models import ModelVersion
 
@@ -204,3 +205,27 @@ def test_a_full_queue_drops_what_it_is_told_to_and_counts_it(
     ids = heard_above(mosquitto, until=lambda ids: len(ids) == told.queued)
     oldest_first = [str(number) for number in range(200)]
     assert ids == (oldest_first[-told.queued :] if full == "drop oldest" else oldest_first[: told.queued])
+
+
+def test_a_consumer_that_did_not_ask_has_each_answer_once_though_the_device_is_killed(
+    mosquitto: Mosquitto, device: Callable[..., Device], churn: ModelVersion, tmp_path: Path
+) -> None:
+    publish(mosquitto.broker, desired(churn, "g1"))
+    gate = device()
+    gate.until_running("g1")
+    ids: list[str] = []
+    consumer = Consumer(mosquitto.broker, "gates/out", lambda message: ids.append(message.user["id"]), name="historian", folder=tmp_path)
+    asking = threading.Thread(target=ask_near, args=(mosquitto, 1500))
+    asking.start()
+    try:
+        for count in (200, 600, 1000):
+            wait_for(lambda count=count: len(ids) > count, what=f"{count} answers")
+            gate.kill()
+            gate.start()
+        asking.join()
+        wait_for(lambda: len(ids) >= 1500, what="all answers")
+    finally:
+        consumer.close()
+
+    assert ids == [str(number) for number in range(1500)]
+    assert consumer.missing == 0

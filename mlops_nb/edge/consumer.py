@@ -1,0 +1,77 @@
+"""Take the answers that devices publish on a topic, each once, without having asked.
+
+MQTT at QoS 1 delivers at least once: again after a device was killed before it heard that its answer was taken, and after the link was lost.
+Answers of one device are numbered without end and come in order, so what was had before is known by its number alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .link import Link, Received, Up
+
+if TYPE_CHECKING:
+    from .broker import Broker
+    from .link import Message
+
+
+class Consumer:
+    """Calls *take* with each answer on *topic*, once, from a thread of its own; what comes while it is away is kept by the broker under *name*.
+
+    With *folder* it knows after a restart what it had; an answer in whose `take` it was killed comes again.
+    """
+
+    def __init__(self, broker: Broker, topic: str, take: Callable[[Message], None], *, name: str, folder: Path | None = None) -> None:
+        self._topic, self._take = topic, take
+        self._place = folder / "had.json" if folder else None
+        self.missing = 0
+        """Numbers that never came: answers that a device had to drop, gave to others, or that a killed broker forgot."""
+        self._had: dict[str, int] = _read(self._place)
+        self._events: SimpleQueue[Any] = SimpleQueue()
+        self._link = Link(broker, client_id=f"mlops-consumer-{name}", events=self._events)
+        self._thread = threading.Thread(target=self._run, daemon=True, name="consumer")
+        self._link.open()
+        self._thread.start()
+
+    def close(self) -> None:
+        """End; the broker keeps what comes meanwhile."""
+        self._events.put(None)
+        self._thread.join()
+        self._link.close()
+
+    def _run(self) -> None:
+        while (event := self._events.get()) is not None:
+            if isinstance(event, Up):
+                self._link.subscribe([self._topic])
+            elif isinstance(event, Received):
+                self._receive(event)
+
+    def _receive(self, received: Received) -> None:
+        user = received.message.user
+        stream, number = user.get("stream", ""), int(user.get("sequence", "0") or 0)
+        last = self._had.get(stream, number - 1)
+        if not stream or number > last:
+            self._take(received.message)
+            self.missing += max(0, number - last - 1)
+            self._note(stream, number)
+        self._link.acknowledge(received)
+
+    def _note(self, stream: str, number: int) -> None:
+        self._had[stream] = number
+        if self._place:
+            scratch = self._place.with_suffix(".tmp")
+            scratch.write_bytes(msgspec.json.encode(self._had))
+            scratch.replace(self._place)
+
+
+def _read(place: Path | None) -> dict[str, int]:
+    try:
+        return msgspec.json.decode(place.read_bytes(), type=dict[str, int]) if place else {}
+    except FileNotFoundError:
+        return {}
