@@ -96,7 +96,7 @@ def edge_provision(name: str, output: str | None) -> Facts:
     examples=["edge manifest delays:3 --image registry.example.org/delays:3", "edge manifest delays:3 --device gate-1 --output deployment.json"],
 )
 @click.argument("ref", type=A_MODEL)
-@click.option("--image", metavar="REFERENCE", help="The module's image.  [default: mlops/MODEL:VERSION, as package --target edge names it]")
+@click.option("--image", metavar="REFERENCE", help="The module's image.  [default: mlops/MODEL-edge:VERSION, as package --target edge names it]")
 @click.option("--device", type=A_DEVICE, help="The device the manifest is for: its mounts and topics.  [default: MODEL-1]")
 @click.option("--output", type=click.Path(dir_okay=False), help="Write it to this file.  [default: show it]")
 def edge_manifest(ref: ModelRef, image: str | None, device: str | None, output: str | None) -> Facts | Lines:
@@ -105,7 +105,7 @@ def edge_manifest(ref: ModelRef, image: str | None, device: str | None, output: 
     from ..fleet import manifest
 
     version = registry.get(ref)
-    text = manifest.text(version, image=image, device=device or f"{version.model}-1", python=packaging.PYTHON)
+    text = manifest.text(version, image=image or packaging.default_tag(version, "edge"), device=device or f"{version.model}-1", python=packaging.PYTHON)
     if not output:
         return Lines(text.splitlines())
     Path(output).write_text(text, encoding="utf-8")

@@ -26,7 +26,8 @@ from .dockerfile import PYTHON, USER
 from .images import Image
 
 __all__ = [
-    "CONTENTS", "HOME", "MODEL_FOLDER", "PYTHON", "TOKEN_FILE", "USER", "Context", "Image", "Wanted", "context_of", "image_of", "package", "packages", "pushed",
+    "CONTENTS", "HOME", "MODEL_FOLDER", "PYTHON", "TOKEN_FILE", "USER", "Context", "Image", "Wanted", "context_of", "default_tag", "image_of", "package",
+    "packages", "pushed",
 ]  # fmt: skip
 
 

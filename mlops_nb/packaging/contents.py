@@ -30,13 +30,15 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     """Distributions it imports besides the model's own."""
     extra: str = "all"
     """The extra of ours that brings them."""
+    spec: str = f"{HOME}/spec.json"
+    """Where its specification stands; elsewhere than in the image where that is to be mounted."""
     port: int | None = None
     """Where it answers HTTP; None for one that is asked some other way."""
 
 
 CONTENTS: Mapping[str, Contents] = {
     "docker": Contents(module=f"{_NAME}.serving.contained", needs=SERVER_NEEDS, port=8080),
-    "edge": Contents(module=f"{_NAME}.edge", needs=(*SERVER_NEEDS, "cbor2", "paho-mqtt"), extra="edge"),
+    "edge": Contents(module=f"{_NAME}.edge", needs=(*SERVER_NEEDS, "cbor2", "paho-mqtt"), extra="edge", spec="/var/lib/mlops/spec.json"),
 }
 """By what `--target` calls it."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 import shutil
 import stat
 from collections.abc import Iterable, Sequence
@@ -97,7 +98,8 @@ def lay_out(version: ModelVersion, environment: Environment | None, wanted: Want
         contents=contents,
         pip=locked.pip if locked else "",
         conda=conda,
-        files_go_to=_working_folder(version) if files else "",
+        files_go_to=_files_folder(version) if files else "",
+        working_folder=posixpath.dirname(contents.spec) if contents.spec != f"{HOME}/spec.json" else f"{HOME}/files",
         lean=version.engine == "onnxruntime",
         secrets=wanted.secrets,
         labels=_labels(version, environment),
@@ -198,7 +200,7 @@ def _walked(top: Path) -> list[Path]:
 # ── what is written ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _working_folder(version: ModelVersion) -> str:
+def _files_folder(version: ModelVersion) -> str:
     """Where the user's code runs: an entry script beside itself, as elsewhere."""
     return f"{MODEL_FOLDER}/entry" if version.engine == "script" else f"{HOME}/files"
 
@@ -322,8 +324,17 @@ def _readme(context: Context, contents: Contents) -> str:
     return "\n".join([
         f"# {context.ref} as a container\n",
         f"Build it: `{build_line(msgspec.structs.replace(context, folder=Path()), tag)}`. {network}\n",
-        *(asking if contents.port else [f"It runs `python -m {contents.module} {HOME}/spec.json`; mount your own specification there."]),
+        *(asking if contents.port else _mounted(contents)),
         "\n`requirements.txt` locks the packages by hash, `version/sbom.cdx.json` lists them (CycloneDX), `server/` is the code that answers and",
         "`version/model/` what it was given. The label `org.opencontainers.image.created` is the time of the model version, so that the same",
         f"inputs build the same image; `{CONTENT_LABEL}` is their hash.\n",
     ])  # fmt: skip
+
+
+def _mounted(contents: Contents) -> list[str]:
+    """How an image runs whose specification is its owner's, with secrets beside."""
+    folder = posixpath.dirname(contents.spec)
+    return [
+        f"It runs `python -m {contents.module} {contents.spec}`. Mount the folder that `mlops edge provision DEVICE` wrote at {folder}, owned by",
+        f"user {dockerfile.USER}; the model in the image is what it answers with until it is told otherwise.",
+    ]

@@ -31,6 +31,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     conda: bool = False
     files_go_to: str = ""
     """Where added files stand in the image; empty where none are."""
+    working_folder: str = f"{HOME}/files"
     lean: bool = False
     """Whether the packages' own tests are left out: of those that the server needs, which are known to run without."""
     secrets: tuple[str, ...] = ()
@@ -112,12 +113,12 @@ def _final(recipe: Recipe) -> list[str]:
         f"COPY --from=packages {HOME}/python {HOME}/python",
         f"COPY --from=server {HOME}/server {HOME}/server",
         f'ENV PATH="{HOME}/python/bin:$PATH" PYTHONPATH={HOME}/server PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ORT_DISABLE_TELEMETRY=1',
-        f"WORKDIR {HOME}/files",
+        f"WORKDIR {recipe.working_folder}",
         f"USER {USER}:{USER}",
         *([f"EXPOSE {contents.port}", _healthcheck(contents.port)] if contents.port else []),
         "STOPSIGNAL SIGTERM",
         "ENTRYPOINT []",
-        f'CMD ["{PYTHON}", "-m", "{contents.module}", "{HOME}/spec.json"]',
+        f'CMD ["{PYTHON}", "-m", "{contents.module}", "{contents.spec}"]',
         *([f"COPY files/ {recipe.files_go_to}/"] if recipe.files_go_to else []),
         f"COPY version/ {HOME}/",
         *labels(recipe.labels),
