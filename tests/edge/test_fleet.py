@@ -66,8 +66,10 @@ def test_each_captured_request_arrives_once_though_broker_workspace_and_device_g
     gate = device()
     gate.until_running("g1")
     fleet()
-    for count, gone in ((100, lambda: None), (200, lambda: (mosquitto.kill(), mosquitto.start())), (300, fleet), (0, lambda: (gate.kill(), gate.start()))):
-        ask_near(mosquitto, 100)
+    for total, (count, gone) in enumerate(
+        ((100, lambda: None), (200, lambda: (mosquitto.kill(), mosquitto.start())), (300, fleet), (0, lambda: (gate.kill(), gate.start()))), start=1
+    ):
+        ask_near(mosquitto, 100, first=1000 * total)
         gate.until(lambda s, count=count: s.reported.requests >= count, "the answers")  # a killed broker may forget what nobody had yet
         gone()
         gate.until(lambda s: s.link == "", "the link")

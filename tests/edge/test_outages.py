@@ -132,13 +132,13 @@ def near(tmp_path: Path) -> Iterator[Mosquitto]:
     broker.kill()
 
 
-def ask_near(near: Mosquitto, count: int) -> None:
+def ask_near(near: Mosquitto, count: int, *, first: int = 0) -> None:
     """Send requests without a response topic: their answers go up."""
     from mlops_nb.edge.broker import properties
     from mlops_nb.edge.link import connected
 
     with connected(near.broker) as client:
-        for number in range(count):
+        for number in range(first, first + count):
             known = properties("PUBLISH", CorrelationData=str(number).encode())
             sent = client.publish("gates/in", b'{"data": [{"age": 40, "income": 50.0}]}', qos=1, properties=known)
             sent.wait_for_publish(20)
