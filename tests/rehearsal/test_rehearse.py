@@ -172,6 +172,17 @@ def test_an_entry_script_is_asked_the_rows_it_is_given(elsewhere: Workspace, tmp
     assert rehearsing.rehearse("double").rows == 0
 
 
+def test_a_version_that_was_registered_before_answers_were_kept_is_compared_with_itself(script: Callable[[str], Path]):
+    script(f"{BEGIN}\n{TWICE}\n{REGISTER}")
+    with store.writing() as tx:
+        tx.execute("UPDATE model_versions SET expected = NULL")
+
+    rehearsal = rehearsing.rehearse("model")
+
+    assert rehearsal.passed and rehearsal.rows == 5 and rehearsal.compared_with == ""
+    assert [check.name for check in rehearsal.checks] == [comparing.AGAIN, comparing.SHUFFLED, comparing.APART]
+
+
 # ── what it leaves ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
