@@ -380,7 +380,9 @@ def usage(deployment: Deployment) -> Usage:
     if container.state != "running":
         return seen
     cpus, memory = _measured(_address(deployment), container)
-    return msgspec.structs.replace(seen, cpus=cpus, memory_mb=memory, pid=container.pid, hardware=", ".join(hardware.proven(deployment.handle, deployment.endpoint)))
+    return msgspec.structs.replace(
+        seen, cpus=cpus, memory_mb=memory, pid=container.pid, hardware=", ".join(hardware.proven(deployment.handle, deployment.endpoint))
+    )
 
 
 def _measured(address: str, container: Container) -> tuple[float | None, float | None]:
