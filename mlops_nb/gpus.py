@@ -86,7 +86,7 @@ def count(said: str) -> int | None:
     """How many GPUs `--gpus` asks for; None means all there are.  Raises BadOption."""
     if said == "all":
         return None
-    if not said.isdigit() or not int(said):
+    if not (said.isascii() and said.isdigit() and int(said)):
         raise BadOption(f"{said!r} is no number of GPUs.", hint="--gpus all, or how many")
     return int(said)
 

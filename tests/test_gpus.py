@@ -97,7 +97,7 @@ def test_a_containers_device_request_is_as_dockers_api_has_it(said, number):
     assert gpus.request(said) == {"Driver": "nvidia", "Count": number, "Capabilities": [["gpu"]]}
 
 
-@pytest.mark.parametrize("said", ["0", "-1", "two", "", "1.5"])
+@pytest.mark.parametrize("said", ["0", "-1", "two", "", "1.5", "²"])
 def test_what_is_no_number_of_gpus_is_refused(said):
     with pytest.raises(BadOption):
         gpus.count(said)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from living import deployment
 
-from mlops_nb import cards, hls, rollout, targets
+from mlops_nb import cards, hls, rollout, store, targets
 from mlops_nb.errors import BadOption, FileMissing, HardwareMissing, TargetCannot
 from mlops_nb.fpga import NAME
+from mlops_nb.store import deployments as table
 from mlops_nb.store.deployments import DeploymentSpec
 
 from .conftest import NUMBERS
@@ -60,6 +61,15 @@ def test_it_answers_one_row_as_it_answers_it_among_many(deployed, flights):
     many = rollout.invoke("late", rows, deployment="fpga").outputs["probabilities"]
 
     assert [rollout.invoke("late", rows.iloc[[place]], deployment="fpga").outputs["probabilities"][0] for place in range(5)] == many
+
+
+def test_the_look_for_stray_servers_of_the_local_target_leaves_it_running(deployed):
+    with store.reading() as tx:
+        known = [d for d in table.of(tx) if targets.runs_as(d.target) == "local"]
+    targets.get("local").end_strays(known)
+
+    assert "late/fpga" in [d.ref for d in known]
+    assert targets.get("fpga").alive(deployment("late/fpga"))
 
 
 def test_another_precision_can_be_asked_for(network):
