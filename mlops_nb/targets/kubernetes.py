@@ -6,6 +6,7 @@ somebody deleted.  The agent's loop never waits for a cluster: `kubernetes.keepi
 
 from __future__ import annotations
 
+import platform
 import re
 import secrets
 import time
@@ -268,7 +269,9 @@ def stop(deployment: Deployment) -> None:
 
 
 def end_strays(known: Iterable[Deployment]) -> None:
-    """Have what runs on the clusters for this workspace, and is none of the *known*, deleted."""
+    """Have what runs on the clusters for this workspace, and is none of the *known*, deleted; nothing where this is a copy of a workspace."""
+    if not at_home():
+        return
     expected: dict[tuple[str, str, str], set[str]] = {tuple(place): set() for place in _places()}  # type: ignore[misc]
     for deployment in known:
         if deployment.handle:
@@ -376,7 +379,18 @@ def _workspace_id(root: str) -> str:
     with store.writing() as tx:
         known = state.get(tx, "workspace_id") or secrets.token_hex(8)
         state.put(tx, "workspace_id", known)
+        state.put(tx, "workspace_home", _home())
     return known
+
+
+def at_home() -> bool:
+    """Whether this workspace is where it got its id.  A copy has the same id, and what it does not know may well be the original's."""
+    with store.reading() as tx:
+        return state.get(tx, "workspace_home") == _home()
+
+
+def _home() -> str:
+    return f"{platform.node()}:{Workspace.current().root.resolve()}"
 
 
 def _places() -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from living import churn_model, deployment, wait_for
 
 from mlops_nb import agent, keys, rollout, targets, traffic
 from mlops_nb.errors import BadOption, ClusterRefused, ClusterUnreachable, DeploymentFailed, NotOurs, TargetCannot
-from mlops_nb.settings import Workspace
+from mlops_nb.settings import Workspace, using
 from mlops_nb.store.deployments import DeploymentSpec
 
 from . import api_server
@@ -171,6 +172,33 @@ def test_what_no_deployment_leads_to_is_deleted(two_versions: api_server.Cluster
         two_versions.put(other)
 
     wait_for(lambda: {d["metadata"]["name"] for d in two_versions.of("Deployment")} == {"mlops-delays-1", "theirs"}, what="the stray to go")
+
+
+def test_a_copy_of_a_workspace_deletes_nothing_that_it_does_not_know(two_versions: api_server.Cluster, workspace: Workspace, tmp_path: Path) -> None:
+    rollout.deploy("churn:1", endpoint="delays", to="kubernetes", spec=on())
+    target = targets.get("kubernetes")
+    assert target.at_home()
+
+    shutil.copytree(workspace.root, tmp_path / "copy", ignore=shutil.ignore_patterns("run"))
+    with using(tmp_path / "copy"):
+        assert not target.at_home() and target.workspace_id()
+        target.end_strays(())
+
+    assert two_versions.one("Deployment", "mlops-delays-1")
+
+
+def test_going_down_ends_all_else_where_a_cluster_keeps_silent(two_versions: api_server.Cluster) -> None:
+    deploy("churn:1")
+    rollout.deploy("churn:1", endpoint="here", to="local")
+    two_versions.silent.set()
+
+    with pytest.raises(ClusterUnreachable):
+        rollout.down()
+
+    assert (deployment("here/1").status, deployment("here/1").handle) == ("stopped", {}) and not agent.running()
+    two_versions.silent.clear()
+    rollout.down()
+    assert not two_versions.of("Deployment")
 
 
 def test_a_new_key_reaches_the_cluster_and_restarts_its_pods(two_versions: api_server.Cluster) -> None:
