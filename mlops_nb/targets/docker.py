@@ -23,7 +23,7 @@ from ..errors import BadOption, EngineElsewhere, HardwareMissing, ImageMissing, 
 from ..safety import path_inside
 from ..settings import Workspace
 from ..store.deployments import Deployment, Reason
-from . import Observed, Usage, containers, local
+from . import Observed, Usage, containers, cores, local
 from .containers import Container, Watch
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ _MOST_PROCESSES = 4096
 _MODEL_LABEL = "org.mlops-nb.model"
 _pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="docker")
 _attempts: dict[str, _Attempt] = {}  # of this process to bring a container up, by its name
-_counted: dict[str, tuple[float, int]] = {}  # when a container's CPU time was looked at, and what it was
 
 
 # ── before anything is wanted ────────────────────────────────────────────────────────────────────────────────────────
@@ -379,39 +378,26 @@ def usage(deployment: Deployment) -> Usage:
     seen = Usage(image=container.image, where=f"container {container.id[:12]}")
     if container.state != "running":
         return seen
-    cpus, memory = _measured(_address(deployment), container)
-    return msgspec.structs.replace(
-        seen, cpus=cpus, memory_mb=memory, pid=container.pid, hardware=", ".join(hardware.proven(deployment.handle, deployment.endpoint))
-    )
+    address = _address(deployment)
+    cpus = cores.in_use(container.id, lambda: _counters(address, container)[0])
+    proven = ", ".join(hardware.proven(deployment.handle, deployment.endpoint))
+    return msgspec.structs.replace(seen, cpus=cpus, memory_mb=_counters(address, container)[1], pid=container.pid, hardware=proven)
 
 
-def _measured(address: str, container: Container) -> tuple[float | None, float | None]:
-    """Cores in use since it was last looked at — for a tenth of a second when it never was — and memory in MB, the file cache not counted."""
-    now, spent, memory = _counters(address, container)
-    if container.id not in _counted and spent is not None:
-        _counted[container.id] = (now, spent)
-        time.sleep(0.1)
-        now, spent, memory = _counters(address, container)
-    if spent is None:
-        return None, None
-    then, before = _counted[container.id]
-    _counted[container.id] = (now, spent)
-    return max(0.0, (spent - before) / 1e9 / max(now - then, 1e-6)), memory
-
-
-def _counters(address: str, container: Container) -> tuple[float, int | None, float | None]:
-    """When, the CPU time so far in nanoseconds, and memory in MB; nothing of one that just ended."""
+def _counters(address: str, container: Container) -> tuple[float | None, float | None]:
+    """The CPU time so far in seconds and memory in MB, the file cache not counted; nothing of one that just ended."""
     import docker.errors
     import requests
 
     try:
         told = engine.client(at=address).api.stats(container.id, stream=False, one_shot=True)
-    except (docker.errors.DockerException, requests.RequestException, NoContainerEngine):
-        return time.monotonic(), None, None
+        spent = told["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
+    except (docker.errors.DockerException, requests.RequestException, NoContainerEngine, KeyError):
+        return None, None
     memory = told.get("memory_stats") or {}
     details = memory.get("stats") or {}
     cached = details.get("total_inactive_file", details.get("inactive_file", 0))
-    return time.monotonic(), told["cpu_stats"]["cpu_usage"]["total_usage"], (memory.get("usage", 0) - cached) / 1e6
+    return spent, (memory.get("usage", 0) - cached) / 1e6
 
 
 def share(endpoint: str, deployments: Sequence[Deployment], weights: Mapping[str, int]) -> None:

@@ -34,7 +34,7 @@ from ..store import deployments as table
 from ..store import devices
 from ..store.deployments import Deployment, Reason
 from ..telemetry import files
-from . import Observed, Usage
+from . import Observed, Usage, cores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,7 +165,7 @@ def usage(deployment: Deployment) -> Usage:
     process = _process(device)
     try:
         if process:
-            return Usage(cpus=process.cpu_percent(interval=None) / 100, memory_mb=process.memory_info().rss / 1e6, where=f"device {device}", hardware=hardware)
+            return Usage(cpus=cores.in_use(f"process {process.pid}", lambda: cores.spent_by(process)), memory_mb=process.memory_info().rss / 1e6, where=f"device {device}", hardware=hardware)
     except psutil.Error:
         pass  # it ended meanwhile
     return Usage(where=f"device {device}", hardware=hardware)

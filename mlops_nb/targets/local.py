@@ -23,7 +23,7 @@ from ..safety import names_a_secret, path_inside
 from ..serving.spec import ServerSpec
 from ..settings import Workspace
 from ..store.deployments import Deployment, Reason
-from . import Observed, Usage
+from . import Observed, Usage, cores
 
 if TYPE_CHECKING:
     from ..progress import Reporter
@@ -131,13 +131,13 @@ def usage(deployment: Deployment) -> Usage:
     process = _process(deployment)
     if process is None:
         return Usage()
+    cpus = cores.in_use(f"process {process.pid}", lambda: cores.spent_by(process))
     try:
-        family = [process, *process.children(recursive=True)]
-        spent = sum(member.cpu_percent(interval=None) for member in family)
-        memory = sum(member.memory_info().rss for member in family)
+        memory = sum(member.memory_info().rss for member in (process, *process.children(recursive=True)))
     except psutil.Error:  # it ended meanwhile
         return Usage()
-    return Usage(cpus=spent / 100, memory_mb=memory / 1e6, where=f"process {process.pid}")
+    proven = ", ".join(hardware.proven(deployment.handle, deployment.endpoint))
+    return Usage(cpus=cpus, memory_mb=memory / 1e6, where=f"process {process.pid}", pid=process.pid, hardware=proven)
 
 
 def share(endpoint: str, deployments: Sequence[Deployment], weights: Mapping[str, int]) -> None:
