@@ -31,6 +31,7 @@ GROUPS = {
     "Running": [
         st.Page("views/deployments.py", title="Deployments", icon=":material/rocket_launch:"),
         st.Page("views/rollout.py", title="Rollout traffic", icon=":material/alt_route:"),
+        st.Page("views/targets.py", title="Targets", icon=":material/dns:"),
         st.Page("views/fleet.py", title="Fleet", icon=":material/sensors:"),
         st.Page("views/drift.py", title="Drift", icon=":material/ssid_chart:"),
         st.Page("views/events.py", title="Events", icon=":material/list_alt:"),

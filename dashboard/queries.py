@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 import parts
 
-from mlops_nb import hardware, store, telemetry
+from mlops_nb import hardware, store, targets, telemetry
 from mlops_nb.errors import MlopsError, NotFound
 from mlops_nb.hardware import Hardware
 from mlops_nb.monitoring import DriftReport
@@ -25,6 +26,7 @@ from mlops_nb.store.environments import Environment
 from mlops_nb.store.events import Event
 from mlops_nb.store.models import ModelVersion
 from mlops_nb.store.runs import Run
+from mlops_nb.targets import Usage
 
 Shares = dict[str, dict[str, int]]
 """Endpoint → deployment → percent wanted."""
@@ -223,6 +225,20 @@ def log_lines(deployment: Deployment, *, most: int = 200) -> list[str]:
         return rollout.logs(DeploymentRef(deployment.endpoint, deployment.name), lines=most)
     except NotFound:
         return []
+
+
+def usages(deployments: Sequence[Deployment]) -> dict[str, Usage]:
+    """What each deployment uses now, by its reference; asked of all at once, because a target may be slow to tell."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return dict(zip((d.ref for d in deployments), pool.map(_usage, deployments), strict=True))
+
+
+def _usage(deployment: Deployment) -> Usage:
+    """Nothing of one whose place does not answer."""
+    try:
+        return targets.get(deployment.target).usage(deployment)
+    except MlopsError:
+        return Usage()
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
