@@ -1,7 +1,7 @@
 """What the logic takes of an FPGA and how long it takes: estimated from the model alone, or read from a synthesis report.
 
 The estimate counts multiplications, comparisons, additions and table look-ups of the unrolled design, as the papers behind hls4ml
-(arXiv:1804.06913, section 3) and conifer (arXiv:2002.02534, section 4) describe it, and turns them into the cells of an AMD device:
+(arXiv:1804.06913) and conifer (arXiv:2002.02534) describe it, and turns them into the cells of an AMD device:
 
 - a multiplication by a constant that is no power of two takes a DSP for each 27×18 bits, or w²/2 LUTs below 10 bits;
 - an addition takes a LUT a bit, a comparison with a constant half of that, the choice of a leaf a quarter of a LUT a bit and leaf;
