@@ -30,6 +30,7 @@ PAGES = {
     "rollout": "rollout?endpoint=delays&period=1h",
     "drift": "drift?endpoint=delays",
     "events": "events",
+    "targets": "targets",
 }
 HARMLESS = ("/_stcore/health", "/_stcore/host-config")
 """Streamlit asks for these below a page's own address first, and finds them one level up."""
@@ -41,6 +42,7 @@ VANDALISED = {
     "rollout": "rollout?endpoint=vandal",
     "drift": "drift?endpoint=vandal",
     "events": "events",
+    "targets": "targets",
 }
 
 

@@ -19,6 +19,7 @@ PAGES = {
     "rollout": {"endpoint": "vandal"},
     "drift": {"endpoint": "vandal", "feature": a_busy_workspace.MARKUP},
     "events": {},
+    "targets": {},
 }
 
 
