@@ -223,6 +223,7 @@ KIND_LOOKS = {
     "run": ("▷", "#5b4b8a"),
     "environment": ("▣", "#6b5d00"),
     "model": ("◆", "#0b57d0"),
+    "package": ("▦", "#00605e"),
     "deployment": ("●", "#a84300"),
     "endpoint": ("⬢", "#8a1c4a"),
 }
@@ -295,6 +296,8 @@ def note_of(node: Node) -> str:
         return f"Python {d['python']} · {d['packages']} packages"
     if node.kind == "model":
         return f"{d['flavor']} · {d['engine']}"
+    if node.kind == "package":
+        return f"{d['image'] or 'build context'} · {d['platform']}"
     if node.kind == "deployment":
         return f"{parts.marked(d['status'])} · {d['target']} {d.get('hardware', '')}"
     return ""
@@ -323,7 +326,7 @@ def placed(drawn: Lineage) -> dict[str, tuple[float, float]]:
     return {id: (float(x), rows[id]) for x, column in enumerate(columns) for id in column}
 
 
-_STEPS = {"dataset": 0, "run": 1, "environment": 1, "model": 2, "deployment": 3, "endpoint": 4}
+_STEPS = {"dataset": 0, "run": 1, "environment": 1, "model": 2, "package": 3, "deployment": 3, "endpoint": 4}
 
 
 def _families(drawn: Lineage) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What came from what: data and code → model version → deployment → endpoint, and the way back."""
+"""What came from what: data and code → model version → deployment → endpoint, or package; and the way back."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .reference import ModelRef
 from .store import lineage as table
 from .store import models
 
-Kind = Literal["dataset", "run", "environment", "model", "deployment", "endpoint"]
-KINDS: tuple[Kind, ...] = ("dataset", "run", "environment", "model", "deployment", "endpoint")
+Kind = Literal["dataset", "run", "environment", "model", "package", "deployment", "endpoint"]
+KINDS: tuple[Kind, ...] = ("dataset", "run", "environment", "model", "package", "deployment", "endpoint")
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +137,8 @@ def _nodes(origins: table.Origins) -> Iterable[Node]:
         yield _node("environment", f"{row['name']}:{row['version']}", row)
     for row in origins.models:
         yield _node("model", f"{row['model']}:{row['version']}", row)
+    for row in origins.packages:
+        yield _node("package", _package(row), row)
     for row in origins.deployments:
         yield _node("deployment", f"{row['endpoint']}/{row['name']}", row)
     for row in origins.endpoints:
@@ -145,6 +147,11 @@ def _nodes(origins: table.Origins) -> Iterable[Node]:
 
 def _node(kind: Kind, label: str, row: dict[str, Any]) -> Node:
     return Node(id=f"{kind}:{label}", kind=kind, label=label, details={key: value for key, value in row.items() if value is not None})
+
+
+def _package(row: dict[str, Any]) -> str:
+    """A package by its content: an image's name can be given to another."""
+    return str(row["content"][:12])
 
 
 def _edges(origins: table.Origins) -> Iterable[Edge]:
@@ -156,6 +163,8 @@ def _edges(origins: table.Origins) -> Iterable[Edge]:
             yield Edge(source=f"run:{row['run']}", target=f"dataset:{row['name']}:{row['version']}", label="registered")
     for row in origins.models:
         yield from _edges_to_model(row, shared_run=uses_of_run[row["run"]] > 1)
+    for row in origins.packages:
+        yield Edge(source=f"model:{row['model']}:{row['version']}", target=f"package:{_package(row)}", label="packaged as")
     environments = {f"{row['model']}:{row['version']}": row["environment"] for row in origins.models}
     for row in origins.deployments:
         yield from _edges_of_deployment(row, environments)

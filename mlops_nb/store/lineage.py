@@ -16,6 +16,7 @@ class Origins(msgspec.Struct, frozen=True, kw_only=True):
     runs: list[dict[str, Any]]
     environments: list[dict[str, Any]]
     models: list[dict[str, Any]]
+    packages: list[dict[str, Any]]
     deployments: list[dict[str, Any]]
     endpoints: list[dict[str, Any]]
 
@@ -30,6 +31,7 @@ def origins(tx: Transaction) -> Origins:
         ),
         environments=tx.rows("SELECT name, version, python, json_array_length(packages) AS packages, created_at FROM environments ORDER BY created_at"),
         models=tx.rows("SELECT model, version, flavor, engine, dataset, environment, run, author, created_at FROM model_versions ORDER BY created_at"),
+        packages=tx.rows("SELECT content, model, version, target, base, platform, image, pushed, time AS created_at FROM packages ORDER BY time"),
         deployments=tx.rows(
             "SELECT endpoint, name, model, version, target, json_extract_string(spec, '$.hardware') AS hardware, status, wanted, created_at"
             " FROM deployments ORDER BY created_at"

@@ -19,7 +19,7 @@ from dockerfile_parse import DockerfileParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlops_nb import packaging, store
+from mlops_nb import lineage, packaging, store
 from mlops_nb.errors import BadName, BadOption, FileMissing, ImageNotBuilt, UnsafePath, UnsafeText, WheelsMissing
 from mlops_nb.packaging import CONTENTS, Context, Wanted, contents, context, dockerfile, images, wheels
 from mlops_nb.registry import Provenance
@@ -344,6 +344,14 @@ def test_a_conda_environment_becomes_an_environment_file(doubler: Provenance) ->
     assert '"numpy=' in wanted and '"msgspec==' in wanted
     assert context.base.startswith("mambaorg/micromamba:") and not (context.folder / "wheelhouse").exists()
     assert "COPY environment.yml" in (context.folder / "Dockerfile").read_text()
+
+
+def test_a_package_hangs_on_its_model_version(churn: Provenance) -> None:
+    made = packaging.package(churn.version.ref, Wanted(), build=False)
+
+    shown = lineage.graph("customers:1")
+    edge = next(edge for edge in shown.edges if edge.label == "packaged as")
+    assert (edge.source, edge.target) == ("model:churn:1", f"package:{made.content[:12]}")
 
 
 # ── what is recorded ─────────────────────────────────────────────────────────────────────────────────────────────────
