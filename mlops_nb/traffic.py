@@ -152,7 +152,7 @@ def canary(
 def _served_by_others(ref: DeploymentRef) -> dict[str, int]:
     """The split before, which a candidate is compared with and rolled back to."""
     with store.reading() as tx:
-        table.get(tx, ref.endpoint, ref.name or "")
+        targets.require(table.get(tx, ref.endpoint, ref.name or "").target, "traffic", "capture")  # it is judged by what was captured
         shares = {name: share for name, share in table.traffic(tx, ref.endpoint).items() if share and name != ref.name}
     if not shares:
         raise BadOption(f"No other deployment of {ref.endpoint} takes requests; there is nothing to compare {ref} with.", hint=f"%mlops traffic {ref.endpoint}")
