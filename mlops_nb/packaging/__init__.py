@@ -44,13 +44,17 @@ def package(
     """Lay out the build context of a version, build its image and push it to a registry, as far as asked; and record what came of it.
 
     *secrets* gives, for each name in `wanted.secrets`, an environment variable or a file.
-    Raises as `context_of`, `images.build` and `images.push` do; the context is kept whatever comes after it.
+    Raises as `context_of`, `images.build` and `images.push` do; names and secrets are looked at before anything is written, and the context is kept whatever comes after it.
     """
     made = models.provenance(ref)
+    tag = images.checked_reference(tag or default_tag(made.version, wanted.target), what="an image")
+    if registry:
+        images.name_in(registry, tag)
+    images.check_secrets(secrets or {})
     laid_out = context_of(made.version, made.environment, wanted, report=report)
     if not build:
         return _recorded(laid_out, None)
-    image = images.build(laid_out, tag=tag or default_tag(made.version, wanted.target), secrets=secrets, report=report)
+    image = images.build(laid_out, tag=tag, secrets=secrets, report=report)
     if registry:
         image = images.push(image, registry, report)
     return _recorded(laid_out, image)

@@ -88,12 +88,23 @@ def build(context: Context, *, tag: str, secrets: Mapping[str, str] | None = Non
             raise ImageNotBuilt(context.ref, why=str(error), folder=str(context.folder), line=build_line(context, tag)) from error
 
 
+def name_in(registry: str, tag: str) -> str:
+    """What an image called *tag* is called in *registry*.  Raises BadOption."""
+    return checked_reference(f"{registry.rstrip('/')}/{tag.rpartition('/')[2]}", what="an image in a registry")
+
+
+def check_secrets(sources: Mapping[str, str]) -> None:
+    """Raises FileMissing for one that is neither an environment variable nor a file."""
+    for source in sources.values():
+        _secret(source)
+
+
 def push(image: Image, registry: str, report: Reporter = SILENT) -> Image:
     """Push the image to *registry* (`host:port/path`), with the credentials that docker itself has for it.
 
     Raises BadOption for what is no registry's name, ImageNotPushed with what the registry said.
     """
-    name = checked_reference(f"{registry.rstrip('/')}/{image.ref.rpartition('/')[2]}", what="an image in a registry")
+    name = name_in(registry, image.ref)
     client = engine.client(timeout_seconds=_BUILD_SECONDS)
     repository, tag = _repository_and_tag(name)
     report.step(f"pushing {name}")
@@ -180,7 +191,11 @@ def _by_command(context: Context, tag: str, files: Mapping[str, Path]) -> Iterat
     variables = os.environ | {"DOCKER_BUILDKIT": "1", "DOCKER_HOST": engine.address()}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=variables) as process:
         assert process.stdout
-        yield from (line.rstrip() for line in process.stdout)
+        try:
+            yield from (line.rstrip() for line in process.stdout)
+        except BaseException:  # Ctrl-C, or nobody listens any more: docker would go on building
+            process.kill()
+            raise
     if process.returncode:
         raise _BuildEnded(f"docker build ended with {process.returncode}")
 

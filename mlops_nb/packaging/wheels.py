@@ -130,9 +130,13 @@ def _run(command: list[str], doing: str, report: Reporter) -> None:
     lines: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=rebuilding.variables()) as process:
         assert process.stdout
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            report.log(lines[-1])
+        try:
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                report.log(lines[-1])
+        except BaseException:  # Ctrl-C: pip would go on fetching
+            process.kill()
+            raise
     if process.returncode:
         raise WheelsMissing(doing, log="\n".join(lines[-_LAST_LINES:]))
 
