@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..store.environments import Environment
     from ..store.models import ModelVersion
 
-ABILITIES = frozenset({"traffic", "invoke", "logs", "usage", "capture", "cpus", "memory", "gpus", "port", "variables", "hardware", "isolated"})
+ABILITIES = frozenset({"traffic", "invoke", "logs", "usage", "capture", "cpus", "memory", "gpus", "port", "variables", "isolated"})
 OPTIONS = frozenset({"image", "base", "image_id", "engine"})
 TRAFFIC = "gateway"
 _STOP_SECONDS = 8
@@ -62,8 +62,8 @@ def check(version: ModelVersion, environment: Environment | None, spec: Deployme
         raise BadOption(f"--cpus {spec.cpus:g} is more than the {facts.cores} cores of the container engine.", hint=f"--cpus {facts.cores}")
     if spec.gpus and not facts.gpus:
         raise HardwareMissing("gpu", reason=f"the container engine at {facts.address} has no NVIDIA runtime", available=["cpu"])
-    if spec.hardware != "cpu" and not spec.gpus:
-        raise BadOption(f"--hardware {spec.hardware} needs a GPU in the container.", hint="--gpus all")
+    if spec.gpus and version.engine == "onnxruntime":
+        raise BadOption(f"--gpus {spec.gpus}: {version.ref} runs on the CPU in a container, and would use none.", hint="--to local --hardware cuda")
     if version.engine != "onnxruntime" and environment is None and "image" not in spec.options:
         raise BadOption(f"{version.ref} was registered without an environment, from which its image would be made.", hint="--environment NAME, or --image REF")
 

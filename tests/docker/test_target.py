@@ -261,7 +261,7 @@ def test_gpus_are_refused_where_the_engine_has_none(in_docker: Deploy, the_engin
     assert "nvidia" not in the_engine.info()["Runtimes"]
 
     with pytest.raises(HardwareMissing, match="has no NVIDIA runtime"):
-        in_docker("churn:1", endpoint="fast", gpus="all")
+        in_docker("moody:1", endpoint="fast", gpus="all")
 
 
 @pytest.mark.parametrize(("gpus", "count"), [("all", -1), ("2", 2)])
