@@ -90,8 +90,8 @@ class Shelf:
     # ── files ──
 
     def lacking(self, files: Iterable[StoredFile]) -> list[StoredFile]:
-        """Those that are not here yet; what lies in the mounted folder is taken from there."""
-        return [file for file in files if not (self._place(file.sha256).exists() or self._taken_from_elsewhere(file))]
+        """Those that are not here yet; what lies in the mounted folder is taken from there, and what is empty is known."""
+        return [file for file in files if not (self._place(file.sha256).exists() or self._made_empty(file) or self._taken_from_elsewhere(file))]
 
     def put_chunk(self, file: StoredFile, number: int, chunk: bytes, *, chunk_bytes: int) -> bool:
         """Keep a piece of *file*; True once all of it is here and has its hash.  Raises FileChanged when it has another."""
@@ -126,6 +126,15 @@ class Shelf:
             os.fsync(out.fileno())
         shutil.rmtree(parts[0].parent)
         self._accept(scratch, file)
+
+    def _made_empty(self, file: StoredFile) -> bool:
+        """No message could bring it: an empty one that is retained is none."""
+        if file.bytes:
+            return False
+        scratch = self._files / f".{file.sha256}.part"
+        scratch.write_bytes(b"")
+        self._accept(scratch, file)
+        return True
 
     def _taken_from_elsewhere(self, file: StoredFile) -> bool:
         source = self._elsewhere / file.sha256 if self._elsewhere else None

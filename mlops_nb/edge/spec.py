@@ -37,5 +37,5 @@ class DeviceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     heartbeat_seconds: float = 10.0
     telemetry_seconds: float = 5.0
     longest_retry_seconds: float = 5.0
-    fetch_timeout_seconds: float = 120.0
+    fetch_timeout_seconds: float = 45.0
     """Patience with a file of which nothing more comes."""

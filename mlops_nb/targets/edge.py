@@ -96,7 +96,7 @@ def prepare(version: ModelVersion, environment: Environment | None, spec: Deploy
 
 def _chunks(file: StoredFile) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
     with artifacts.address(file.sha256).open("rb") as content:
-        for number in range(max(1, -(-file.bytes // twin.CHUNK_BYTES))):
+        for number in range(-(-file.bytes // twin.CHUNK_BYTES)):
             yield twin.chunk_topic(file.sha256, number), content.read(twin.CHUNK_BYTES), {}
 
 
@@ -135,19 +135,19 @@ def observe(deployment: Deployment) -> Observed:
 
 def _as_reported(deployment: Deployment, reported: Reported | None) -> Observed:
     if reported is None or reported.generation != deployment.handle.get("generation"):
-        return Observed(state="starting" if deployment.status in ("starting", "restarting") else "unhealthy", mending=True)
+        return _waiting(deployment, f"The device {deployment.spec.options['device']} has not said yet that it got {deployment.model_ref}.")
     if reported.state == "running":
         return Observed(state="healthy")
     if reported.state == "failed":
         still = f"; it goes on with {reported.model}" if reported.model else ""
         reason = Reason(kind="refused by the device", message=f"{reported.device} could not run {deployment.model_ref}: {reported.reason}{still}.")
         return Observed(state="gone" if deployment.status in ("starting", "restarting") else "unhealthy", reason=reason, mending=True)
-    return Observed(state="starting" if deployment.status in ("starting", "restarting") else "unhealthy", mending=True)
+    return _waiting(deployment, f"The device {reported.device} fetches the files of {deployment.model_ref}.")
 
 
 def _waiting(deployment: Deployment, why: str) -> Observed:
-    """A device out of reach does what it did: nothing is to be done but wait."""
-    reason = Reason(kind="out of reach", message=why, hint="%mlops edge devices")
+    """A device out of reach, or on its way, does what it did: nothing is to be done but wait."""
+    reason = Reason(kind="waits for the device", message=why, hint="%mlops edge devices")
     return Observed(state="starting" if deployment.status in ("starting", "restarting") else "unhealthy", reason=reason, mending=True, away=True)
 
 
@@ -165,7 +165,12 @@ def usage(deployment: Deployment) -> Usage:
     process = _process(device)
     try:
         if process:
-            return Usage(cpus=cores.in_use(f"process {process.pid}", lambda: cores.spent_by(process)), memory_mb=process.memory_info().rss / 1e6, where=f"device {device}", hardware=hardware)
+            return Usage(
+                cpus=cores.in_use(f"process {process.pid}", lambda: cores.spent_by(process)),
+                memory_mb=process.memory_info().rss / 1e6,
+                where=f"device {device}",
+                hardware=hardware,
+            )
     except psutil.Error:
         pass  # it ended meanwhile
     return Usage(where=f"device {device}", hardware=hardware)

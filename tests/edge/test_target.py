@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from living import X, churn_model, deployment, wait_for
+from sklearn.base import BaseEstimator
 
-from mlops_nb import errors, rollout, telemetry
+from mlops_nb import errors, monitoring, registry, rollout, telemetry
 from mlops_nb.edge.requester import Answered, Requester
-from mlops_nb.fleet import devices
+from mlops_nb.fleet import devices, provisioning
 from mlops_nb.settings import Workspace
 from mlops_nb.store.deployments import DeploymentSpec
 
 from .brokers import Mosquitto
+from .devices import Device
 
 pytestmark = pytest.mark.xdist_group("mosquitto")
 A_ROW = {"data": [{"age": 40, "income": 50.0}]}
@@ -78,3 +83,87 @@ def test_a_second_endpoint_cannot_take_a_device(edge_workspace: Workspace) -> No
 
     with pytest.raises(errors.DeviceTaken, match="already runs churn/gate-1"):
         rollout.deploy("churn:1", endpoint="other", to="edge", name="gate-1", spec=on("gate-1"))
+
+
+def test_what_a_device_is_asked_is_judged_for_drift_by_device(edge_workspace: Workspace, mosquitto: Mosquitto) -> None:
+    churn_model()
+    rollout.deploy("churn:1", to="edge", name="gate-1", spec=on("gate-1"))
+    ask(mosquitto, "churn/gate-1/in", rows=60)
+    wait_for(lambda: telemetry.captured("churn", deployment="gate-1").rows >= 60, what="telemetry")
+
+    check = monitoring.check_drift("churn", deployment="gate-1", engine="scipy")
+
+    assert check.deployment == "gate-1"
+    assert devices.one("gate-1").drift == ("drift" if check.is_drift else "no drift")
+
+
+def test_a_version_that_the_device_cannot_run_is_a_failed_deployment_that_says_so_and_the_old_one_goes_on(
+    edge_workspace: Workspace, mosquitto: Mosquitto
+) -> None:
+    churn_model()
+    rollout.deploy("churn:1", to="edge", name="gate-1", spec=on("gate-1"))
+    registry.register(Refusing().fit(X, X["age"]), name="churn", data="customers", convert=False)
+
+    with pytest.raises(errors.DeploymentFailed, match=r"gate-1 could not run churn:2: .*it goes on with churn:1"):
+        rollout.deploy("churn:2", to="edge", name="gate-1", spec=on("gate-1"))
+
+    assert ask(mosquitto, "churn/gate-1/in")[0].said["model"] == "churn:1"
+
+
+def test_a_device_here_that_is_killed_is_started_again_and_one_without_a_broker_is_waited_for(edge_workspace: Workspace, mosquitto: Mosquitto) -> None:
+    churn_model()
+    rollout.deploy("churn:1", to="edge", name="gate-1", spec=on("gate-1"))
+    pid = deployment("churn/gate-1").handle["pid"]
+
+    psutil.Process(pid).kill()
+    wait_for(lambda: (d := deployment("churn/gate-1")).status == "healthy" and d.handle["pid"] != pid, what="another process")
+    pid = deployment("churn/gate-1").handle["pid"]
+
+    mosquitto.kill()
+    waiting = wait_for(lambda: (d := deployment("churn/gate-1")).status == "unhealthy" and d, what="the outage to be seen")
+    assert waiting.reason and "cannot be used" in waiting.reason.message
+    mosquitto.start()
+    recovered = wait_for(lambda: (d := deployment("churn/gate-1")).status == "healthy" and d, what="the link")
+    assert (recovered.handle["pid"], recovered.restarts) == (pid, waiting.restarts)
+
+
+def test_what_was_stopped_comes_back_with_the_workspace(edge_workspace: Workspace, mosquitto: Mosquitto) -> None:
+    churn_model()
+    rollout.deploy("churn:1", to="edge", name="gate-1", spec=on("gate-1"))
+    pid = deployment("churn/gate-1").handle["pid"]
+
+    rollout.down()
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    rollout.up()
+
+    wait_for(lambda: deployment("churn/gate-1").status == "healthy", what="the device")
+    assert ask(mosquitto, "churn/gate-1/in")[0].said["model"] == "churn:1"
+
+
+def test_a_device_elsewhere_is_waited_for_and_runs_the_version_once_it_comes(edge_workspace: Workspace, mosquitto: Mosquitto, tmp_path: Path) -> None:
+    churn_model()
+    rollout.deploy("churn:1", to="edge", name="far", spec=DeploymentSpec(options={"device": "far"}), wait=False)
+    wait_for(lambda: (reason := deployment("churn/far").reason) and "not online" in reason.message, what="the reason it waits")
+
+    far = Device.of(provisioning.write("far", tmp_path / "far"))
+    far.start()
+    try:
+        wait_for(lambda: deployment("churn/far").status == "healthy", what="the device")
+        assert ask(mosquitto, "churn/far/in")[0].said["model"] == "churn:1"
+        assert "state=running" in rollout.logs("churn/far")[0]
+        rollout.undeploy("churn/far")
+        far.until(lambda s: s.reported.state == "empty", "the device to run nothing")
+    finally:
+        far.kill()
+
+
+class Refusing(BaseEstimator):
+    """Loads where it was made only: its pickle asks for a file that is gone."""
+
+    def fit(self, rows: Any, target: Any) -> Refusing:
+        return self
+
+    def predict(self, rows: Any) -> Any:
+        if "mlops_nb.edge" in " ".join(sys.argv) or any("mlops_nb/edge/__main__" in word for word in sys.argv):
+            raise RuntimeError("no GPU on this gate")
+        return rows["age"]

@@ -129,9 +129,10 @@ def test_files_may_lie_in_a_mounted_folder(mosquitto: Mosquitto, device: Start, 
     device(files_folder=str(tmp_path)).until_running("g1")
 
 
-def test_a_large_file_comes_in_pieces(mosquitto: Mosquitto, device: Start, churn: ModelVersion) -> None:
+def test_a_large_file_comes_in_pieces_and_an_empty_one_at_all(mosquitto: Mosquitto, device: Start, churn: ModelVersion) -> None:
     blob = artifacts.keep(bytes(range(256)) * 4000, path="weights.bin")
-    publish(mosquitto.broker, msgspec.structs.replace(desired(churn, "g1"), files=[*churn.files, blob], chunk_bytes=10_000))
+    empty = artifacts.keep(b"", path="code/__init__.py")
+    publish(mosquitto.broker, msgspec.structs.replace(desired(churn, "g1"), files=[*churn.files, blob, empty], chunk_bytes=10_000))
     device().until_running("g1")
 
 
