@@ -44,7 +44,8 @@ def package(
     """Lay out the build context of a version, build its image and push it to a registry, as far as asked; and record what came of it.
 
     *secrets* gives, for each name in `wanted.secrets`, an environment variable or a file.
-    Raises as `context_of`, `images.build` and `images.push` do; names and secrets are looked at before anything is written, and the context is kept whatever comes after it.
+    Raises as `context_of`, `images.build` and `images.push` do: what names and secrets cannot be before anything is written; the context is
+    kept whatever comes after it.
     """
     made = models.provenance(ref)
     tag = images.checked_reference(tag or default_tag(made.version, wanted.target), what="an image")
