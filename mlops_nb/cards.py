@@ -658,6 +658,17 @@ def _rehearsal(rehearsal: Any) -> Card:
     rows = [[check.name, *_agreement(check), check.example] for check in rehearsal.checks]
     culprit = rehearsal.culprit
     seen = "; ".join(f"{_kind_of(one)} ({one.where})" for one in rehearsal.seen[:4])
+def _labelled(labelled: Any) -> Card:
+    taken = ", ".join(f"{name} from {column}" for name, column in labelled.columns.items())
+    several = f"{labelled.of_several_rows:,} belong to requests of several rows and were taken for the first; --row says which" if labelled.of_several_rows else ""
+    counts = [(name, getattr(labelled, name.replace(" ", "_"))) for name in ("new", "changed", "repeated", "duplicates", "unmatched", "without label")]
+    return Card(
+        title=f"{labelled.matched:,} of {labelled.given:,} labels belong to an answer", kind=f"labels of {labelled.endpoint}",
+        mark=Mark("good", "kept") if labelled.matched else Mark("warn", "none belongs to an answer that is kept"),
+        facts=_given(("taken", taken), *((name, f"{count:,}") for name, count in counts if count)), note=several, line=f"performance {labelled.endpoint}",
+    )  # fmt: skip
+
+
     return Card(
         title=rehearsal.ref,
         kind="rehearsal",
@@ -855,3 +866,4 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.store.packages.Package": _package,
 }
 """By full name, so that a card costs no import of what it shows."""
+    "mlops_nb.labels.Labelled": _labelled,

@@ -98,7 +98,7 @@ def read(file: Path, *, text: Collection[str] = ()) -> dict[str, list[Any]]:
     """
     import duckdb
 
-    source = _reader(file)
+    source = reader(file)
     with _memory() as connection:
         try:
             if source.startswith("read_csv"):
@@ -125,7 +125,7 @@ def _copied(data: Any, parquet: Path) -> duckdb.DuckDBPyConnection:
     connection = _memory()
     try:
         if isinstance(data, str | Path):
-            source = _reader(Path(data))
+            source = reader(Path(data))
         else:
             _check_names(data)
             connection.register("given", data)
@@ -152,7 +152,8 @@ def _memory() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
 
 
-def _reader(file: Path) -> str:
+def reader(file: Path) -> str:
+    """SQL that reads a CSV, Parquet or JSON file as a table.  Raises FileMissing, BadOption."""
     if not file.exists():
         raise FileMissing(file)
     reader = _READERS.get(file.suffix.lower())

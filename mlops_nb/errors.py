@@ -5,7 +5,7 @@
     │   ├── BadName  BadReference  BadOption  UnsafePath  UnsafeText  UnsafeUrl
     │   ├── WeightsDoNotSum        SignatureMismatch  NotAModel  NotAnEntryScript  TrustNeeded  TargetCannot
     │   ├── NotPicklable           SampleNeeded  LicenceNotAccepted  SecretVariable
-    │   ├── BrokerNotSet  SecretReadable  EngineElsewhere  ImageOfAnother
+    │   ├── BrokerNotSet  SecretReadable  EngineElsewhere  ImageOfAnother  UnknownColumn
     │   └── UnknownVariable        UnknownCommand  UnknownOption  BadExpression
     ├── NotFound                   exit 3   HTTP 404   no such thing in this workspace
     │   └── ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
@@ -174,6 +174,14 @@ class UnsafeUrl(UsageError):
 
     def __init__(self, url: object, *, why: str) -> None:
         super().__init__(f"{str(url)[:120]!r} is not called: {why}.", hint="an http or https address you allow in [tool.mlops] allowed_hosts")
+
+
+class UnknownColumn(UsageError):
+    """A column that was named, or is needed, is not in the data."""
+
+    def __init__(self, name: str, option: str, *, known: Iterable[str]) -> None:
+        known = [str(one) for one in known]
+        super().__init__(f"There is no column {name!r}. Columns: {listed(known, most=20)}.", hint=f"{option} {closest(name, known) or 'COLUMN'}")
 
 
 class WeightsDoNotSum(UsageError):

@@ -1,0 +1,123 @@
+"""Ground truth: labels that arrive after the answers, joined to them by the request's id and the row within the request."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from . import datasets, signature, store
+from .errors import BadOption, UnknownColumn
+from .reference import ModelRef
+from .store import deployments as table
+from .store import events, models
+from .telemetry import labels as kept
+from .telemetry.labels import Added
+
+if TYPE_CHECKING:
+    import duckdb
+
+_ID_NAMES = ("request_id", "id", "x-request-id")
+
+
+class Labelled(Added, frozen=True, kw_only=True):
+    """What became of labels that were given for an endpoint's answers."""
+
+    endpoint: str
+    columns: dict[str, str] = {}
+    """Which column was taken for the id, the row and the label."""
+
+
+def record(endpoint: str, data: Any, *, id: str | None = None, row: str | None = None, label: str | None = None) -> Labelled:
+    """Keep what turned out to be true of an endpoint's answers; saying it again changes nothing, and of several labels of one row the last wins.
+
+    *data* is a DataFrame, a dict of columns, a list of records, or the path of a CSV, Parquet or JSON file.  *id* names the column with
+    the request's id (an answer's `request_id`, the header `x-request-id`), *row* the one with the row's place in its request, from 0, and *label* the
+    truth.  Unless given they are `request_id` or `id`, `row` when it is there, and the only column that is left, else `label`.
+    Labels may come before the telemetry they belong to.  Raises EndpointNotFound, UnknownColumn, BadOption, FileMissing.
+    """
+    import duckdb
+
+    texts = _text_labels(endpoint)
+    with _opened(data) as (source, relation, retyped):
+        columns = [row[0] for row in source.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()]
+        chosen = _chosen(columns, id, row, label)
+        relation = retyped([chosen["id"], *([chosen["label"]] if texts else [])])
+        try:
+            added = kept.add(endpoint, source, relation, id=chosen["id"], row=chosen.get("row"), label=chosen["label"])
+        except duckdb.Error as error:
+            raise BadOption(f"These labels cannot be read: {str(error).splitlines()[0]}", hint="--row names a column of whole numbers from 0") from error
+    labelled = Labelled(endpoint=endpoint, columns=chosen, **msgspec.structs.asdict(added))
+    if added.new or added.changed:
+        with store.writing() as tx:
+            events.record(tx, "LabelsRecorded", subject=endpoint, data={"new": added.new, "changed": added.changed, "matched": added.matched})
+    return labelled
+
+
+def _text_labels(endpoint: str) -> bool:
+    """Whether a model of the endpoint answers with text, so that `01` must stay `01`.  Raises EndpointNotFound."""
+    with store.reading() as tx:
+        table.endpoint(tx, endpoint)
+        versions = [models.get(tx, ModelRef.parse(deployment.model_ref)) for deployment in table.of(tx, endpoint)]
+    outputs = [column for version in versions for column in (version.signature or {}).get("outputs", [])]
+    return any(column["name"] == "label" and column["type"] == "string" for column in outputs)
+
+
+def _chosen(columns: Sequence[str], id: str | None, row: str | None, label: str | None) -> dict[str, str]:
+    """The columns meant.  Raises UnknownColumn, BadOption."""
+    for option, name in (("--id", id), ("--row", row), ("--label", label)):
+        if name and name not in columns:
+            raise UnknownColumn(name, option, known=columns)
+    id = id or next((name for name in _ID_NAMES if name in columns), None)
+    if not id:
+        raise UnknownColumn("request_id", "--id", known=columns)
+    row = row or ("row" if "row" in columns and label != "row" else None)
+    left = [name for name in columns if name not in (id, row)]
+    label = label or (left[0] if len(left) == 1 else "label" if "label" in left else None)
+    if not label:
+        raise BadOption(f"Which of {', '.join(left[:8]) or 'no column'} is the label?", hint="--label COLUMN")
+    if len({id, row, label}) < 3:
+        raise BadOption(f"{label!r} cannot be the label and the {'id' if label == id else 'row'} at once.", hint="--id, --row and --label are three columns")
+    return {"id": id, **({"row": row} if row else {}), "label": label}
+
+
+@contextmanager
+def _opened(data: Any) -> Iterator[tuple[duckdb.DuckDBPyConnection, str, Any]]:
+    """A connection, the data as a table of it, and what says that table with some columns kept as text.  Raises FileMissing, BadOption."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory(prefix="mlops-") as scratch, duckdb.connect(":memory:", config={"autoinstall_known_extensions": False}) as source:
+        if hasattr(data, "iloc"):
+            source.register("given", data)
+            yield source, "given", lambda _: "given"
+            return
+        file = Path(data) if isinstance(data, str | Path) else _written(data, Path(scratch) / "given.jsonl")
+        relation = datasets.reader(file)
+        try:
+            source.execute(f"SELECT * FROM {relation} LIMIT 0")
+        except duckdb.Error as error:
+            hint = "a CSV, Parquet or JSON file with one row per label"
+            raise BadOption(f"{file.name} cannot be read as a table: {str(error).splitlines()[0]}", hint=hint) from error
+        yield source, relation, lambda names: _as_text(relation, names)
+
+
+def _as_text(relation: str, names: Sequence[str]) -> str:
+    """A CSV's columns *names* as the text that stands there, so that `001` keeps its zeros; other files know their types."""
+    if not relation.startswith("read_csv"):
+        return relation
+    typed = ", ".join(f"'{name.replace(chr(39), chr(39) * 2)}': 'VARCHAR'" for name in dict.fromkeys(names))
+    return f"{relation[:-1]}, types = {{{typed}}})"
+
+
+def _written(data: Any, file: Path) -> Path:
+    """Columns or records as a file of JSON lines."""
+    if not isinstance(data, Mapping | list) or not data:
+        raise BadOption("Labels come as a table: a DataFrame, columns, records, or a file.", hint="%mlops labels churn --data df")
+    columns = signature.as_lists(signature.to_columns(data))
+    records = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    file.write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in records))
+    return file

@@ -1,0 +1,307 @@
+"""What turned out to be true of what was asked: labels that came later, and answers beside them.
+
+    <workspace>/telemetry/endpoint=E/labels/<time_ns>.parquet     id, row, label, as they came at that time
+
+A label belongs to the row of a request, known by the request's id and the row's place in it, from 0.  It is kept as text: whole numbers
+without a point, true and false as 1 and 0, so that 1, 1.0, "1" and true are one label.  Files are only added; of several labels of one row the
+last wins.  Labels that no answer is known for are kept, because telemetry may come later than they do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..safety import checked_name, path_inside
+from ..settings import Workspace
+from ..splits import COPY_MARK
+from . import files, rows
+from .files import Standing
+from .queries import _during, _lines, _parquet, _steady
+
+if TYPE_CHECKING:
+    import duckdb
+    import numpy as np
+
+_MANY = 24
+"""So many files become one."""
+_ROWS_OF_ANSWERS = ("label", "prediction")
+ID, ROW, LABEL = "id", "row", "label"
+
+
+class Added(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of labels that were given; counts of rows."""
+
+    given: int = 0
+    without_label: int = 0
+    """Had no label, or no id: left out."""
+    duplicates: int = 0
+    """Of a row that had another label further down: the last wins."""
+    new: int = 0
+    changed: int = 0
+    """Of rows that were known to have another label."""
+    repeated: int = 0
+    """Known already."""
+    matched: int = 0
+    """Belong to an answer that is kept."""
+    unmatched: int = 0
+    """Belong to no answer that is kept, or not yet."""
+    of_several_rows: int = 0
+    """Belong to a request of several rows, by its id alone: the first row's."""
+
+
+class Answers(msgspec.Struct, frozen=True, kw_only=True):
+    """What one deployment answered, a row each, with the truth where it is known.  Labels are text."""
+
+    deployment: str
+    time: Any
+    id: Any
+    row: Any
+    truth: Any
+    """Text, None where it is not known."""
+    label: Any = None
+    """What a classifier said, as text; None for a regressor."""
+    prediction: Any = None
+    """What a regressor said, as floats; None for a classifier."""
+    probabilities: Any = None
+    """Rows × classes, NaN where there were none; None when it gives none."""
+    columns: dict[str, Any] = {}
+    """Inputs that were asked for, by name, as text or floats."""
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    @property
+    def labelled(self) -> Any:
+        """Of each row, whether its truth is known."""
+        import numpy as np
+
+        return np.array([value is not None for value in self.truth], bool)
+
+    def where(self, chosen: Any) -> Answers:
+        """The rows that *chosen*, an array of booleans, picks."""
+        names = [name for name in self.__struct_fields__ if name not in ("deployment", "columns") and getattr(self, name) is not None]
+        columns = {name: values[chosen] for name, values in self.columns.items()}
+        return msgspec.structs.replace(self, columns=columns, **{name: getattr(self, name)[chosen] for name in names})
+
+
+def add(endpoint: str, source: duckdb.DuckDBPyConnection, table: str, *, id: str, row: str | None, label: str) -> Added:
+    """Keep labels of *endpoint*: the columns *id*, *row* (None: all are of row 0) and *label* of *table*, which *source* can read, in its order.
+
+    Saying the same again adds nothing.  Raises duckdb.Error for rows that are no numbers.
+    """
+    place = f"coalesce({rows.quoted(row)}, 0)::BIGINT" if row else "0::BIGINT"
+    types = {column[0]: column[1] for column in source.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()}
+    said = f"SELECT {rows.quoted(id)}::VARCHAR AS id, {place} AS row, {as_label(rows.quoted(label), types[label])} AS label FROM {table}"
+    given = source.execute(f"SELECT count(*) FROM {table}").fetchone() or (0,)
+    folder = _folder(endpoint)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scratch = folder / f".{time.time_ns()}.tmp"
+    numbered = f"SELECT *, row_number() OVER () AS n FROM ({said}) WHERE id IS NOT NULL AND label IS NOT NULL"
+    last = f"SELECT id, row, label FROM ({numbered}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY n DESC) = 1"
+    try:
+        kept = source.execute(f"SELECT count(*) FROM ({said}) WHERE id IS NOT NULL AND label IS NOT NULL").fetchone() or (0,)
+        source.execute(f"COPY ({last}) TO {rows.literal(str(scratch))} (FORMAT parquet, COMPRESSION zstd)")
+        return _kept(endpoint, scratch, Added(given=given[0], without_label=given[0] - kept[0]), by_row=row is not None)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _kept(endpoint: str, scratch: Path, told: Added, *, by_row: bool) -> Added:
+    """The labels in *scratch* beside what is known; those that are new or other are put in place."""
+    with files.held(exclusive=True):  # one at a time: the file's name is its moment
+        cursor = rows.connection()
+        given = f"read_parquet({rows.literal(str(scratch))})"
+        known = _known(endpoint) or "SELECT NULL::VARCHAR AS id, NULL::BIGINT AS row, NULL::VARCHAR AS label WHERE false"
+        both = f"SELECT g.*, k.label AS before FROM {given} g LEFT JOIN ({known}) k USING (id, row)"
+        count, changed, repeated = cursor.execute(
+            f"SELECT count(*), count(*) FILTER (before IS NOT NULL AND before <> label), count(*) FILTER (before = label) FROM ({both})"
+        ).fetchone() or (0, 0, 0)
+        if count > repeated:
+            _put(cursor, _folder(endpoint), f"SELECT id, row, label FROM ({both}) WHERE before IS DISTINCT FROM label")
+        _tidy(cursor, endpoint)
+    matched, several = _matches(endpoint, scratch)
+    return msgspec.structs.replace(
+        told, duplicates=told.given - told.without_label - count, new=count - changed - repeated, changed=changed, repeated=repeated, matched=matched,
+        unmatched=count - matched, of_several_rows=0 if by_row else several,
+    )  # fmt: skip
+
+
+def _put(cursor: duckdb.DuckDBPyConnection, folder: Path, select: str) -> None:
+    """A file of labels that is there whole or not at all."""
+    stem = time.time_ns()
+    scratch = folder / f".{stem}.parquet.tmp"
+    cursor.execute(f"COPY ({select}) TO {rows.literal(str(scratch))} (FORMAT parquet, COMPRESSION zstd)")
+    with scratch.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(scratch, folder / f"{stem}.parquet")
+
+
+def _tidy(cursor: duckdb.DuckDBPyConnection, endpoint: str) -> None:
+    """Make one file of many; labels older than the telemetry that is kept go, for their answers came before them."""
+    oldest = time.time() - timedelta(days=Workspace.current().settings().capture_days).total_seconds()
+    standing = _files(endpoint)
+    for path in [path for path in standing if int(path.stem) < oldest * 1e9]:
+        path.unlink()
+    standing = _files(endpoint)
+    if len(standing) > _MANY and (known := _known(endpoint)):
+        _put(cursor, _folder(endpoint), known)
+        for path in standing:
+            path.unlink()
+
+
+def _matches(endpoint: str, scratch: Path) -> tuple[int, int]:
+    """How many of the labels belong to an answer that is kept, and how many of those to a request of several rows."""
+
+    def ask(standings: list[Standing]) -> tuple[int, int]:
+        facts = [part for s in standings for part in _facts(s)]
+        if not facts:
+            return 0, 0
+        asked = f"SELECT id, max(rows) AS rows FROM ({' UNION ALL '.join(facts)}) WHERE status < 400 GROUP BY id"
+        sql = f"SELECT count(*), count(*) FILTER (rows > 1) FROM read_parquet({rows.literal(str(scratch))}) g JOIN ({asked}) a USING (id) WHERE g.row < a.rows"
+        found = rows.connection().execute(sql).fetchone() or (0, 0)
+        return int(found[0]), int(found[1])
+
+    return _steady(files.folders(endpoint), ask)
+
+
+def _facts(standing: Standing) -> list[str]:
+    parquet, lines = _parquet(standing, None, None), _lines(standing)
+    return ([rows.facts_of_parquet(parquet)] if parquet else []) + ([rows.facts_of_lines(lines)] if lines else [])
+
+
+def count(endpoint: str) -> int:
+    """How many rows of *endpoint* have a label."""
+    known = _known(endpoint)
+    return int((rows.connection().execute(f"SELECT count(*) FROM ({known})").fetchone() or (0,))[0]) if known else 0
+
+
+def answers(
+    endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None, columns: Sequence[str] = ()
+) -> list[Answers]:  # fmt: skip
+    """What each deployment answered, one row for each scored row, by time, with the truth where it is known and the inputs called *columns*.
+
+    A deployment that was sent copies is judged by the labels of the requests they are copies of.  Of requests with one id the newest counts.
+    Only answers whose payload is kept are there.
+    """
+    found = [_answers_of(endpoint, place, since, until, columns) for place in files.folders(endpoint, deployment)]
+    return [one for one in found if one is not None and len(one)]
+
+
+def correct(endpoint: str, *, since: datetime, until: datetime | None = None) -> dict[str, tuple[int, int]]:
+    """Per deployment how many labelled rows it answered in that time, and how many of them as the label says."""
+    found: dict[str, tuple[int, int]] = {}
+    for one in answers(endpoint, since=since, until=until):
+        known = one.where(one.labelled)
+        if known.label is not None and len(known):
+            found[one.deployment] = (int((known.label == known.truth).sum()), len(known))
+    return found
+
+
+# ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def as_label(value: str, type: str) -> str:
+    """SQL that words a value of a type as a label."""
+    if type == "BOOLEAN":
+        return f"{value}::INTEGER::VARCHAR"
+    if type in ("FLOAT", "DOUBLE") or type.startswith("DECIMAL"):
+        number = f"{value}::DOUBLE"
+        whole = f"{number} = trunc({number}) AND abs({number}) < 1e15"
+        return f"CASE WHEN isnan({number}) THEN NULL WHEN {whole} THEN {number}::BIGINT::VARCHAR ELSE {number}::VARCHAR END"
+    return f"{value}::VARCHAR"
+
+
+def _folder(endpoint: str) -> Path:
+    return path_inside(Workspace.current().telemetry, f"endpoint={checked_name(endpoint, what='endpoint')}", "labels")
+
+
+def _files(endpoint: str) -> list[Path]:
+    return sorted(_folder(endpoint).glob("[0-9]*.parquet"))
+
+
+def _known(endpoint: str) -> str | None:
+    """The labels that count, as SQL; None when there are none."""
+    standing = _files(endpoint)
+    if not standing:
+        return None
+    listed = ", ".join(rows.literal(str(path)) for path in standing)
+    stem = "regexp_extract(filename, '([0-9]+)[.]parquet$', 1)::BIGINT"
+    whole = f"SELECT id, row, label, {stem} AS stem FROM read_parquet([{listed}], filename = true, hive_partitioning = false)"
+    return f"SELECT id, row, label FROM ({whole}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY stem DESC) = 1"
+
+
+def _answers_of(endpoint: str, place: Path, since: datetime | None, until: datetime | None, columns: Sequence[str]) -> Answers | None:
+    where, bounds = _during(since, until)
+
+    def ask(standings: list[Standing]) -> Answers | None:
+        cursor, standing = rows.connection(), standings[0]
+        table = rows.whole(cursor, standing, _parquet(standing, since, until), _lines(standing))
+        if not table:
+            return None
+        types = {row[0]: str(row[1]) for row in cursor.execute(f"DESCRIBE SELECT * FROM ({table})").fetchall()}
+        wanted = _wanted(types, columns)
+        if "said" not in wanted:
+            return None
+        each = ", ".join(f"unnest({rows.quoted(column)}) AS {name}" for name, column in wanted.items())
+        id = f"CASE WHEN suffix(id, '{COPY_MARK}') THEN left(id, length(id) - {len(COPY_MARK)}) ELSE id END"
+        scored = f"SELECT time, {id} AS id, unnest(range(rows)) AS row, {each} FROM ({table}) WHERE {where} AND {rows.quoted(wanted['said'])} IS NOT NULL"
+        newest = f"SELECT * FROM ({scored}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY time DESC) = 1"
+        known = _known(endpoint)
+        truth = f"LEFT JOIN ({known}) k USING (id, row)" if known else "CROSS JOIN (SELECT NULL::VARCHAR AS label) k"
+        said_type = types[wanted["said"]].removesuffix("[]")
+        said = as_label("said", said_type) if _is_label(wanted["said"], said_type) else "said::DOUBLE"
+        shown = ", ".join(_shown(name, types[wanted[name]]) for name in wanted if name != "said")
+        sql = f"SELECT time, id, row, k.label AS truth, {said} AS said{', ' + shown if shown else ''} FROM ({newest}) a {truth} ORDER BY time, id, row"
+        return _as_answers(standing.deployment, cursor.execute(sql, bounds).fetchnumpy(), wanted, is_label=_is_label(wanted["said"], said_type))
+
+    return _steady([place], ask)
+
+
+def _wanted(types: dict[str, str], columns: Sequence[str]) -> dict[str, str]:
+    """`said`, `probabilities` and `c0`, `c1` … → the telemetry's column."""
+    outputs = {rows.name_of(name): name for name, type in types.items() if name.startswith(rows.PREFIX["outputs"]) and type.endswith("[]")}
+    inputs = {rows.name_of(name): name for name, type in types.items() if name.startswith(rows.PREFIX["inputs"]) and type.endswith("[]")}
+    plain = [name for name in (*_ROWS_OF_ANSWERS, *outputs) if name in outputs and not types[outputs[name]].endswith("[][]")]
+    wanted = {"said": outputs[plain[0]]} if plain else {}
+    if "probabilities" in outputs:
+        wanted["probabilities"] = outputs["probabilities"]
+    return wanted | {f"c{number}": inputs[name] for number, name in enumerate(columns) if name in inputs}
+
+
+def _is_label(column: str, type: str) -> bool:
+    return rows.name_of(column) == "label" or type in ("VARCHAR", "BOOLEAN", "JSON")
+
+
+def _shown(name: str, type: str) -> str:
+    if name == "probabilities" or type.removesuffix("[]") in ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT"):
+        return name
+    return f"{name}::VARCHAR AS {name}"
+
+
+def _as_answers(deployment: str, found: dict[str, Any], wanted: dict[str, str], *, is_label: bool) -> Answers:
+    from .queries import _array
+
+    arrays = {name: _array(values) for name, values in found.items()}
+    return Answers(
+        deployment=deployment, time=arrays["time"], id=arrays["id"], row=arrays["row"], truth=arrays["truth"].astype(object),
+        label=arrays["said"].astype(object) if is_label else None, prediction=None if is_label else arrays["said"].astype(float),
+        probabilities=_matrix(arrays.get("probabilities")),
+        columns={rows.name_of(column): arrays[name] for name, column in wanted.items() if name not in ("said", "probabilities")},
+    )  # fmt: skip
+
+
+def _matrix(probabilities: Any) -> np.ndarray | None:
+    """Rows × classes; one number a row is the second class's."""
+    import numpy as np
+
+    if probabilities is None or probabilities.dtype == object:
+        return None
+    numbers = probabilities.astype(float)
+    return np.stack([1 - numbers, numbers], axis=1) if numbers.ndim == 1 else numbers
