@@ -354,7 +354,7 @@ class Module:
 
     def _read_chunk(self, message: Message) -> None:
         _, _, sha256, number = message.topic.split("/", 3)
-        if sha256 not in self._fetching or not self._wanted or not number.isdecimal():
+        if sha256 not in self._fetching or not self._wanted or not number.isdecimal() or len(number) > 9:
             return
         self._fetch_until = time.monotonic() + self._spec.fetch_timeout_seconds
         try:

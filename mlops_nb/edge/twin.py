@@ -138,7 +138,7 @@ def sign(body: bytes, key: bytes, *, device: str) -> str:
 
 def read_desired(body: bytes, mac: str, *, key: bytes | None, device: str) -> Desired:
     """The desired state that came.  Raises BadOption for one that is not signed, or not to be run unsigned, or not sound."""
-    if key is not None and not hmac.compare_digest(sign(body, key, device=device), mac):
+    if key is not None and not hmac.compare_digest(sign(body, key, device=device).encode(), mac.encode(errors="replace")):
         raise BadOption("the desired state is not signed with this device's key", hint="%mlops deploy it from the workspace that knows the key")
     try:
         desired = msgspec.json.decode(body, type=Desired)
