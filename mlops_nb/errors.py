@@ -17,7 +17,7 @@
     └── Failed                     exit 1   HTTP 500
         └── StoreTooNew  StoreCorrupt  StoreFull  FileChanged  MissingExtra  MissingPackage  EnvironmentIncomplete
             EnvironmentMismatch  NotExportable  CannotConvert  ConversionFailed
-            DeploymentFailed  NothingToRollBack  DashboardFailed  GatewayUnreachable  BrokerUnreachable  NothingToCompare  HardwareMissing
+            DeploymentFailed  NothingToRollBack  NothingToPromote  DashboardFailed  GatewayUnreachable  BrokerUnreachable  NothingToCompare  HardwareMissing
             ModelFailedUnderLoad
             DriftCheckFailed  EngineMissing  EngineInstallFailed  TookTooLong  ServerEnding
             NoContainerEngine  ImageMissing  BaseUnfit  ImageNotBuilt  ImageNotPushed  WheelsMissing  ClusterUnreachable  ClusterRefused
@@ -151,7 +151,7 @@ class ImageOfAnother(UsageError):
     """An image that holds something else than the version to be deployed."""
 
     def __init__(self, reference: str, *, holds: str | None, wanted: str) -> None:
-        what = f"holds {holds}, not {wanted}" if holds else "was not made by %mlops package"
+        what = f"holds {holds}, not {wanted}" if holds else "holds no packaged model"
         super().__init__(f"The image {reference} {what}.", hint=f"%mlops package {wanted}, or leave --image out")
 
 
@@ -572,6 +572,13 @@ class NothingToRollBack(Failed):
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(f"No earlier split of {endpoint} has all its deployments healthy.", hint=f"%mlops history {endpoint}")
+
+
+class NothingToPromote(Failed):
+    """No canary or ramp of the endpoint is under way."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(f"No canary or ramp of {endpoint} is under way; there is nothing to promote.", hint=f"%mlops rollouts {endpoint}")
 
 
 class DashboardFailed(Failed):
