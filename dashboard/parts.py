@@ -42,6 +42,13 @@ MARKS = {
     "drift": ("◆", "orange"),
     "no drift": ("●", "green"),
     "not tested": ("○", "gray"),
+    "running": ("◔", "blue"),
+    "held": ("▲", "orange"),
+    "done": ("●", "green"),
+    "rolled back": ("■", "red"),
+    "cancelled": ("○", "gray"),
+    "kept": ("●", "green"),
+    "violated": ("■", "red"),
 }
 """A shape beside every colour, so that neither has to be told apart alone."""
 

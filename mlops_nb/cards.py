@@ -474,10 +474,25 @@ def _taken(deployment: Any) -> Any:
 def _rollout(plan: Any) -> Card:
     given = [("steps", _steps(plan)), ("each lasts", f"{plan.every_seconds:,.0f} s" if plan.steps else ""), ("why", plan.why), ("", plan.reason)]
     due = [("next", f"{plan.next_time:%Y-%m-%d %H:%M:%S} UTC")] if plan.going else []
+    rates, rows = _evidence(plan)
     return Card(
         title=f"{plan.endpoint}/{plan.deployment}" if plan.deployment else plan.endpoint, kind=plan.kind, mark=_status(plan.status),
-        facts=_given(*given, *due), line=f"rollouts cancel {plan.endpoint}" if plan.going else "",
+        facts=_given(*given, *due, *rates), tables=[Table(["guard", "kept", "seen", "#evidence against it", "#rolls back at"], rows)],
+        line=f"rollouts cancel {plan.endpoint}" if plan.going else "",
     )  # fmt: skip
+
+
+def _evidence(plan: Any) -> tuple[list[tuple[str, str]], list[list[Any]]]:
+    """Of a canary that has looked: the error rates in words, and a row for each guard."""
+    if plan.kind != "canary" or not plan.evidence.get("trail"):
+        return [], []
+    from . import canary_figures
+
+    rows = []
+    for one in canary_figures.judged(plan):
+        against, level = one.words.split(" of ")
+        rows.append([one.guard, Mark("bad", "violated") if one.violated else Mark("good", "so far" if plan.going else "yes"), one.seen, against, level])
+    return [("error rates", canary_figures.rates_told(canary_figures.evidence_of(plan)))], rows
 
 
 def _steps(plan: Any) -> str:
@@ -643,6 +658,17 @@ def _event(event: Any) -> Card:
     )
 
 
+def _labelled(labelled: Any) -> Card:
+    taken = ", ".join(f"{name} from {column}" for name, column in labelled.columns.items())
+    several = f"{labelled.of_several_rows:,} belong to requests of several rows and were taken for the first; --row says which" if labelled.of_several_rows else ""
+    counts = [(name, getattr(labelled, name.replace(" ", "_"))) for name in ("new", "changed", "repeated", "duplicates", "unmatched", "without label")]
+    return Card(
+        title=f"{labelled.matched:,} of {labelled.given:,} labels belong to an answer", kind=f"labels of {labelled.endpoint}",
+        mark=Mark("good", "kept") if labelled.matched else Mark("warn", "none belongs to an answer that is kept"),
+        facts=_given(("taken", taken), *((name, f"{count:,}") for name, count in counts if count)), note=several, line=f"performance {labelled.endpoint}",
+    )  # fmt: skip
+
+
 def _serving(serving: Any) -> Card:
     rows = [[d.deployment, d.model, _status(d.status), Share(d.traffic), d.target] for d in serving.deployments]
     return Card(
@@ -658,17 +684,6 @@ def _rehearsal(rehearsal: Any) -> Card:
     rows = [[check.name, *_agreement(check), check.example] for check in rehearsal.checks]
     culprit = rehearsal.culprit
     seen = "; ".join(f"{_kind_of(one)} ({one.where})" for one in rehearsal.seen[:4])
-def _labelled(labelled: Any) -> Card:
-    taken = ", ".join(f"{name} from {column}" for name, column in labelled.columns.items())
-    several = f"{labelled.of_several_rows:,} belong to requests of several rows and were taken for the first; --row says which" if labelled.of_several_rows else ""
-    counts = [(name, getattr(labelled, name.replace(" ", "_"))) for name in ("new", "changed", "repeated", "duplicates", "unmatched", "without label")]
-    return Card(
-        title=f"{labelled.matched:,} of {labelled.given:,} labels belong to an answer", kind=f"labels of {labelled.endpoint}",
-        mark=Mark("good", "kept") if labelled.matched else Mark("warn", "none belongs to an answer that is kept"),
-        facts=_given(("taken", taken), *((name, f"{count:,}") for name, count in counts if count)), note=several, line=f"performance {labelled.endpoint}",
-    )  # fmt: skip
-
-
     return Card(
         title=rehearsal.ref,
         kind="rehearsal",
@@ -768,6 +783,10 @@ def _listing(listing: Any) -> Card:
     columns, row = _ROWS.get(name, (None, None))
     if name == "mlops_nb.rollout.EndpointView":
         return _endpoints(listing)
+    if name == "mlops_nb.store.rollouts.Rollout" and (shown := next((plan for plan in listing if plan.evidence.get("trail")), None)):
+        latest = _rollout(shown)  # what the newest canary has seen, above the list
+        table = Table(columns or [], [row(item) for item in listing] if row else [])
+        return msgspec.structs.replace(latest, tables=[*latest.tables, table])
     if columns is None or row is None:
         fields = list(listing[0].__struct_fields__)
         columns, row = [_words(field) for field in fields], lambda item: [_brief(getattr(item, field)) for field in fields]
@@ -860,10 +879,10 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.store.checks.Profile": _profile,
     "mlops_nb.lineage.Lineage": _lineage,
     "mlops_nb.history.Serving": _serving,
+    "mlops_nb.labels.Labelled": _labelled,
     "mlops_nb.store.events.Event": _event,
     "mlops_nb.store.environments.Environment": _environment,
     "mlops_nb.store.rehearsals.Rehearsal": _rehearsal,
     "mlops_nb.store.packages.Package": _package,
 }
 """By full name, so that a card costs no import of what it shows."""
-    "mlops_nb.labels.Labelled": _labelled,

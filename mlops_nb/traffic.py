@@ -11,7 +11,7 @@ from typing import Any
 from . import agent, gateway, guards, progression, rollout, splits, store, targets, telemetry
 from . import canary as judging
 from .canary import Terms
-from .errors import BadOption, NothingToRollBack, RolloutUnderWay
+from .errors import BadOption, NothingToPromote, NothingToRollBack, RolloutUnderWay
 from .guards import Expected
 from .reference import DeploymentRef
 from .rollout import EndpointView
@@ -75,15 +75,34 @@ def roll_back(endpoint: str, *, why: str = "") -> EndpointView:
     Raises EndpointNotFound, NothingToRollBack.
     """
     with store.writing() as tx:
-        table.endpoint(tx, endpoint)
-        there = {d.name for d in table.of(tx, endpoint) if d.wanted == "running" and d.status == "healthy"}
-        begun = [plan for plan in rollouts.going(tx, endpoint) if plan.step]
-        earlier = _earlier(table.traffic_changes(tx, endpoint), there, begun[0].settings.get("before") if begun else None)
-        if earlier is None:
-            raise NothingToRollBack(endpoint)
-        for plan in rollouts.going(tx, endpoint):
+        earlier = _before(tx, endpoint)
+        under_way = rollouts.going(tx, endpoint)
+        for plan in under_way:
             _end(tx, plan, "rolled back" if plan.step else "cancelled", why or "rolled back by hand")
-        _record(tx, endpoint, earlier, why=why or "rolled back")
+        _record(tx, endpoint, earlier, why=why or "rolled back", copied=_copied_without(tx, endpoint, under_way))
+    return _once_in_force(endpoint)
+
+
+def before(endpoint: str) -> dict[str, int]:
+    """The split that `roll_back` would set now.  Raises EndpointNotFound, NothingToRollBack."""
+    with store.reading() as tx:
+        return _before(tx, endpoint)
+
+
+def promote(endpoint: str, *, why: str = "") -> EndpointView:
+    """Give the deployment of the canary or ramp under way all requests now, whatever its guards have seen so far.
+
+    Raises EndpointNotFound; NothingToPromote; BadOption where it is not healthy.
+    """
+    with store.writing() as tx:
+        table.endpoint(tx, endpoint)
+        plan = next((plan for plan in rollouts.going(tx, endpoint) if plan.deployment), None)
+        if plan is None:
+            raise NothingToPromote(endpoint)
+        weights = dict.fromkeys(table.traffic(tx, endpoint), 0) | {plan.deployment: 100}
+        _check_able(tx, endpoint, {plan.deployment: 100})
+        _end(tx, plan, "done", why or "promoted by hand")
+        _record(tx, endpoint, weights, why=why or "promoted", copied=_copied_without(tx, endpoint, [plan]))
     return _once_in_force(endpoint)
 
 
@@ -219,11 +238,30 @@ def _check_able(tx: store.Transaction, endpoint: str, weights: Mapping[str, int]
             raise BadOption(f"{deployment.ref} is {said}; it can take no traffic.", hint=f"%mlops logs {deployment.ref}")
 
 
-def _record(tx: store.Transaction, endpoint: str, weights: Mapping[str, int], *, why: str, sticky: str | None = None) -> None:
+def _before(tx: store.Transaction, endpoint: str) -> dict[str, int]:
+    table.endpoint(tx, endpoint)
+    there = {d.name for d in table.of(tx, endpoint) if d.wanted == "running" and d.status == "healthy"}
+    begun = [plan for plan in rollouts.going(tx, endpoint) if plan.step]
+    earlier = _earlier(table.traffic_changes(tx, endpoint), there, begun[0].settings.get("before") if begun else None)
+    if earlier is None:
+        raise NothingToRollBack(endpoint)
+    return earlier
+
+
+def _copied_without(tx: store.Transaction, endpoint: str, ended: Sequence[Rollout]) -> dict[str, int]:
+    """Who is sent copies once these canaries, which had their candidates sent some, are over."""
+    change = table.split(tx, endpoint)
+    candidates = {plan.deployment for plan in ended if plan.settings.get("copies")}
+    return {name: share for name, share in (change.mirrors if change else {}).items() if name not in candidates}
+
+
+def _record(
+    tx: store.Transaction, endpoint: str, weights: Mapping[str, int], *, why: str, sticky: str | None = None, copied: Mapping[str, int] | None = None
+) -> None:
     if sticky:
         for deployment in table.of(tx, endpoint):
             targets.require_gateway(deployment.target, "keep callers with one deployment")
-    table.set_traffic(tx, endpoint, weights, author=getpass.getuser(), why=why, sticky=sticky)
+    table.set_traffic(tx, endpoint, weights, author=getpass.getuser(), why=why, sticky=sticky, mirrors=copied)
     events.record(tx, "TrafficChanged", subject=endpoint, data={"weights": dict(weights), "why": why})
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 
 import figures
+import flow
+import hands
 import parts
 import queries
 import streamlit as st
 
-from mlops_nb import store
+from mlops_nb import canary_figures, store, traffic
+from mlops_nb.store.rollouts import Rollout
 
 REFRESH_SECONDS = 5
 
@@ -41,7 +44,12 @@ def live() -> None:
     """Figures that follow the traffic."""
     split = queries.split(found.endpoint)
     totals, rows = queries.totals(split.endpoint, period), queries.traffic(split.endpoint, period)
+    plans = traffic.of(split.endpoint)
     st.session_state["updated"] = store.now()
+    show_flow(split, totals)
+    hands.show(split.endpoint, split.wanted, next((plan for plan in plans if plan.going), None))
+    show_rollout(plans)
+    st.subheader("Shares, rates and latencies", anchor=False)
     show_shares(split, totals)
     names = {d.name for d in parts.filtered(split.deployments)} if "target" in st.query_params or "hardware" in st.query_params else None
     drawn = [row for row in rows if names is None or row["deployment"] in names]
@@ -51,6 +59,66 @@ def live() -> None:
     words = f"Share, rate, latency and errors of {split.endpoint}'s deployments over the last {period}; the table above has the totals"
     parts.chart(figures.traffic(drawn, split.changes), key="traffic", alt=words)
     st.caption("Dotted lines mark changes of the split. Times are UTC.")
+
+
+def show_flow(split: queries.Split, totals: dict) -> None:
+    """The way of the requests."""
+    ways = flow.ways(split, totals)
+    if ways:
+        parts.chart(flow.figure(split.endpoint, ways), key="flow", alt=flow.told(split.endpoint, ways))
+        st.caption(f"A line is as wide as the share of the requests of the last {period}; dashed are copies whose answers no caller gets.")
+
+
+def show_rollout(plans: list[Rollout]) -> None:
+    """The rollout that the URL names, else the one under way, else the latest: its steps, and of a canary what it saw."""
+    if not plans:
+        st.caption(f"No canary, ramp or schedule yet. To have one: `%mlops canary {parts.plain(found.endpoint)}/NAME`")
+        return
+    st.subheader("Rollout", anchor=False)
+    named = {plan.id: plan for plan in plans}
+    plan = named.get(parts.asked("rollout")) or next((plan for plan in plans if plan.going), plans[0])
+    if len(plans) > 1:
+        words = {one.id: f"{one.kind} of {one.deployment or one.endpoint}, {one.created_at:%Y-%m-%d %H:%M:%S}, {one.status}" for one in plans}
+        parts.choose("Rollout", list(named), param="rollout", value=plan.id, format_func=lambda id: words.get(id, id), width=420)
+    with st.container(border=True, gap="xsmall"):
+        st.markdown(f"#### {parts.coloured(plan.status)}")
+        st.text(f"{plan.kind} of {plan.endpoint}/{plan.deployment}" if plan.deployment else f"{plan.kind} of {plan.endpoint}")
+        st.text(steps_of(plan))
+        if plan.reason:
+            st.text(plan.reason)
+        due = f", next look or step {plan.next_time:%H:%M:%S} UTC" if plan.going else f", ended {parts.ago(plan.changed_at)}"
+        st.caption(parts.plain(f"by {plan.author or 'nobody known'}{f': {plan.why}' if plan.why else ''}, begun {parts.ago(plan.created_at)}{due}"))
+    show_evidence(plan)
+
+
+def steps_of(plan: Rollout) -> str:
+    """`✓ 5 %  ▶ 25 %  · 50 %  · 100 %`."""
+    if plan.kind == "schedule":
+        return ", ".join(f"{name}: {weight} %" for name, weight in plan.settings["weights"].items()) + f" at {plan.next_time:%Y-%m-%d %H:%M:%S} UTC"
+    marks = ["✓" if place < plan.step or plan.status == "done" else "▶" if place == plan.step else "·" for place in range(1, len(plan.steps) + 1)]
+    return "   ".join(f"{mark} {percent} %" for mark, percent in zip(marks, plan.steps, strict=True))
+
+
+def show_evidence(plan: Rollout) -> None:
+    """A row for each guard, and the figure of all looks."""
+    judged = canary_figures.judged(plan) if plan.kind == "canary" else []
+    if not judged:
+        st.caption("A canary's evidence stands here from its first look on." if plan.kind == "canary" else "A ramp and a schedule judge nothing.")
+        return
+    rows = [
+        {
+            "guard": one.guard,
+            "verdict": parts.marked("violated" if one.violated else "kept"),
+            "seen in this step": one.seen,
+            "evidence against it": one.words,
+            "on the way to a rollback": one.share * 100,
+        }
+        for one in judged
+    ]
+    bar = st.column_config.ProgressColumn(format="%.0f %%", min_value=0, max_value=100, color="#d9622b", width=150)
+    parts.table(rows, alt="Each guard, whether it is kept, and the evidence against it", column_config={"on the way to a rollback": bar})
+    parts.chart(canary_figures.figure(plan), key="evidence", alt=canary_figures.told(plan))
+    st.caption(parts.plain(canary_figures.rates_told(canary_figures.evidence_of(plan))))
 
 
 def show_shares(split: queries.Split, totals: dict) -> None:

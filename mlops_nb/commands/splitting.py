@@ -168,7 +168,7 @@ def _candidate(subject: str, endpoint: str | None) -> str:
 
 @mlops.group(default="list", heading="Serving")
 def rollouts() -> None:
-    """List rollouts, or cancel one."""
+    """List rollouts, promote or cancel one."""
 
 
 @rollouts.command("list", hidden=True, examples=["rollouts", "rollouts delays"])
@@ -188,3 +188,13 @@ def cancel_rollout(endpoint: str, why: str) -> Listing[Rollout]:
     from .. import traffic as division
 
     return Listing(division.cancel(endpoint, why=why), what="rollout under way")
+
+
+@rollouts.command("promote", examples=["rollouts promote delays", "rollouts promote delays --why 'seen enough'"])
+@click.argument("endpoint", type=AN_ENDPOINT)
+@click.option("--why", default="", metavar="TEXT", help="A reason for the record.")
+def promote_rollout(endpoint: str, why: str) -> EndpointView:
+    """Give the candidate of the canary or ramp under way all requests now, whatever was seen so far."""
+    from .. import traffic as division
+
+    return division.promote(endpoint, why=why)

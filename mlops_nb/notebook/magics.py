@@ -304,6 +304,7 @@ def _load_cards(shell: InteractiveShell) -> None:
         html_formatter.for_type_by_name(module, name, _html)
         text_formatter.for_type_by_name(module, name, _text)
     formatter.ipython_display_formatter.for_type_by_name("mlops_nb.store.checks", "DriftCheck", _with_figure)
+    formatter.ipython_display_formatter.for_type_by_name("mlops_nb.store.rollouts", "Rollout", _with_evidence)
 
 
 def _html(thing: Any) -> str | None:
@@ -320,13 +321,24 @@ def _text(thing: Any, printer: Any, _cycle: bool) -> None:
 
 def _with_figure(check: Any) -> None:
     """The card, then the figure where Plotly is there to draw it."""
-    import importlib.util
-
-    from .. import cards
+    from .. import cards, monitoring
 
     display({"text/html": cards.as_html(check), "text/plain": cards.as_text(check)}, raw=True)
-    if importlib.util.find_spec("plotly"):
-        from .. import monitoring
+    _draw(lambda: monitoring.figure(check), "a Plotly figure")
 
-        figure = monitoring.figure(check)
-        display({"application/vnd.plotly.v1+json": figure.to_plotly_json(), "text/plain": "(a Plotly figure)"}, raw=True)
+
+def _with_evidence(plan: Any) -> None:
+    """The card; of a canary that has looked, the figure of what it saw."""
+    from .. import canary_figures, cards
+
+    display({"text/html": cards.as_html(plan), "text/plain": cards.as_text(plan)}, raw=True)
+    if plan.kind == "canary" and (words := canary_figures.told(plan)):
+        _draw(lambda: canary_figures.figure(plan), words)
+
+
+def _draw(figure: Callable[[], Any], words: str) -> None:
+    """A figure where Plotly is there to draw it; *words* for those who cannot see it."""
+    import importlib.util
+
+    if importlib.util.find_spec("plotly"):
+        display({"application/vnd.plotly.v1+json": figure().to_plotly_json(), "text/plain": f"({words})"}, raw=True)

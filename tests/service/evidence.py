@@ -1,0 +1,53 @@
+"""Canaries as the agent stores them, without an agent: looks that a real one would have taken."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import msgspec
+
+from mlops_nb import canary, guards, sequential, store
+from mlops_nb.canary import Evidence, Look, Stage
+from mlops_nb.store import rollouts
+from mlops_nb.store.rollouts import Rollout
+from mlops_nb.telemetry import Counted
+
+GUARDS = ("error_rate<=+0.5pp", "p95<=+10%")
+LOOKS = 40
+
+
+def a_canary(
+    endpoint: str = "delays", deployment: str = "2", *, error_rate: float = 0.004, status: rollouts.Status = "running", reason: str = "", why: str = ""
+) -> Rollout:
+    """A canary at its second step of 5, 25, 50, 100, whose candidate failed so often; stored."""
+    begun = store.now() - timedelta(minutes=2 * LOOKS / 6)
+    terms = canary.Terms(guards=[guards.parse(text) for text in GUARDS], before={"1": 100})
+    plan = Rollout(
+        id=f"canary-{endpoint}-{deployment}-{status}".replace(" ", "-"), endpoint=endpoint, kind="canary", deployment=deployment, steps=[5, 25, 50, 100],
+        every_seconds=400.0, step=2, status=status, settings=canary.settings(terms), evidence=msgspec.to_builtins(_evidence(begun, error_rate)),
+        reason=reason, next_time=store.now() + timedelta(seconds=1), author="ada", why=why, created_at=begun, changed_at=store.now(),
+    )  # fmt: skip
+    with store.writing() as tx:
+        rollouts.add(tx, plan)
+    return plan
+
+
+def _evidence(begun: datetime, error_rate: float) -> Evidence:
+    stages, trail = [], []
+    for number, percent in enumerate((5, 25)):
+        since = begun + timedelta(minutes=number * LOOKS / 6)
+        for look in range(1, LOOKS + 1):
+            mine, others = _counted(look * percent, error_rate), _counted(look * (100 - percent), 0.004)
+            found = {
+                GUARDS[0]: float(sequential.evidence_of_more(mine.errors, mine.requests, others.errors, others.requests, 0.005)),
+                GUARDS[1]: -0.2 - look / 100,
+            }
+            rates = [float(end) for one in (mine, others) for end in sequential.interval(one.errors, one.requests)]
+            trail.append(Look(time=since + timedelta(seconds=10 * look), percent=percent, requests=mine.requests, evidence=found, rates=rates))
+        stages.append(Stage(percent=percent, since=since, until=trail[-1].time, candidate=mine, others=others, evidence=found))
+    verdict = "; ".join(guards.words(guards.parse(text), mine, others, ()) for text in GUARDS)
+    return Evidence(stages=stages, trail=trail, level=sequential.threshold(0.025), needed=3000, verdict=verdict)
+
+
+def _counted(requests: int, error_rate: float) -> Counted:
+    return Counted(requests=requests, errors=round(requests * error_rate), latencies={700: requests})
