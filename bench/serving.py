@@ -181,7 +181,7 @@ def _half_load(data: np.ndarray) -> list[Figure]:
 
 def _sent(job: schedule.Job) -> schedule.Loaded:
     """The load in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "mlops_nb.profiling"], input=msgspec.json.encode(job) + b"\n\n", capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "mlops_nb.profiling"], input=msgspec.json.encode(job) + b"\n", capture_output=True, check=True)
     loaded = msgspec.json.decode(done.stdout, type=schedule.Loaded)
     assert not loaded.status and loaded.requests, loaded
     return loaded

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from .. import conversion, flavors
+from .. import conversion, flavors, processes
 from ..conversion import Conversion, NotConvertible, Options
 from ..flavors import ModelFile
 from ..signature import Signature
@@ -89,4 +89,5 @@ def _bound_memory(megabytes: int) -> None:
 
 if __name__ == "__main__":
     os.umask(0o077)
+    processes.end_with(os.getppid())
     main(Path(sys.argv[1]))

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from .. import processes
 from .. import signature as signatures
 from ..conversion.comparing import agreement
 from ..conversion.reasons import NotConvertible
@@ -186,4 +187,5 @@ def _described(core: Network | Forest) -> str:
 
 if __name__ == "__main__":
     os.umask(0o077)
+    processes.end_with(os.getppid())
     main(Path(sys.argv[1]))

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from .. import processes
 from ..errors import GatewayUnavailable, GatewayUnreachable, MlopsError, PortInUse
 from . import admin, config, files, live
 
@@ -20,7 +21,6 @@ _START_SECONDS = 15.0
 _DRAIN_SECONDS = 2.0
 _STOP_SECONDS = 5.0
 _WORKERS = "2" if (os.cpu_count() or 1) >= 8 else "1"  # on a small machine a second one only takes time from the models
-_children: dict[int, subprocess.Popen[bytes]] = {}  # only to reap them; found again by pid and the file they were started with
 
 
 def address(port: int) -> str:
@@ -80,8 +80,7 @@ def _spawned() -> psutil.Process:
     command = [str(executable), *_options(folder)]
     with _log(files.log()) as log:
         child = subprocess.Popen(command, cwd=folder, env={}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    _children[child.pid] = child
-    return psutil.Process(child.pid)
+    return psutil.Process(processes.ours(child))
 
 
 def _options(folder: Path) -> list[str]:
@@ -114,24 +113,12 @@ def _handle(process: psutil.Process, port: int) -> dict[str, Any]:
 
 def _process(handle: dict[str, Any]) -> psutil.Process | None:
     """The process of *handle* while it lives; not another that got its pid, nor the gateway of the workspace that this one is a copy of."""
-    pid = handle.get("pid")
-    if not pid:
-        return None
-    if child := _children.get(pid):
-        child.poll()
-    try:
-        process = psutil.Process(pid)
-        words = process.cmdline()  # raises for a zombie; still empty in the first instant of a process
-        return process if not words or words[1:3] == _options(files.place())[:2] else None
-    except psutil.Error:
-        return None
+    return processes.again(handle.get("pid"), _options(files.place())[:2])
 
 
 def _running() -> psutil.Process | None:
     """The Envoy that was started with this workspace's bootstrap, even if nobody wrote its pid down."""
-    ours = _options(files.place())[:2]
-    alike = (process for process in psutil.process_iter(["cmdline", "status"]) if (process.info["cmdline"] or [])[1:3] == ours)
-    return next((process for process in alike if process.info["status"] != psutil.STATUS_ZOMBIE), None)
+    return next(processes.started_with(_options(files.place())[:2]), None)
 
 
 def _listener(port: int) -> str:
@@ -159,4 +146,3 @@ def _end(process: psutil.Process) -> None:
         except psutil.TimeoutExpired:
             process.kill()
             process.wait(_STOP_SECONDS)
-    _children.pop(process.pid, None)

@@ -6,8 +6,7 @@ so leaves out the very requests that would have waited: Gil Tene's "coordinated 
 Loop 2015), which his wrk2 corrects in the same way.  **Closed loop** does wait: so many connections, each always with one request on
 its way, which is the right question for what a server can do at most, and for the latency of one request alone.
 
-It reads one `Job` as JSON per line of standard input and writes one `Loaded` per line.  When standard input ends without a last
-empty line, whoever measured was killed: then it ends the server too.
+It reads one `Job` as JSON per line of standard input and writes one `Loaded` per line; it ends with standard input, and with whoever measures.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from .. import processes
 from ..serving.spec import NOT_CAPTURED
 
 _MOST_LATE_SECONDS = 2.0
@@ -50,8 +50,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     give_up_ms: float | None = None
     """Stop once more than *give_up_share* of the requests took longer: the percentile asked for cannot be kept any more."""
     give_up_share: float = 1.0
-    kill: int | None = None
-    """The server's pid, if it is to end with whoever measures."""
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,20 +80,10 @@ def main() -> None:
     """Do jobs until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for whoever measures
     gc.disable()  # nothing here goes in circles, and a collection would be counted as the server's latency
-    server = None
+    processes.end_with(os.getppid())
     for line in sys.stdin.buffer:
-        if not line.strip():
-            return
-        job = msgspec.json.decode(line, type=Job)
-        server = job.kill
-        try:
-            sys.stdout.buffer.write(msgspec.json.encode(done(job)) + b"\n")
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            break  # nobody reads any more
-    if server:
-        _end(server)
-    os._exit(0)  # with standard output gone, a usual end would complain
+        sys.stdout.buffer.write(msgspec.json.encode(done(msgspec.json.decode(line, type=Job))) + b"\n")
+        sys.stdout.buffer.flush()
 
 
 def done(job: Job) -> Loaded:
@@ -288,14 +276,3 @@ def _length(head: bytes) -> int:
         if name.lower() == b"content-length":
             return int(value)
     raise ConnectionError("an answer without its length")
-
-
-def _end(pid: int) -> None:
-    import psutil
-
-    try:
-        server = psutil.Process(pid)
-        if "mlops_nb.serving" in server.cmdline():  # and not somebody who has its number by now
-            server.terminate()
-    except psutil.Error:
-        pass  # it ended before

@@ -8,7 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -322,20 +322,16 @@ class _Generator:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self._process.stdin
-        if kind is None:
-            self._process.stdin.write(b"\n")
-        else:
+        if kind is not None:
             self._process.kill()
-        try:
+        with suppress(BrokenPipeError):  # it is gone already
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass  # it is gone already
         self._process.wait()
 
     def sends(self, sent: list[str], **how: Any) -> Loaded:
         """What came of one stretch of load."""
         server = self.server
-        job = Job(port=server.port, token_file=server.token_file, bodies=sent, kill=server.pid if server.own else None, **how)
+        job = Job(port=server.port, token_file=server.token_file, bodies=sent, **how)
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(msgspec.json.encode(job) + b"\n")
         self._process.stdin.flush()

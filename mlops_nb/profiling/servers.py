@@ -59,7 +59,8 @@ def started(version: ModelVersion, spec: DeploymentSpec, environment: Environmen
     began = time.monotonic()
     try:
         with settings.using_here(scratch):
-            deployment = msgspec.structs.replace(deployment, handle=local.start(deployment, version, context={"cells": cells, "environment": environment}))
+            context = {"cells": cells, "environment": environment, "ends_with": os.getpid()}
+            deployment = msgspec.structs.replace(deployment, handle=local.start(deployment, version, context=context))
             pin(deployment.handle["pid"], on)
             _until_ready(deployment, patience)
         server = _server(deployment, version.ref, scratch, seconds=time.monotonic() - began, own=True)

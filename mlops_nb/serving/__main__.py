@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from .. import processes
 from ..errors import PortInUse
 from ..store.deployments import Reason
 from . import failures
@@ -41,6 +42,8 @@ def main() -> None:
 def run(spec: ServerSpec) -> None:
     """Serve *spec* until told to stop; does not return."""
     faulthandler.enable()
+    if spec.ends_with:
+        processes.end_with(spec.ends_with)
     prepare(spec)
     try:
         server, capture = come_up(spec)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from .. import processes
 from ..store.deployments import Reason
 from . import failures
 from .spec import ServerSpec
@@ -37,6 +38,7 @@ class Broke(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 def main() -> None:
     """Try the script; exits 0 when it answered and 1 when it raised or took too long."""
+    processes.end_with(os.getppid())
     folder = Path(sys.argv[1])
     spec = msgspec.json.decode((folder / "spec.json").read_bytes(), type=ServerSpec)
     sample = (folder / "sample.json").read_bytes() if (folder / "sample.json").exists() else None

@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from .. import processes
 from . import failures
 from .spec import ServerSpec
 
@@ -34,7 +35,6 @@ _CLOCKS = frozenset({"time", "time_ns", "now", "utcnow", "today", "localtime", "
 _PASSING_ON = ("<frozen", os.__file__)
 _SYSTEM = ("/proc/", "/dev/", "/sys/", "/etc/", "/usr/", "/lib")
 _SERVERS_OWN = ("AZUREML_", "MLOPS_", "PYTHON")
-_LOOK_SECONDS = 0.5
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,16 +191,10 @@ def _line_of_chance(frame: FrameType) -> int:
     return next((line for line in lines if _RANDOM_WORDS.search(linecache.getline(code.co_filename, line))), code.co_firstlineno)
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_LOOK_SECONDS)
-    os._exit(1)
-
-
 def main() -> None:
     """Watch, then serve."""
     spec_file, *hidden = sys.argv[1:]
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    processes.end_with(os.getppid())
     Watch(msgspec.json.decode(Path(spec_file).read_bytes(), type=ServerSpec), hidden).begin()
     sys.argv = [sys.argv[0], spec_file]
     runpy.run_module("mlops_nb.serving", run_name="__main__", alter_sys=True)

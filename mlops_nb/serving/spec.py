@@ -62,3 +62,5 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     cells: list[Cell] = []
     variables: dict[str, str] = {}
     trusted: bool = False
+    ends_with: int | None = None
+    """The pid of whoever started it, where it is to end when that one does; None lets it outlive them."""

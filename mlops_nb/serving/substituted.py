@@ -7,6 +7,7 @@ in its place from the notebook.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from .. import processes
 from . import failures, frames, protocol, score
 from .spec import ServerSpec
 
@@ -33,6 +35,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 def main() -> None:
     """Ask the model each form."""
+    processes.end_with(os.getppid())
     folder = Path(sys.argv[1])
     spec = msgspec.json.decode((folder / "spec.json").read_bytes(), type=ServerSpec)
     failures.show_cells(spec.cells)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 
-from .. import environments, gpus, hardware, rebuilding, registry
+from .. import environments, gpus, hardware, processes, rebuilding, registry
 from ..errors import BadOption, DeploymentFailed, EnvironmentMismatch, EnvironmentNotBuilt, PortInUse
 from ..safety import names_a_secret, path_inside
 from ..serving.spec import ServerSpec
@@ -36,7 +36,6 @@ OPTIONS: frozenset[str] = frozenset({"gpu_memory"})
 TRAFFIC = "gateway"
 _STOP_SECONDS = 8.0
 _LOG_BYTES = 8_000_000
-_children: dict[int, subprocess.Popen[bytes]] = {}  # only to reap them; found again by pid and the file they were started with
 _COMMAND = ("-m", "mlops_nb.serving")
 
 
@@ -89,8 +88,7 @@ def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, A
             [python, *_COMMAND, str(_spec_file(deployment))], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True, env=variables | _visible(deployment.spec) | deployment.spec.variables | ours,
         )  # fmt: skip
-    _children[process.pid] = process
-    return {"pid": process.pid, "port": port, "token_file": str(token_file)}
+    return {"pid": processes.ours(process), "port": port, "token_file": str(token_file)}
 
 
 def _on_nvidia(spec: DeploymentSpec) -> bool:
@@ -153,7 +151,7 @@ def stop(deployment: Deployment) -> None:
     deadline = time.monotonic() + _STOP_SECONDS
     while _process(deployment) is not None:
         if time.monotonic() > deadline:
-            _kill(process.pid)
+            processes.kill_group(process.pid)
         time.sleep(0.02)
 
 
@@ -162,7 +160,7 @@ def end_strays(known: Iterable[Deployment]) -> None:
     expected = {deployment.handle.get("pid") for deployment in known}
     for process in _servers():
         if process.pid not in expected:
-            _kill(process.pid)
+            processes.kill_group(process.pid)
 
 
 def logs(deployment: Deployment, *, lines: int) -> list[str]:
@@ -214,6 +212,7 @@ def _spec(deployment: Deployment, version: ModelVersion, folder: Path, *, port: 
         run_folder=str(folder), capture_folder=str(capture), capture_payload_percent=workspace.settings().capture_payload_percent,
         memory_mb=deployment.spec.memory_mb, cpus=deployment.spec.cpus, hardware=deployment.spec.hardware, cells=context.get("cells", []),
         timeout_seconds=just_less(workspace.settings().request_timeout_seconds), variables=deployment.spec.variables, trusted=version.trusted,
+        ends_with=context.get("ends_with"),
     )  # fmt: skip
 
 
@@ -263,34 +262,13 @@ def taken(port: int) -> bool:
 
 
 def _process(deployment: Deployment) -> psutil.Process | None:
-    """Its process, unless it ended, or the pid is somebody else's by now: of a copy of this workspace, or after a restart of the machine."""
-    pid = deployment.handle.get("pid")
-    if not pid:
-        return None
-    if pid in _children and _children[pid].poll() is not None:
-        return None
-    try:
-        process = psutil.Process(pid)
-        words = process.cmdline()  # raises for a zombie; still empty in the first instant of a process
-        return process if not words or words[1:] == [*_COMMAND, str(_spec_file(deployment))] else None
-    except psutil.Error:
-        return None
+    return processes.again(deployment.handle.get("pid"), [*_COMMAND, str(_spec_file(deployment))])
 
 
 def _servers() -> Iterator[psutil.Process]:
     """Every scoring server that was started with a spec of this workspace."""
     specs = str(Workspace.current().run.resolve() / "deployments") + os.sep
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if tuple(words[1:3]) == _COMMAND and words[-1].startswith(specs):
-            yield process
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it ended meanwhile
+    return (process for process in processes.started_with(_COMMAND) if process.info["cmdline"][-1].startswith(specs))
 
 
 def ready(port: int) -> bool:
@@ -322,8 +300,7 @@ def _why(deployment: Deployment) -> Reason:
     log = "\n".join(logs(deployment, lines=20))
     if told := reason_in(run_folder(deployment) / "failure.json"):
         return msgspec.structs.replace(told, log=told.log or log)
-    child = _children.get(deployment.handle.get("pid", 0))
-    code = child.poll() if child else None
+    code = processes.exit_code(deployment.handle.get("pid", 0))
     if code == -signal.SIGKILL and deployment.spec.memory_mb:
         message = f"It was killed near its limit of {deployment.spec.memory_mb} MB."
         return Reason(kind="out of memory", message=message, log=log, hint="deploy it with more --memory")

@@ -130,10 +130,25 @@ def test_an_interrupt_keeps_what_was_measured_and_resume_measures_the_rest(profi
     assert len(stored()) == 1
 
 
-def test_a_profile_that_is_killed_leaves_no_server_running(profiling_process: subprocess.Popen[str], workspace: Workspace) -> None:
+def test_a_profile_that_is_killed_leaves_neither_server_nor_load_running(profiling_process: subprocess.Popen[str], workspace: Workspace) -> None:
+    below = psutil.Process(profiling_process.pid).children(recursive=True)
+    assert len(below) == 2
+
     os.kill(profiling_process.pid, signal.SIGKILL)
 
-    wait_for(lambda: not servers_of(workspace), what="the server ends with whoever measured")
+    wait_for(lambda: not any(process.is_running() for process in below), seconds=10, what="both end with whoever measured")
+    assert not servers_of(workspace)
+
+
+def test_a_profile_that_is_killed_before_its_server_is_ready_leaves_none(workspace: Workspace, script: Script) -> None:
+    script("import time\ndef init():\n    time.sleep(60)\ndef run(raw_data):\n    return [0]\n")
+    process = subprocess.Popen([*LINE[:4], "scripted:1", *LINE[5:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: servers_of(workspace), what="the server's process")
+
+    process.kill()
+    process.wait()
+
+    wait_for(lambda: not servers_of(workspace), seconds=10, what="the server ends")
 
 
 # ── a deployment that runs ───────────────────────────────────────────────────────────────────────────────────────────
