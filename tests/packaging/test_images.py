@@ -362,8 +362,7 @@ def small_image(base_image: str) -> Iterator[Image]:
     client.api.import_image_from_data(nothing.getvalue(), repository="mlops-nb-tests/small", tag="1")
     made = client.api.inspect_image("mlops-nb-tests/small:1")
     yield Image(ref="mlops-nb-tests/small:1", digest=made["Id"], content="", bytes=0, base="", base_bytes=0, platform="linux/amd64")
-    for ref in made["RepoTags"]:
-        client.api.remove_image(ref, force=True)
+    client.api.remove_image(made["Id"], force=True)  # with every name that it was given meanwhile
 
 
 def test_an_image_goes_to_a_registry_and_comes_back(small_image: Image, image_registry: str) -> None:
