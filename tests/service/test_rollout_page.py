@@ -69,7 +69,7 @@ def test_a_rollback_takes_two_clicks_and_says_before_what_it_will_do(open_page, 
 
     page.button(key="deed-yes").click().run()
     assert not page.exception and shares() == {"1": 100, "2": 0}
-    assert [change.why for change in traffic_changes("churn")][0] == "rolled back in the dashboard"
+    assert traffic_changes("churn")[0].why == "rolled back in the dashboard"
 
 
 def test_a_canary_is_promoted_or_cancelled_by_hand(open_page, churn):
