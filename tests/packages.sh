@@ -19,6 +19,6 @@ if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 else
-    echo "The browser tests need: ${missing[*]}" >&2
+    echo "The tests need: ${missing[*]}" >&2
     exit 1
 fi
