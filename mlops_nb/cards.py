@@ -660,13 +660,61 @@ def _event(event: Any) -> Card:
 
 def _labelled(labelled: Any) -> Card:
     taken = ", ".join(f"{name} from {column}" for name, column in labelled.columns.items())
-    several = f"{labelled.of_several_rows:,} belong to requests of several rows and were taken for the first; --row says which" if labelled.of_several_rows else ""
+    several = (
+        f"{labelled.of_several_rows:,} belong to requests of several rows and were taken for the first; --row says which" if labelled.of_several_rows else ""
+    )
     counts = [(name, getattr(labelled, name.replace(" ", "_"))) for name in ("new", "changed", "repeated", "duplicates", "unmatched", "without label")]
     return Card(
         title=f"{labelled.matched:,} of {labelled.given:,} labels belong to an answer", kind=f"labels of {labelled.endpoint}",
         mark=Mark("good", "kept") if labelled.matched else Mark("warn", "none belongs to an answer that is kept"),
         facts=_given(("taken", taken), *((name, f"{count:,}") for name, count in counts if count)), note=several, line=f"performance {labelled.endpoint}",
     )  # fmt: skip
+
+
+_MEASURES = {"classifier": ("auc", "accuracy", "precision", "recall", "f1", "log_loss", "brier", "ece"), "regressor": ("rmse", "mae", "r2", "bias")}
+
+
+def _performance(found: Any) -> Card:
+    kinds = [kind for kind in _MEASURES if any(group.kind == kind for group in found.groups)]
+    single = found.groups[0] if len(found.groups) == 1 else None
+    tables = [_figures_of(single)] if single else [_groups([group for group in found.groups if group.kind == kind], kind) for kind in kinds]
+    return Card(
+        title=f"{found.endpoint}{f'/{single.deployment}' if single else ''}", kind="performance",
+        facts=_given(
+            ("since", f"{found.since:%Y-%m-%d %H:%M} UTC" if found.since else ""), ("labelled", f"{found.labelled:,} of {found.answered:,} rows"),
+            ("model", single.model if single else ""), ("estimate", single.estimated if single else ""),
+        ),
+        tables=tables, note=" ".join(["Ranges are 95 % confidence intervals."] * bool(found.labelled) + found.notes),
+        line="" if found.labelled else f"labels {found.endpoint} --data df",
+    )  # fmt: skip
+
+
+def _figures_of(group: Any) -> Table:
+    """A row for each measure of the only group, with its estimate."""
+    rows = [[name, *_measured(group.figure(name)), _bare(group.expected(name))] for name in _MEASURES[group.kind]]
+    return Table(["measure", "#value", "95 %", "#rows", "estimated where no label came"], [row for row in rows if row[1] or row[4]])
+
+
+def _groups(groups: Sequence[Any], kind: str) -> Table:
+    """A row for each group, with the measures that fit in."""
+    names = _MEASURES[kind][:4] if kind == "classifier" else _MEASURES[kind]
+    head = ["deployment", "from", "segment", "#labelled", "#answered", *names, *(["estimated accuracy"] if kind == "classifier" else [])]
+    rows = [
+        [
+            group.deployment, f"{group.period:%Y-%m-%d %H:%M}".removesuffix(" 00:00") if group.period else "", group.segment, f"{group.labelled:,}",
+            f"{group.answered:,}", *(_bare(group.figure(name)) for name in names), *([_bare(group.expected("accuracy"))] if kind == "classifier" else []),
+        ]
+        for group in groups
+    ]  # fmt: skip
+    return Table(head, rows)
+
+
+def _measured(figure: Any) -> list[str]:
+    return [f"{figure.value:.4g}", f"{figure.low:.4g} to {figure.high:.4g}", f"{figure.count:,}"] if figure else ["", "", ""]
+
+
+def _bare(figure: Any) -> str:
+    return str(figure) if figure else ""
 
 
 def _serving(serving: Any) -> Card:
@@ -880,6 +928,7 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.lineage.Lineage": _lineage,
     "mlops_nb.history.Serving": _serving,
     "mlops_nb.labels.Labelled": _labelled,
+    "mlops_nb.performance.Performance": _performance,
     "mlops_nb.store.events.Event": _event,
     "mlops_nb.store.environments.Environment": _environment,
     "mlops_nb.store.rehearsals.Rehearsal": _rehearsal,

@@ -6,11 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..grammar import AN_ENDPOINT, DATA, face
+from ..grammar import A_DEPLOYMENT_NAME, A_MOMENT, AN_ENDPOINT, DATA, Word, face
 from .group import mlops
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from ..labels import Labelled
+    from ..performance import Performance
+
+
+BY = Word("hour|day|week|month|COLUMN", str, lambda _: ("hour", "day", "week", "month"))
 
 
 @mlops.command(
@@ -33,4 +39,27 @@ def labels(endpoint: str, data: str, id: str | None, row: str | None, label: str
     with face().reporting(f"joining labels to {endpoint}") as report:
         found = truth.record(endpoint, face().meaning(data), id=id, row=row, label=label)
         report.step(f"{found.matched:,} of {found.given:,} belong to an answer")
+    return found
+
+
+@mlops.command(
+    heading="Watching",
+    examples=["performance delays", "performance delays --since 7d --by day", "performance delays --by month --segment carrier --deployment 2"],
+)
+@click.argument("endpoint", type=AN_ENDPOINT)
+@click.option("--since", type=A_MOMENT, help="Only requests after this, such as 2h, 7d or 2026-01-31.  [default: all that are kept]")
+@click.option("--by", type=BY, help="A row for each stretch of time, or for each value of an input column.")
+@click.option("--segment", metavar="COLUMN", help="And one for each value of this input column.")
+@click.option("--deployment", type=A_DEPLOYMENT_NAME, help="Only requests this one answered.")
+def performance(endpoint: str, since: datetime | None, by: str | None, segment: str | None, deployment: str | None) -> Performance:
+    """Show how good an endpoint's answers were, by the labels that came.
+
+    Every figure has a 95 % confidence interval.  What is not labelled yet is estimated from the probabilities, calibrated on what is; that holds
+    while the relation of inputs to truth stays as it was.
+    """
+    from .. import performance as performed
+
+    with face().reporting(f"measuring {endpoint}") as report:
+        found = performed.of(endpoint, since=since, by=by, segment=segment, deployment=deployment)
+        report.step(f"{found.labelled:,} of {found.answered:,} rows have a label")
     return found

@@ -1,0 +1,195 @@
+"""How good answers were is told per deployment, over time and by segment, and estimated where labels lack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics
+
+from mlops_nb import cards, labels, performance
+from mlops_nb.errors import DeploymentNotFound, EndpointNotFound, NothingToCompare, UnknownColumn
+from mlops_nb.performance import Group, Performance
+
+from .conftest import Answered
+
+Calls = Callable[..., pd.DataFrame]
+NOW = datetime.now(UTC)
+
+
+def label(given: pd.DataFrame) -> None:
+    labels.record("delays", given[["request_id", "late"]])
+
+
+def only(found: Performance) -> Group:
+    assert len(found.groups) == 1
+    return found.groups[0]
+
+
+def value(group: Group, metric: str) -> float:
+    figure = group.figure(metric)
+    assert figure is not None and figure.value is not None
+    return figure.value
+
+
+def test_measures_are_those_of_the_rows_that_have_a_label(answered: Answered, calls: Calls) -> None:
+    given = calls(1000)
+    label(given.head(400))
+
+    group = only(performance.of("delays"))
+
+    said = performance.labels.answers("delays")[0].where(np.arange(1000) >= 0)
+    known = said.where(said.labelled)
+    assert (group.answered, group.labelled, group.model) == (1000, 400, "late:1")
+    assert value(group, "auc") == pytest.approx(metrics.roc_auc_score(known.truth.astype(int), known.probabilities[:, 1]))
+    assert value(group, "accuracy") == pytest.approx(np.mean(known.truth == known.label))
+    assert sum(one.count for one in group.calibration) == 400
+
+
+def test_each_deployment_has_figures_of_its_own(calls: Calls) -> None:
+    label(calls(300))
+    label(calls(300, deployment="2", seed=1, ids="s"))
+
+    found = performance.of("delays")
+
+    assert [(group.deployment, group.labelled) for group in found.groups] == [("1", 300), ("2", 300)]
+    assert [group.deployment for group in performance.of("delays", deployment="2").groups] == ["2"]
+
+
+@pytest.mark.parametrize(("by", "first"), [("day", "2026-03-02"), ("week", "2026-03-02"), ("month", "2026-03-01")])
+def test_time_goes_by_days_weeks_or_months(calls: Calls, by: str, first: str) -> None:
+    for number, day in enumerate(("2026-03-02", "2026-03-09", "2026-04-06")):  # Mondays
+        label(calls(50, at=datetime.fromisoformat(day).replace(hour=13, tzinfo=UTC), seed=number, ids=f"d{number}-"))
+
+    found = performance.of("delays", by=by)
+
+    assert f"{found.groups[0].period:%Y-%m-%d}" == first
+    assert sum(group.labelled for group in found.groups) == 150
+    assert len(found.groups) == (2 if by == "month" else 3)
+
+
+def test_segments_are_told_apart(calls: Calls) -> None:
+    given = calls(600)
+    label(given)
+
+    found = performance.of("delays", segment="carrier")
+
+    assert {group.segment: group.labelled for group in found.groups} == {f"carrier={name}": n for name, n in given["carrier"].value_counts().items()}
+
+
+def test_numbers_with_many_values_are_cut_at_their_quartiles(calls: Calls) -> None:
+    label(calls(1000))
+
+    found = performance.of("delays", by="distance")
+
+    assert len(found.groups) == 4
+    assert all(200 < group.answered < 300 for group in found.groups)
+
+
+def test_only_what_came_since_counts(calls: Calls) -> None:
+    label(calls(50, at=NOW - timedelta(days=3), ids="old"))
+    label(calls(70, at=NOW - timedelta(hours=1), ids="new"))
+
+    assert only(performance.of("delays", since=NOW - timedelta(days=1))).labelled == 70
+
+
+def test_numbers_have_measures_of_numbers(answered: Answered) -> None:
+    random = np.random.default_rng(0)
+    truth = random.normal(10, 5, 200)
+    answered.by("1", pd.DataFrame({"x": truth}), {"prediction": truth + random.normal(0.5, 1, 200)})
+    labels.record("delays", pd.DataFrame({"request_id": [f"r{n}" for n in range(200)], "truth": truth}))
+
+    found = performance.of("delays")
+
+    assert {figure.metric for figure in only(found).figures} == {"rmse", "mae", "r2", "bias"}
+    assert value(only(found), "bias") == pytest.approx(0.5, abs=0.2)
+    assert any("Of numbers nothing is estimated" in note for note in found.notes)
+
+
+def test_words_as_classes_find_their_probabilities(answered: Answered) -> None:
+    random = np.random.default_rng(0)
+    p = random.dirichlet([1, 1, 1], 500)
+    names = np.array(["ant", "bee", "cow"])
+    answered.by("1", pd.DataFrame({"x": range(500)}), {"label": names[p.argmax(1)], "probabilities": p})
+    truth = np.array([random.choice(names, p=row) for row in p])
+    labels.record("delays", pd.DataFrame({"request_id": [f"r{n}" for n in range(500)], "truth": truth}))
+
+    assert value(only(performance.of("delays")), "log_loss") == pytest.approx(metrics.log_loss(truth, p, labels=names))
+
+
+def test_a_class_that_was_never_seen_takes_the_column_that_is_left(answered: Answered) -> None:
+    answered.by("1", pd.DataFrame({"x": range(4)}), {"label": [1, 1, 1, 1], "probabilities": [[0.2, 0.8]] * 4})
+    labels.record("delays", pd.DataFrame({"request_id": ["r0", "r1"], "truth": [1, 1]}))
+
+    assert value(only(performance.of("delays")), "log_loss") == pytest.approx(-np.log(0.8))
+
+
+def test_what_has_no_label_yet_is_estimated_by_what_has_one(calls: Calls) -> None:
+    given = calls(3000)
+    label(given.head(1500))
+
+    group = only(performance.of("delays"))
+
+    estimate = group.expected("accuracy")
+    assert estimate is not None and estimate.count == 1500
+    assert "the rows without a label" in group.estimated
+    label(given)
+    known = performance.labels.answers("delays")[0]
+    late = np.isin(known.id, list(given["request_id"][1500:]))
+    assert estimate.low <= np.mean(known.truth[late] == known.label[late]) <= estimate.high  # type: ignore[operator]
+
+
+def test_a_stretch_of_time_is_estimated_by_what_came_before_and_compared_with_the_truth(calls: Calls) -> None:
+    label(calls(1500, at=NOW - timedelta(days=40), ids="before"))
+    label(calls(1500, at=NOW - timedelta(hours=1), seed=1, ids="after"))
+
+    _, after = performance.of("delays", by="day").groups
+
+    estimate = after.expected("auc")
+    assert estimate is not None and "all rows, by the labelled ones before (1,500)" in after.estimated
+    assert estimate.low - 0.01 <= value(after, "auc") <= estimate.high + 0.01  # type: ignore[operator]
+
+
+def test_an_estimate_says_what_it_assumes(calls: Calls) -> None:
+    label(calls(1000).head(500))
+
+    assert performance.ASSUMED in performance.of("delays").notes
+
+
+def test_too_few_labels_are_no_reference_and_that_is_told(calls: Calls) -> None:
+    label(calls(1000).head(50))
+
+    assert "50 labelled rows are too few" in only(performance.of("delays")).estimated
+
+
+def test_without_labels_there_are_counts_and_the_line_that_brings_some(calls: Calls) -> None:
+    calls(10)
+
+    found = performance.of("delays")
+
+    assert (only(found).figures, found.labelled) == ([], 0)
+    assert "Try: %mlops labels delays --data df" in cards.as_text(found)
+
+
+def test_the_card_shows_each_measure_with_its_interval(calls: Calls) -> None:
+    label(calls(500))
+
+    text = cards.as_text(performance.of("delays"))
+
+    assert "accuracy" in text and "95 % confidence intervals" in text
+    assert "carrier=AA" in cards.as_html(performance.of("delays", segment="carrier"))
+
+
+def test_what_does_not_exist_is_refused(calls: Calls) -> None:
+    with pytest.raises(EndpointNotFound):
+        performance.of("dealys")
+    calls(5)
+    with pytest.raises(UnknownColumn, match="carier"):
+        performance.of("delays", segment="carier")
+    with pytest.raises(DeploymentNotFound):
+        performance.of("delays", deployment="9")
+    with pytest.raises(NothingToCompare):
+        performance.of("delays", since=NOW + timedelta(days=1))
