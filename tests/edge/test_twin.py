@@ -147,10 +147,10 @@ def test_the_last_will_says_that_a_killed_device_is_gone(mosquitto: Mosquitto, d
     gate = device()
     with hearing(mosquitto.broker, twin.status_topic("gate-1"), twin.reported_topic("gate-1")) as heard:
         heard(lambda got: any(b'"online":true' in message.body for message in got), "it to be online")
+        heartbeats = list(heard(lambda got: [message for message in got if message.topic.endswith("/reported")], "a heartbeat"))
         gate.kill()
         heard(lambda got: any(b'"online":false' in message.body for message in got), "its last will")
-        heartbeats = [message for message in heard(lambda got: any(m.topic.endswith("/reported") for m in got)) if message.topic.endswith("/reported")]
-    told = msgspec.json.decode(heartbeats[-1].body, type=twin.Reported)
+    told = msgspec.json.decode(next(m.body for m in heartbeats if m.topic.endswith("/reported")), type=twin.Reported)
     assert (told.device, told.state, told.queued) == ("gate-1", "empty", 0)
 
 
