@@ -20,11 +20,12 @@ def sample_for(model: Any, dataset: DatasetVersion | None, sample: Any, *, earli
     Their columns are those the model remembers from its training, else those of the *earlier* version when the data has them
     all, else every one but *target*.  Raises SignatureMismatch when the data lacks a column the model needs.
     """
+    names = feature_names(model)
     if sample is not None:
-        return sample[:most] if hasattr(sample, "__getitem__") and not isinstance(sample, dict) else sample
+        first = sample[:most] if hasattr(sample, "__getitem__") and not isinstance(sample, dict) else sample
+        return first[names] if names and set(names) <= set(getattr(first, "columns", ())) else first
     if dataset is None:
         return _like_before(model, earlier) if earlier and earlier.signature else _zeros(model)
-    names = feature_names(model)
     if names is not None:
         _check_present(names, dataset)
         return datasets.frame(dataset.ref, columns=names, most=most)

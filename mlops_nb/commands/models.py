@@ -69,7 +69,8 @@ def register(
     from .. import registry
 
     meant = face().meaning(model)
-    trained_on = face().meaning(data, known=dataset_names) if data else None
+    registered_data = data and data.split(":")[0] in dataset_names()  # also where a variable has that name
+    trained_on = data if registered_data else face().meaning(data, known=dataset_names) if data else None
     shown = face().meaning(sample) if sample else None if isinstance(trained_on, str) else trained_on
     with face().reporting(f"registering {name}") as report:
         registered = registry.register(

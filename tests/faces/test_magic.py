@@ -59,6 +59,13 @@ def test_a_name_local_to_a_function_is_filled_in(kernel: Any) -> None:
     assert kernel.ok("def show(local_name):\n    x = %mlops models {local_name}:2\n    return x.ref\nshow('delays')").text == "'delays:2'"
 
 
+def test_a_data_set_is_meant_where_a_variable_has_its_name(kernel: Any) -> None:
+    kernel.ok("flights = X.assign(late=late)")
+
+    assert kernel.ok("%mlops register clf --name same_name --data flights\nv = %mlops models same_name:1\nv.dataset").text == "'flights:1'"
+    kernel.ok("del flights\n%mlops delete same_name:1 --yes")
+
+
 def test_an_undefined_name_is_named_and_nothing_is_done(kernel: Any) -> None:
     ran = kernel.run("%mlops deploy {nme}:1")
 

@@ -177,3 +177,9 @@ def test_what_happened_is_told_in_events(workspace: Workspace) -> None:
 def test_a_name_that_cannot_be_a_path_is_refused(workspace: Workspace, name: str) -> None:
     with pytest.raises(errors.BadName):
         registry.register(LogisticRegression().fit(X, Y), name=name)
+
+
+def test_rows_that_hold_the_target_too_give_a_signature_without_it(workspace: Workspace) -> None:
+    version = registry.register(LogisticRegression().fit(X, Y), name="churn", sample=ROWS).version
+
+    assert columns(version) == ["age", "income"]
