@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _QUIET, _FLOW, _COPIES = "#8a8f98", "rgba(47, 126, 216, 0.55)", "rgba(180, 86, 156, 0.8)"
 _LEFT, _RIGHT, _HALF_HEIGHT = 0.16, 0.62, 0.38
-_WIDEST = 26.0
+_WIDEST, _ROW = 26.0, 78
+"""Pixels: of the line that carries all requests, and of a row."""
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +75,7 @@ def figure(endpoint: str, drawn: Sequence[Way]) -> go.Figure:
     picture.update_yaxes(visible=False, range=[-len(drawn) + 0.45, 0.55], fixedrange=True)
     clear = "rgba(0, 0, 0, 0)"
     margin = {"l": 0, "r": 0, "t": 0, "b": 0}
-    picture.update_layout(height=max(1, len(drawn)) * 78 + 10, margin=margin, paper_bgcolor=clear, plot_bgcolor=clear, showlegend=False)
+    picture.update_layout(height=max(1, len(drawn)) * _ROW + 10, margin=margin, paper_bgcolor=clear, plot_bgcolor=clear, showlegend=False)
     return picture
 
 
@@ -89,7 +90,14 @@ def _add_line(picture: go.Figure, start: float, end: float, way: Way) -> None:
         picture.add_shape(type="path", path=path, line={"color": _COPIES, "width": 2, "dash": "dash"}, layer="below")
     got = "" if way.measured is None else f" · got {way.measured:.1f} %"
     copies = f"<br>copies {way.copies} %" * bool(way.copies)
-    picture.add_annotation(x=_RIGHT - 0.01, y=end + 0.02, text=f"plan {way.planned} %{got}{copies}", showarrow=False, xanchor="right", yanchor="bottom")
+    picture.add_annotation(
+        x=_RIGHT - 0.01,
+        y=end + 0.02 + _WIDEST * share / 200 / _ROW,
+        text=f"plan {way.planned} %{got}{copies}",
+        showarrow=False,
+        xanchor="right",
+        yanchor="bottom",
+    )
 
 
 def _add_deployment(picture: go.Figure, row: float, way: Way) -> None:

@@ -35,6 +35,8 @@ log = logging.getLogger("mlops_nb.agent")
 IDLE_SECONDS = 0.2
 BUSY_SECONDS = 0.03
 COMPACT_SECONDS = 15.0
+JUDGE_SECONDS = 30.0
+LOOK_SECONDS = 1.0
 TROUBLED_SECONDS = 1.0
 _START_SECONDS = 10.0
 _LOG_BYTES = 8_000_000
@@ -133,6 +135,7 @@ def _be_the_agent(lock: int, pipe: int) -> None:
         signal.signal(sign, lambda *_: ended.set())
     log.info("agent.started pid=%s workspace=%s", os.getpid(), Workspace.current().root)
     threading.Thread(target=_keep_compacting, args=(ended,), daemon=True, name="compaction").start()
+    threading.Thread(target=_keep_watching, args=(ended,), daemon=True, name="watching").start()
     _reconcile_until(ended, lock, pipe)
     log.info("agent.ended pid=%s", os.getpid())
 
@@ -180,6 +183,24 @@ def _keep_compacting(ended: threading.Event) -> None:
             telemetry.compact()
         except Exception:  # a full disk today must not end compaction for good
             log.exception("agent.compaction_failed")
+
+
+def _keep_watching(ended: threading.Event) -> None:
+    """Beside the loop, which must not wait for telemetry: judge the alerts' rules, and serve the metrics where that is wanted."""
+    from . import alerts, scraping
+
+    server, read, judged = scraping.Server(), 0.0, time.monotonic()
+    while not ended.wait(LOOK_SECONDS):
+        try:
+            changed = Workspace.current().store.stat().st_mtime
+            if changed != read:
+                server.keep(scraping.wanted())
+                read = changed
+            if time.monotonic() - judged >= JUDGE_SECONDS:
+                judged = time.monotonic()
+                alerts.judge()
+        except Exception:  # telemetry that cannot be read today must not end watching for good
+            log.exception("agent.watching_failed")
 
 
 @contextmanager

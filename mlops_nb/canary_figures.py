@@ -90,6 +90,7 @@ def figure(rollout: Rollout) -> go.Figure:
     _add_evidence(drawn, found)
     drawn.update_xaxes(showgrid=False)
     drawn.update_yaxes(rangemode="tozero", gridcolor=_GRID, ticksuffix=" %")
+    drawn.update_yaxes(range=[0, _worth_seeing(found)], row=1, col=1)
     for title in drawn.layout.annotations[:2]:
         title.update(font_size=13, x=0.0, xanchor="left")
     legend = {"orientation": "h", "y": 1.08, "yanchor": "bottom", "x": 1, "xanchor": "right"}
@@ -100,6 +101,12 @@ def figure(rollout: Rollout) -> go.Figure:
 
 def _stages(found: Evidence) -> list[list[Look]]:
     return [list(looks) for _, looks in groupby(found.trail, key=lambda look: look.percent)]
+
+
+def _worth_seeing(found: Evidence) -> float:
+    """Where the axis of rates ends: the first looks, which know next to nothing, may reach beyond."""
+    ends = [looks[-1].rates[end] * 100 for looks in _stages(found) if len(looks[-1].rates) == 4 for end in (1, 3)]
+    return min(100.0, 2.5 * max(ends, default=40.0))
 
 
 def _add_bounds(drawn: go.Figure, looks: list[Look], side: int, *, named: bool) -> None:

@@ -447,7 +447,13 @@ def _deployed(deployed: Any) -> Card:
         title=deployed.deployment,
         kind="deployment",
         mark=_status(deployed.status),
-        facts=[("model", deployed.model), ("target", _place(deployed)), ("traffic", Share(deployed.traffic)), ("url", deployed.url)],
+        facts=_given(
+            ("model", deployed.model),
+            ("target", _place(deployed)),
+            ("limits", deployed.limits),
+            ("traffic", Share(deployed.traffic)),
+            ("url", deployed.url),
+        ),
         line=f"invoke {deployed.endpoint} --data DATA",
     )
 
@@ -493,6 +499,27 @@ def _evidence(plan: Any) -> tuple[list[tuple[str, str]], list[list[Any]]]:
         against, level = one.words.split(" of ")
         rows.append([one.guard, Mark("bad", "violated") if one.violated else Mark("good", "so far" if plan.going else "yes"), one.seen, against, level])
     return [("error rates", canary_figures.rates_told(canary_figures.evidence_of(plan)))], rows
+
+
+def _alert(rule: Any) -> Card:
+    return Card(
+        title=rule.condition, kind=f"alert {rule.id}", mark=_stands(rule),
+        facts=_given(("endpoint", rule.endpoint), ("seen", rule.value), ("since", ago(rule.since) if rule.since else ""), ("watched by", rule.author)),
+        line=f"alerts acknowledge {rule.id}" if rule.firing and not rule.quiet else "",
+    )  # fmt: skip
+
+
+def _stands(rule: Any) -> Mark:
+    if rule.firing:
+        return Mark("warn", f"seen by {rule.acknowledged}") if rule.acknowledged else Mark("warn" if rule.quiet else "bad", "fires")
+    return Mark("idle", "snoozed") if rule.quiet else Mark("good", "quiet")
+
+
+def _scraped(scraped: Any) -> Card:
+    return Card(
+        title="metrics", kind="for Prometheus", mark=Mark("good", "served"), facts=[("url", Link(scraped.url)), ("token in", scraped.token_file)],
+        log=scraped.configuration, note="This goes below scrape_configs of Prometheus' configuration; docs/grafana.json is a dashboard of it.",
+    )  # fmt: skip
 
 
 def _steps(plan: Any) -> str:
@@ -881,6 +908,10 @@ _ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
         ["rollout", "endpoint", "deployment", "steps", "status", "why", "by", "started"],
         lambda r: [r.kind, r.endpoint, r.deployment, _steps(r), _status(r.status), r.reason or r.why, r.author, ago(r.created_at)],
     ),
+    "mlops_nb.store.alerts.Rule": (
+        ["alert", "endpoint", "condition", "is", "seen", "since", "watched by"],
+        lambda r: [r.id, r.endpoint, r.condition, _stands(r), r.value, ago(r.since) if r.since else "", r.author],
+    ),
     "mlops_nb.store.packages.Package": (
         ["model", "image", "#on top of base", "base", "platform", "digest", "pushed", "made"],
         lambda p: [p.ref, p.image or "not built", size(p.bytes - p.base_bytes) if p.image else "", p.base, p.platform, p.digest[:19], p.pushed, ago(p.time)],
@@ -921,6 +952,8 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.rollout.Deployed": _deployed,
     "mlops_nb.rollout.EndpointView": _endpoint,
     "mlops_nb.store.rollouts.Rollout": _rollout,
+    "mlops_nb.store.alerts.Rule": _alert,
+    "mlops_nb.scraping.Scraped": _scraped,
     "mlops_nb.rollout.WorkspaceStatus": _workspace,
     "mlops_nb.client.Answer": _answer,
     "mlops_nb.store.checks.DriftCheck": _drift,

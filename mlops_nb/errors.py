@@ -9,11 +9,11 @@
     │   └── UnknownVariable        UnknownCommand  UnknownOption  BadExpression
     ├── NotFound                   exit 3   HTTP 404   no such thing in this workspace
     │   └── ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
-    │       EndpointNotFound  DeploymentNotFound  FileMissing  LineageRootNotFound  FeatureNotFound  DeviceNotFound
+    │       EndpointNotFound  DeploymentNotFound  FileMissing  LineageRootNotFound  FeatureNotFound  DeviceNotFound  RuleNotFound
     ├── Busy                       exit 4   HTTP 409   somebody or something holds it
     │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  StillRunning  NotOurs  RolloutUnderWay  LastHealthy
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
-    │   └── AnswersDiffer  RehearsalFailed
+    │   └── AnswersDiffer  RehearsalFailed  ReplayFailed
     └── Failed                     exit 1   HTTP 500
         └── StoreTooNew  StoreCorrupt  StoreFull  FileChanged  MissingExtra  MissingPackage  EnvironmentIncomplete
             EnvironmentMismatch  NotExportable  CannotConvert  ConversionFailed
@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .store.rehearsals import Rehearsal
+    from .store.replays import Replay
 
 
 class MlopsError(Exception):
@@ -389,6 +390,13 @@ class DeviceNotFound(NotFound):
         super().__init__(f"No device named {name!r} has told of itself. Devices: {listed(known)}.", hint=suggested(name, known, "%mlops edge devices"))
 
 
+class RuleNotFound(NotFound):
+    """No alert's rule has this id."""
+
+    def __init__(self, id: str, *, known: Sequence[str]) -> None:
+        super().__init__(f"No alert {id!r}. Watched: {listed(known)}.", hint=suggested(id, known, "%mlops alerts"))
+
+
 class FileMissing(NotFound):
     """A path the user gave does not exist."""
 
@@ -497,6 +505,24 @@ class RehearsalFailed(GateFailed):
         import msgspec
 
         return super().as_json() | {"rehearsal": msgspec.to_builtins(self.rehearsal)}
+
+
+class ReplayFailed(GateFailed):
+    """A candidate that past requests were replayed to does not keep what was promised; *replay* says what it answered."""
+
+    def __init__(self, replay: Replay, broken: Sequence[str]) -> None:
+        super().__init__(
+            f"{replay.ref} does not keep {' and '.join(broken)} on {replay.requests:,} requests of {replay.endpoint}.",
+            hint=f"%mlops replays {replay.ref}",
+            detail="\n".join(replay.words),
+        )
+        self.replay = replay
+
+    def as_json(self) -> dict[str, Any]:
+        """As every error's, with the whole replay."""
+        import msgspec
+
+        return super().as_json() | {"replay": msgspec.to_builtins(self.replay)}
 
 
 def _differing(row: Mapping[str, Any]) -> str:
@@ -777,6 +803,17 @@ class NothingToCompare(Failed):
         """Nothing was asked, or payloads were not kept."""
         when = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
         return cls(f"No answered request of {who} is kept{when}.", hint=f"%mlops invoke {endpoint} --data X.head()")
+
+    @classmethod
+    def no_copies(cls, endpoint: str, shadow: str) -> NothingToCompare:
+        """The deployment answered no copy of a request."""
+        message = f"{endpoint}/{shadow} has answered no copy of a request whose own answer is kept."
+        return cls(message, hint=f"%mlops shadow {endpoint}/{shadow} --percent 100")
+
+    @classmethod
+    def no_common_rows(cls) -> NothingToCompare:
+        """No row has an answer on both sides."""
+        return cls("No row was answered by both, or the answers are no columns.", hint="%mlops logs ENDPOINT/NAME tells what the candidate said")
 
     @classmethod
     def no_column(cls, model: str, dataset: str, skipped: Mapping[str, list[str]]) -> NothingToCompare:

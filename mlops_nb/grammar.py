@@ -419,6 +419,13 @@ def endpoint_names(fragment: str = "") -> Sequence[str]:
     return _from_store(lambda tx: [e.name for e in deployments.endpoints(tx)])
 
 
+def alert_rules(fragment: str = "") -> Sequence[str]:
+    """Every alert's rule by its id."""
+    from .store import alerts
+
+    return _from_store(lambda tx: [rule.id for rule in alerts.of(tx)])
+
+
 def deployment_refs(fragment: str = "") -> Sequence[str]:
     """Every deployment as `endpoint/name`."""
     from .store import deployments
@@ -528,6 +535,7 @@ A_DATASET = Word("DATASET[:VERSION]", lambda text: ModelRef.parse(text, what="da
 A_DATASET_NAME = Word("NAME", _named("dataset"), dataset_names)
 AN_ENVIRONMENT = Word("NAME[:VERSION]", lambda text: ModelRef.parse(text, what="environment"), environment_names)
 AN_ENDPOINT = Word("ENDPOINT", _named("endpoint"), endpoint_names)
+A_RULE = Word("RULE", str, alert_rules)
 A_DEPLOYMENT = Word("ENDPOINT/DEPLOYMENT", DeploymentRef.parse, deployment_refs)
 A_DEPLOYMENT_NAME = Word("NAME", _named("deployment"))
 A_SCRIPT_NAME = Word("NAME", _named("script"))

@@ -50,8 +50,9 @@ def _leads_astray(segment: str) -> bool:
     )
 
 
-def text_for(kind: Literal["html", "yaml", "shell", "dockerfile"], text: object) -> str:
-    """*text* as one inert token of a generated file: an escaped HTML string, a quoted YAML scalar, one shell word or one word of a Dockerfile.
+def text_for(kind: Literal["html", "yaml", "shell", "dockerfile", "prometheus"], text: object) -> str:
+    """*text* as one inert token of a generated file: an escaped HTML string, a quoted YAML scalar, one shell word, one word of a Dockerfile
+    or the quoted value of a label that Prometheus scrapes.
 
     Raises UnsafeText for control characters (line ends included), which no one-line token can carry safely.
     """
@@ -64,6 +65,8 @@ def text_for(kind: Literal["html", "yaml", "shell", "dockerfile"], text: object)
         return json.dumps(text, ensure_ascii=False)
     if kind == "dockerfile":  # double quotes, within which a backslash takes their meaning from these three and variables are named by `$` alone
         return '"' + re.sub(r'([\\"$])', r"\\\1", text) + '"'
+    if kind == "prometheus":
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return shlex.quote(text)
 
 

@@ -131,6 +131,17 @@ def test_text_in_a_dockerfile_is_one_word_that_names_no_variable(text: str) -> N
     assert re.sub(r"\\(.)", r"\1", inner, flags=re.DOTALL) == text
 
 
+@given(text=NASTY)
+def test_text_in_a_label_that_prometheus_scrapes_is_one_value(text: str) -> None:
+    try:
+        value = text_for("prometheus", text)
+    except UnsafeText:
+        return
+    inner = value[1:-1]
+    assert value == f'"{inner}"' and not re.search(r'(?<!\\)(?:\\\\)*"', inner) and "\n" not in inner
+    assert re.sub(r"\\(.)", r"\1", inner, flags=re.DOTALL) == text
+
+
 def test_a_real_shell_agrees() -> None:
     nasty = "`touch /tmp/no` $(touch /tmp/no) '; touch /tmp/no; \" {{x}} ${HOME} \\ !"
     done = subprocess.run(["bash", "-c", f"printf %s {text_for('shell', nasty)}"], capture_output=True, text=True, check=True)

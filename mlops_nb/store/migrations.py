@@ -80,6 +80,23 @@ CREATE TABLE devices (
     name VARCHAR PRIMARY KEY, online BOOLEAN, reported JSON, seen_at TIMESTAMP, stream VARCHAR, ingested BIGINT, pending JSON);
 """
 
+SUMMARIES = """
+CREATE TABLE summaries (hash VARCHAR PRIMARY KEY, columns JSON);
+"""
+
+ALERT_RULES = """
+CREATE TABLE alert_rules (
+    id VARCHAR PRIMARY KEY, endpoint VARCHAR, condition VARCHAR, firing BOOLEAN, since TIMESTAMP, value VARCHAR, acknowledged VARCHAR,
+    snoozed_until TIMESTAMP, author VARCHAR, created_at TIMESTAMP);
+"""
+
+REPLAYS = """
+CREATE TABLE replays (
+    id VARCHAR PRIMARY KEY, endpoint VARCHAR, deployment VARCHAR, model VARCHAR, version INTEGER, since TIMESTAMP, until TIMESTAMP, speed DOUBLE,
+    requests BIGINT, left_out BIGINT, late_ms DOUBLE, first_error VARCHAR, comparison JSON, guards JSON, words JSON, seconds DOUBLE, author VARCHAR,
+    time TIMESTAMP);
+"""
+
 STEPS: tuple[tuple[str, str], ...] = (
     ("first tables", FIRST_TABLES),
     ("profiles with advice", PROFILES_WITH_ADVICE),
@@ -87,6 +104,9 @@ STEPS: tuple[tuple[str, str], ...] = (
     ("splits with slots", SPLITS_WITH_SLOTS),
     ("packages", PACKAGES),
     ("devices", DEVICES),
+    ("summaries", SUMMARIES),
+    ("alert rules", ALERT_RULES),
+    ("replays", REPLAYS),
 )
 """Name and SQL of every step; step N of the store is the Nth of these."""
 

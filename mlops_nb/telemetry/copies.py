@@ -66,6 +66,17 @@ def counted(endpoint: str, *, since: datetime, until: datetime | None = None) ->
     }
 
 
+def count(endpoint: str, *, since: datetime, until: datetime | None = None) -> int:
+    """How many requests callers sent."""
+    return sum(row["requests"] for row in _over_facts(endpoint, since, until, "SELECT count(*) AS requests FROM facts"))
+
+
+def hourly(endpoint: str, *, since: datetime, until: datetime | None = None) -> dict[datetime, int]:
+    """Beginning of each hour (UTC) → how many requests callers sent in it; hours without any are left out."""
+    select = "SELECT time_bucket(INTERVAL 1 HOUR, time) AS hour, count(*) AS requests FROM facts GROUP BY 1 ORDER BY 1"
+    return {row["hour"]: row["requests"] for row in _over_facts(endpoint, since, until, select)}
+
+
 def bin_end_ms(place: int) -> float:
     """Where a bin of latencies ends, in milliseconds."""
     return _FIRST_BIN_MS * BIN_RATIO**place

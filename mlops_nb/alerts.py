@@ -1,0 +1,251 @@
+"""Alerts: rules about an endpoint's requests, judged by the agent every half minute on what was captured.
+
+    error_rate > 5% for 5m        the share of answers of status 400 or above in the last five minutes, once there are 20 of them
+    p99 > 200ms for 10m           a quantile of their latency: p50, p90, p95, p99, p99.9
+    requests > 100/s for 1m       how many a second
+    no requests for 1h            none in that time
+    requests anomalous            the last full hour beside the same hour of earlier days
+
+`for` says over which time up to now it is judged, five minutes unless said.  Anomalies are judged once an hour with a stated budget of false
+alarms: one a month.  Counts of the same hour on at least seven earlier days, their square roots taken, are read as a sample of a normal
+distribution (Anscombe, "The transformation of Poisson, binomial and negative-binomial data", Biometrika 1948), and an hour outside the two-sided
+prediction interval of Student's t at 1/720, the hours of a month, raises the alarm.  The promise holds where the days are alike: a weekly rhythm
+widens the interval rather than raise alarms, a trend does not.
+"""
+
+from __future__ import annotations
+
+import getpass
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Literal
+
+import msgspec
+
+from . import store, telemetry
+from .errors import BadOption
+from .store import alerts as table
+from .store import deployments, events
+from .store.alerts import Rule
+from .telemetry import Counted
+from .telemetry.copies import bin_end_ms
+
+LEAST_REQUESTS = 20
+"""An error rate or a quantile of fewer answers says too little to wake somebody."""
+LEAST_DAYS, MOST_DAYS = 7, 28
+LOOKS_A_MONTH = 720
+_FORM = re.compile(r"(error_rate|requests|p50|p90|p95|p99|p99\.9)\s*([<>])\s*(\d+(?:\.\d+)?)\s*(%|ms|s|/s)?(?:\s+for\s+(\d+)(s|m|h))?")
+_NONE = re.compile(r"no requests for (\d+)(s|m|h)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+_UNITS = {"error_rate": ("%",), "requests": ("/s",)}
+_HINT = '"error_rate > 5% for 5m", "p99 > 200ms for 5m", "requests > 100/s", "no requests for 1h" or "requests anomalous"'
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule's words, read."""
+
+    metric: Literal["error_rate", "requests", "p50", "p90", "p95", "p99", "p99.9", "silence", "anomaly"]
+    above: bool = True
+    bound: float = 0.0
+    """A share (0–1), milliseconds, or requests a second."""
+    seconds: float = 300.0
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Whether a condition holds, and what was seen, in words."""
+
+    holds: bool
+    seen: str
+
+
+def parse(text: str) -> Condition:
+    """The condition that *text* says.  Raises BadOption."""
+    words = " ".join(text.split())
+    if words == "requests anomalous":
+        return Condition(metric="anomaly", seconds=3600.0)
+    if silent := _NONE.fullmatch(words):
+        return Condition(metric="silence", seconds=_checked_seconds(words, int(silent[1]) * _SECONDS[silent[2]]))
+    found = _FORM.fullmatch(words)
+    if not found or found[4] not in _UNITS.get(found[1], ("ms", "s")):
+        raise BadOption(f"{text[:60]!r} says no alert.", hint=_HINT)
+    seconds = int(found[5]) * _SECONDS[found[6]] if found[5] else 300
+    bound = float(found[3]) * {"%": 0.01, "s": 1000.0}.get(found[4], 1.0)
+    if found[1] == "error_rate" and not 0 <= bound < 1:
+        raise BadOption(f"An error rate of {found[3]} % cannot be passed.", hint=_HINT)
+    return Condition(metric=found[1], above=found[2] == ">", bound=bound, seconds=_checked_seconds(words, seconds))  # type: ignore[arg-type]
+
+
+def _checked_seconds(words: str, seconds: float) -> float:
+    if not 10 <= seconds <= 86_400:
+        raise BadOption(f"{words[:60]!r} is about less than 10 s or more than a day.", hint=_HINT)
+    return seconds
+
+
+# ── the user's verbs ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def add(endpoint: str, condition: str) -> Rule:
+    """Watch an endpoint from now on; the agent judges.  Raises EndpointNotFound, BadOption."""
+    parse(condition)
+    with store.writing() as tx:
+        deployments.endpoint(tx, endpoint)
+        return table.add(tx, endpoint, " ".join(condition.split()), author=getpass.getuser())
+
+
+def of(endpoint: str | None = None) -> list[Rule]:
+    """Rules (of *endpoint*), those that fire first.  Raises EndpointNotFound."""
+    with store.reading() as tx:
+        if endpoint:
+            deployments.endpoint(tx, endpoint)
+        return table.of(tx, endpoint)
+
+
+def acknowledge(id: str) -> Rule:
+    """Say that somebody has seen the alert; it is silent until it is over.  Raises RuleNotFound; BadOption while it does not fire."""
+    with store.writing() as tx:
+        rule = table.get(tx, id)
+        if not rule.firing:
+            raise BadOption(f"{id} does not fire; there is nothing to acknowledge.", hint=f"%mlops alerts snooze {id} --for 1h")
+        changed = table.change(tx, rule, acknowledged=getpass.getuser())
+        events.record(tx, "AlertAcknowledged", subject=rule.endpoint, data={"rule": id, "by": changed.acknowledged})
+    return changed
+
+
+def snooze(id: str, seconds: float) -> Rule:
+    """Have a rule be silent for so long.  Raises RuleNotFound."""
+    with store.writing() as tx:
+        return table.change(tx, table.get(tx, id), snoozed_until=store.now() + timedelta(seconds=seconds))
+
+
+def delete(id: str) -> Rule:
+    """Watch it no longer.  Raises RuleNotFound."""
+    with store.writing() as tx:
+        rule = table.get(tx, id)
+        table.delete(tx, rule)
+    return rule
+
+
+# ── the agent's ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def judge(at: datetime | None = None) -> list[Rule]:
+    """Look at every rule and note what changed, with an event for each alert that begins or is over; returns those."""
+    at = at or store.now()
+    with store.reading() as tx:
+        rules = table.of(tx)
+    judged = {rule.id: verdict for rule in rules if (verdict := _judged(rule, at))}
+    if not (changed := [rule for rule in rules if rule.id in judged and judged[rule.id].holds != rule.firing]):
+        return []
+    with store.writing() as tx:
+        there = {rule.id: rule for rule in table.of(tx)}
+        return [_note(tx, there[rule.id], judged[rule.id], at) for rule in changed if rule.id in there]
+
+
+def _note(tx: store.Transaction, rule: Rule, verdict: Verdict, at: datetime) -> Rule:
+    now = table.change(tx, rule, firing=verdict.holds, since=at if verdict.holds else None, value=verdict.seen, acknowledged="")
+    data = {"rule": rule.id, "condition": rule.condition, "seen": verdict.seen, "snoozed": rule.snoozed_until is not None and rule.snoozed_until > at}
+    events.record(tx, "AlertFired" if verdict.holds else "AlertResolved", subject=rule.endpoint, data=data)
+    return now
+
+
+def _judged(rule: Rule, at: datetime) -> Verdict | None:
+    """None while nothing can be said."""
+    condition = parse(rule.condition)
+    since = at - timedelta(seconds=condition.seconds)
+    if condition.metric == "anomaly":
+        return _hour_judged(rule.endpoint, at)
+    if condition.metric == "silence":
+        return _silence_judged(rule, since, at)
+    return verdict_on(condition, together(telemetry.counted(rule.endpoint, since=since, until=at)))
+
+
+def _silence_judged(rule: Rule, since: datetime, at: datetime) -> Verdict | None:
+    """A rule younger than its time says nothing yet."""
+    if rule.created_at > since:
+        return None
+    count = telemetry.count(rule.endpoint, since=since, until=at)
+    return Verdict(count == 0, f"{count:,} requests in {_said(at - since)}")
+
+
+def verdict_on(condition: Condition, counted: Counted) -> Verdict:
+    """Whether what was counted passes the bound."""
+    if condition.metric == "requests":
+        rate = counted.requests / condition.seconds
+        return Verdict(_passes(condition, rate), f"{rate:,.3g} requests a second")
+    if counted.requests < LEAST_REQUESTS:
+        return Verdict(False, f"{counted.requests} answers, fewer than {LEAST_REQUESTS}")
+    if condition.metric == "error_rate":
+        rate = counted.errors / counted.requests
+        return Verdict(_passes(condition, rate), f"{counted.errors:,} of {counted.requests:,} answers failed ({rate:.2%})")
+    milliseconds = _quantile_ms(counted, float(condition.metric[1:]) / 100)
+    return Verdict(_passes(condition, milliseconds), f"{condition.metric} is {milliseconds:,.3g} ms over {counted.requests:,} answers")
+
+
+def _passes(condition: Condition, value: float) -> bool:
+    return value > condition.bound if condition.above else value < condition.bound
+
+
+def together(many: Mapping[str, Counted]) -> Counted:
+    """What all deployments of an endpoint answered."""
+    latencies: dict[int, int] = {}
+    for one in many.values():
+        for place, count in one.latencies.items():
+            latencies[place] = latencies.get(place, 0) + count
+    return Counted(requests=sum(one.requests for one in many.values()), errors=sum(one.errors for one in many.values()), latencies=latencies)
+
+
+def _quantile_ms(counted: Counted, quantile: float) -> float:
+    """The lower end of its bin, so that a latency within the bound raises no alarm."""
+    wanted, seen = max(1, math.ceil(quantile * counted.requests)), 0
+    for place in sorted(counted.latencies):
+        seen += counted.latencies[place]
+        if seen >= wanted:
+            return bin_end_ms(place - 1)
+    return 0.0
+
+
+def _said(time: timedelta) -> str:
+    seconds = int(time.total_seconds())
+    return next((f"{seconds // size} {unit}" for unit, size in (("h", 3600), ("min", 60)) if seconds % size == 0), f"{seconds} s")
+
+
+# ── anomalies ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _hour_judged(endpoint: str, at: datetime) -> Verdict | None:
+    """The last full hour; None where fewer than seven earlier days were asked anything in it."""
+    begin = at.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+    hours = telemetry.hourly(endpoint, since=begin - timedelta(days=MOST_DAYS), until=begin + timedelta(hours=1))
+    first = min(hours, default=begin)
+    days = [begin - timedelta(days=back) for back in range(1, MOST_DAYS + 1) if begin - timedelta(days=back) >= first]
+    if len(days) < LEAST_DAYS:
+        return None
+    return anomaly(hours.get(begin, 0), [hours.get(day, 0) for day in days])
+
+
+def anomaly(count: int, before: Sequence[int], *, looks: int = LOOKS_A_MONTH) -> Verdict:
+    """Whether *count* lies outside what the same hour of earlier days promises, with one false alarm in so many *looks*."""
+    low, high = expected(before, looks=looks)
+    return Verdict(not low <= count <= high, f"{count:,} requests in the hour, {low:,.0f} to {high:,.0f} expected of {len(before)} earlier days")
+
+
+def expected(before: Sequence[int], *, looks: int = LOOKS_A_MONTH) -> tuple[float, float]:
+    """The two ends of the prediction interval for the next count."""
+    roots = [2 * math.sqrt(count + 0.375) for count in before]
+    mean = sum(roots) / len(roots)
+    spread = max(1.0, sum((root - mean) ** 2 for root in roots) / (len(roots) - 1))  # a Poisson count's own spread is 1 on this scale
+    reach = student_quantile(1 - 0.5 / looks, len(roots) - 1) * math.sqrt(spread * (1 + 1 / len(roots)))
+    low, high = ((max(0.0, mean + side) / 2) ** 2 - 0.375 for side in (-reach, reach))
+    return max(0.0, low), high
+
+
+def student_quantile(probability: float, degrees: int) -> float:
+    """Student's t: the value that is not passed with this probability (above 0.5), by integrating its density over the angle."""
+    import numpy as np
+
+    angles = np.linspace(-np.pi / 2, np.pi / 2, 20_001)
+    mass = np.cumsum(np.cos(angles) ** (degrees - 1))
+    angle = float(np.interp(probability, mass / mass[-1], angles))
+    return math.sqrt(degrees) * math.tan(angle)
