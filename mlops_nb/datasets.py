@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import artifacts, store
+from . import artifacts, store, summaries
 from .errors import BadOption, FileMissing
 from .reference import ModelRef
 from .safety import checked_name
 from .store import datasets as table
 from .store import events
 from .store.datasets import DatasetVersion
+from .summaries import ColumnSummary
 
 if TYPE_CHECKING:
     import duckdb
@@ -45,6 +46,7 @@ def register(name: str, data: Any, *, description: str = "", tags: dict[str, str
         connection = _copied(data, parquet)
         kept = artifacts.keep(parquet, path="data.parquet")
         rows, schema, profile = _described(connection, parquet)
+        columns = summaries.of_table(connection, parquet, schema, rows=rows)
     with store.writing() as tx:
         if same := table.with_hash(tx, name, kept.sha256):
             return _described_anew(tx, same, description, tags or {})
@@ -53,6 +55,7 @@ def register(name: str, data: Any, *, description: str = "", tags: dict[str, str
             bytes=kept.bytes, description=description, tags=tags or {}, author=getpass.getuser(), created_at=store.now(),
         )  # fmt: skip
         table.add(tx, version)
+        table.put_summary(tx, version.hash, columns)
         events.record(tx, "DatasetRegistered", subject=version.ref, data={"rows": rows, "hash": kept.sha256})
     return version
 
@@ -75,6 +78,22 @@ def every(name: str | None = None) -> list[DatasetVersion]:
     """All versions (of *name*), newest first."""
     with store.reading() as tx:
         return table.every(tx, name)
+
+
+def summary(version: DatasetVersion) -> list[ColumnSummary]:
+    """The counts of its columns, made now where the version was registered without them.  Raises FileMissing."""
+    with store.reading() as tx:
+        known = table.summary(tx, version.hash)
+    if known is not None:
+        return known
+    file = artifacts.address(version.file)
+    if not file.exists():
+        raise FileMissing(file)
+    with _memory() as connection:
+        made = summaries.of_table(connection, file, version.schema, rows=version.rows)
+    with store.writing() as tx:
+        table.put_summary(tx, version.hash, made)
+    return made
 
 
 def path(ref: ModelRef | str) -> Path:

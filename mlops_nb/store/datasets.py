@@ -9,6 +9,7 @@ import msgspec
 
 from ..errors import DatasetNotFound, VersionNotFound
 from ..reference import ModelRef
+from ..summaries import ColumnSummary
 from .database import Transaction
 
 
@@ -81,3 +82,14 @@ def every(tx: Transaction, name: str | None = None) -> list[DatasetVersion]:
     """All versions (of *name*), newest first."""
     where, values = ("WHERE name = ?", [name]) if name else ("", [])
     return tx.rows(f"SELECT * FROM datasets {where} ORDER BY created_at DESC, version DESC", values, as_=DatasetVersion)
+
+
+def summary(tx: Transaction, hash: str) -> list[ColumnSummary] | None:
+    """The columns of the rows with this hash as counts; None where they were not summarised yet."""
+    found = tx.maybe("SELECT columns FROM summaries WHERE hash = ?", [hash])
+    return msgspec.convert(found["columns"], list[ColumnSummary]) if found else None
+
+
+def put_summary(tx: Transaction, hash: str, columns: list[ColumnSummary]) -> None:
+    """Keep the counts of the rows with this hash; the same rows have the same ones."""
+    tx.execute("INSERT INTO summaries VALUES (?, ?) ON CONFLICT DO NOTHING", [hash, columns])
