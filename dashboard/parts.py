@@ -42,6 +42,7 @@ MARKS = {
     "drift": ("◆", "orange"),
     "no drift": ("●", "green"),
     "not tested": ("○", "gray"),
+    "alert": ("▲", "red"),
     "running": ("◔", "blue"),
     "held": ("▲", "orange"),
     "done": ("●", "green"),
@@ -210,6 +211,11 @@ ALL = "all"
 def runs_on(deployment: Deployment) -> str:
     """What a deployment was asked to run on; of an emulation, that it is one."""
     return places.hardware(deployment)
+
+
+def limits_of(deployment: Deployment) -> str:
+    """What holds a deployment to its cores and memory; nothing when nothing does."""
+    return places.limits(deployment)
 
 
 def filtered(deployments: Sequence[Deployment]) -> list[Deployment]:

@@ -72,6 +72,8 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     hardware: str = "cpu"
     """What it was asked to run on, or the emulation that stands in for it."""
+    limits: str = ""
+    """What holds it to its cores and memory, in words."""
     status: str
     traffic: int
     url: str
@@ -362,8 +364,8 @@ def _deployed(deployment: Deployment) -> Deployed:
         now = table.get(tx, deployment.endpoint, deployment.name)
         share = table.traffic(tx, now.endpoint).get(now.name, 0)
         return Deployed(
-            endpoint=now.endpoint, deployment=now.ref, model=now.model_ref, target=now.target, hardware=targets.hardware(now), status=now.status, traffic=share,
-            url=_url(_base_url(tx), now.endpoint, [now]),
+            endpoint=now.endpoint, deployment=now.ref, model=now.model_ref, target=now.target, hardware=targets.hardware(now), limits=targets.limits(now),
+            status=now.status, traffic=share, url=_url(_base_url(tx), now.endpoint, [now]),
         )  # fmt: skip
 
 

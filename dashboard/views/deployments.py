@@ -41,6 +41,7 @@ def show_facts(d: Deployment) -> None:
             "hardware": parts.runs_on(d),
             "cores": d.spec.cpus or "all",
             "memory": f"{d.spec.memory_mb} MB" if d.spec.memory_mb else "no limit",
+            "limits": parts.limits_of(d) or "none",
             "share wanted": f"{found.shares.get(d.endpoint, {}).get(d.name, 0)} %",
             "restarts": d.restarts,
             "wanted": d.wanted,

@@ -99,6 +99,8 @@ rows = [
         "memory MB": point["memory_mb"],
         "peak MB": point.get("peak_memory_mb"),
         "cold start s": point.get("cold_start_seconds"),
+        "environment": p.settings.get("environment") or "as here",
+        "limits": p.settings.get("limits", ""),
         "when": parts.ago(p.time),
     }
     for p in shown

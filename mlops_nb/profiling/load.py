@@ -74,6 +74,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """The load could not be sent in time, or took a whole core: what was measured is this process too."""
     cpu_seconds: float = 0.0
     """CPU time this process took."""
+    sent_late_p99_ms: float = 0.0
+    """How late the load itself was: of 100 requests that a connection was free for, 99 were sent within so much of when they were due."""
 
 
 def main() -> None:
@@ -142,7 +144,8 @@ class _Load:
         self.asking: set[_Connection] = set()
         self.latencies: list[float] = []
         self.waiting: list[float] = []
-        self.refused = self.late = self.own_lags = self.sent = self.status = 0
+        self.own_lags: list[float] = []
+        self.refused = self.late = self.sent = self.status = 0
         self.error, self.gave_up = "", False
         self.began = self.ended = self.cpu = 0.0
 
@@ -181,8 +184,8 @@ class _Load:
             if not self.idle and len(self.asking) >= self.job.connections:
                 return True
             due = self._due(self.sent)
-            # late although a connection was free: that is our own doing
-            self.own_lags += not starved and time.perf_counter() - due > _OWN_LAG_SECONDS
+            if not starved:  # late although a connection was free: that is our own doing
+                self.own_lags.append(time.perf_counter() - due)
             self._ask(due)
         return False
 
@@ -244,11 +247,13 @@ class _Load:
     def result(self) -> Loaded:
         """All of it in figures."""
         ordered = sorted(self.latencies + self.waiting)
-        lagging = self.own_lags > 0.05 * max(1, self.sent)
+        lags = sorted(self.own_lags)
+        lagging = percentile(lags, 95) > _OWN_LAG_SECONDS
         return Loaded(
             requests=len(self.latencies), refused=self.refused, unanswered=len(self.waiting), seconds=max(1e-9, self.ended - self.began),
             p50_ms=percentile(ordered, 50), p95_ms=percentile(ordered, 95), p99_ms=percentile(ordered, 99), gave_up=self.gave_up,
             status=self.status, error=self.error[:2000], limited=lagging or self.cpu > 0.9 * (self.ended - self.began), cpu_seconds=self.cpu,
+            sent_late_p99_ms=percentile(lags, 99) * 1000,
         )  # fmt: skip
 
 

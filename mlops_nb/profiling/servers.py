@@ -42,6 +42,10 @@ class Server(NamedTuple):
     """What it died of, if it did."""
     worded: Callable[[str], str] = str
     """What it says, with the paths that stay."""
+    workspace: Path = Path()
+    """The workspace it lives in, where its telemetry is."""
+    trouble: Callable[[], Reason | None] = lambda: None
+    """The latest exception of the model's code."""
 
 
 @contextmanager
@@ -59,9 +63,8 @@ def started(version: ModelVersion, spec: DeploymentSpec, environment: Environmen
     began = time.monotonic()
     try:
         with settings.using_here(scratch):
-            context = {"cells": cells, "environment": environment, "ends_with": os.getpid()}
+            context = {"cells": cells, "environment": environment, "ends_with": os.getpid(), "cores": list(on)}
             deployment = msgspec.structs.replace(deployment, handle=local.start(deployment, version, context=context))
-            pin(deployment.handle["pid"], on)
             _until_ready(deployment, patience)
         server = _server(deployment, version.ref, scratch, seconds=time.monotonic() - began, own=True)
         yield server._replace(worded=lambda text: text.replace(str(scratch.resolve()), str(workspace.root)).replace(str(scratch), str(workspace.root)))
@@ -82,6 +85,7 @@ def _scratch(workspace: Workspace) -> Path:
     models = workspace.run.resolve() / "models"
     models.mkdir(exist_ok=True, mode=0o700)
     (folder / "run").mkdir(mode=0o700)
+    (folder / "config.toml").write_text("capture_payload_percent = 100\n", encoding="utf-8")  # of a request that is captured, all is
     (folder / "run" / "models").symlink_to(models, target_is_directory=True)
     return folder
 
@@ -123,13 +127,20 @@ def pin(pid: int, cores: Sequence[int]) -> None:
 def _server(deployment: Deployment, subject: str, workspace: Path, *, seconds: float | None, own: bool) -> Server:
     handle = deployment.handle
     pid = handle.get("pid") or targets.get(deployment.target).usage(deployment).pid or 0
-    return Server(subject, pid, handle["port"], handle["token_file"], seconds, own, lambda: _why_gone(deployment, workspace))
+    return Server(
+        subject, pid, handle["port"], handle["token_file"], seconds, own, lambda: _why_gone(deployment, workspace), workspace=workspace,
+        trouble=lambda: _seen(deployment, workspace).reason,
+    )  # fmt: skip
 
 
 def _why_gone(deployment: Deployment, workspace: Path) -> Reason | None:
-    with settings.using_here(workspace):
-        seen = targets.get(deployment.target).observe(deployment)
+    seen = _seen(deployment, workspace)
     return seen.reason if seen.state == "gone" else None
+
+
+def _seen(deployment: Deployment, workspace: Path) -> targets.Observed:
+    with settings.using_here(workspace):
+        return targets.get(deployment.target).observe(deployment)
 
 
 def _deployment(version: ModelVersion, spec: DeploymentSpec) -> Deployment:

@@ -54,6 +54,8 @@ def run(spec: ServerSpec) -> None:
 
 def prepare(spec: ServerSpec) -> None:
     """The process as the deployment wants it; before numpy and its threads are imported."""
+    if spec.cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, spec.cores)
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, str(max(1, int(spec.cpus or os.cpu_count() or 1))))
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # what a model is asked is nobody's business but its owner's

@@ -46,6 +46,8 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     signature: dict[str, Any] | None = None
     memory_mb: int | None = None
     cpus: float | None = None
+    cores: list[int] = []
+    """The numbers of the cores it is held to, where the system can do that; empty lets it use all."""
     hardware: str = "cpu"
     gpu_memory_mb: int | None = None
     """What of a GPU's memory ONNX Runtime may take; None means what it needs."""

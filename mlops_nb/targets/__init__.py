@@ -165,6 +165,15 @@ def hardware(deployment: Deployment) -> str:
     return said(deployment) if callable(said) else deployment.spec.hardware
 
 
+def limits(deployment: Deployment) -> str:
+    """What holds a deployment to its cores and memory where it runs, in words; nothing when nothing does."""
+    said = getattr(get(deployment.target), "limits", None)
+    if callable(said):
+        return said(deployment)
+    spec = deployment.spec
+    return ", ".join(filter(None, [f"{spec.cpus:g} cores" if spec.cpus else "", f"{spec.memory_mb} MB" if spec.memory_mb else ""]))
+
+
 def may_share(name: str, other: str) -> bool:
     """Whether deployments on the two targets can stand behind one endpoint."""
     return name == other or get(name).TRAFFIC == get(other).TRAFFIC == "gateway"

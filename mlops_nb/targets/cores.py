@@ -1,11 +1,16 @@
-"""Cores in use, from CPU time that only ever grows."""
+"""Cores: how many are in use, from CPU time that only ever grows, and which a server is held to."""
 
 from __future__ import annotations
 
+import math
+import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 import psutil
+
+from .. import hardware
 
 _FIRST_SECONDS = 0.1
 _counted: dict[str, tuple[float, float]] = {}  # when it was last looked at, and the CPU time it had spent
@@ -32,3 +37,29 @@ def spent_by(process: psutil.Process) -> float | None:
     except psutil.Error:
         return None
     return sum(spent.user + spent.system for spent in times)
+
+
+def least_taken(count: float | None, servers: Iterable[psutil.Process]) -> list[int]:
+    """As many whole cores as *count* asks for, those that the fewest of *servers* are held to.
+
+    None at all, which lets a server use every core, where *count* asks for that, or the system cannot hold a process to cores (macOS).
+    """
+    there = hardware.cores()
+    if not count or not hasattr(os, "sched_setaffinity"):
+        return []
+    taken = Counter(core for server in servers for core in _held_to(server, there))
+    return sorted(sorted(there, key=lambda core: taken[core])[: math.ceil(count)])
+
+
+def _held_to(server: psutil.Process, there: list[int]) -> list[int]:
+    """The cores that a process is held to; none when it may use all of those there are."""
+    try:
+        held = os.sched_getaffinity(server.pid)
+    except OSError:
+        return []  # it ended meanwhile
+    return [] if held >= set(there) else sorted(held)
+
+
+def in_words(held_to: list[int]) -> str:
+    """`core 1`, `cores 0, 1`; nothing for none."""
+    return f"core{'s' if len(held_to) > 1 else ''} {', '.join(map(str, held_to))}" if held_to else ""

@@ -28,7 +28,7 @@ ABILITIES = frozenset({"traffic", "invoke", "logs", "usage", "capture", "cpus", 
 OPTIONS: frozenset[str] = frozenset({"precision", "overlay"})
 TRAFFIC = "gateway"
 
-alive, logs, observe, stop = local.alive, local.logs, local.observe, local.stop
+alive, limits, logs, observe, stop = local.alive, local.limits, local.logs, local.observe, local.stop
 
 
 def check(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:

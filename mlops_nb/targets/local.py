@@ -79,7 +79,8 @@ def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, A
         (folder / leftover).unlink(missing_ok=True)
     token_file = token(folder)
     port = deployment.spec.port or free_port()
-    spec = _spec(deployment, version, folder, port=port, token_file=token_file, context=context)
+    held_to = context.get("cores") or cores.least_taken(deployment.spec.cpus, _servers())
+    spec = _spec(deployment, version, folder, port=port, token_file=token_file, held_to=held_to, context=context)
     write_private(_spec_file(deployment), msgspec.json.encode(spec))
     python, variables = _interpreter(context.get("environment") if deployment.spec.isolated else None, folder, _runtime(version, deployment.spec))
     ours = {"PYTHONUNBUFFERED": "1", "MLOPS_HOME": str(Workspace.current().root)}
@@ -88,7 +89,7 @@ def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, A
             [python, *_COMMAND, str(_spec_file(deployment))], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True, env=variables | _visible(deployment.spec) | deployment.spec.variables | ours,
         )  # fmt: skip
-    return {"pid": processes.ours(process), "port": port, "token_file": str(token_file)}
+    return {"pid": processes.ours(process), "port": port, "token_file": str(token_file), "cores": held_to}
 
 
 def _on_nvidia(spec: DeploymentSpec) -> bool:
@@ -138,6 +139,14 @@ def usage(deployment: Deployment) -> Usage:
     return Usage(cpus=cpus, memory_mb=memory / 1e6, where=f"process {process.pid}", pid=process.pid, hardware=proven)
 
 
+def limits(deployment: Deployment) -> str:
+    """The cores that its process is held to, by number, and the memory beyond which it is ended."""
+    spec, held_to = deployment.spec, cores.in_words(deployment.handle.get("cores", []))
+    threads = f"{max(1, int(spec.cpus))} thread{'s' if spec.cpus >= 2 else ''}, for this system holds no process to cores" if spec.cpus else ""
+    memory = f"ended beyond {spec.memory_mb} MB" if spec.memory_mb else ""
+    return "; ".join(filter(None, [f"held to {held_to}" if held_to else threads, memory]))
+
+
 def share(endpoint: str, deployments: Sequence[Deployment], weights: Mapping[str, int]) -> None:
     """Nothing: the gateway divides the requests."""
 
@@ -165,8 +174,13 @@ def end_strays(known: Iterable[Deployment]) -> None:
 
 def logs(deployment: Deployment, *, lines: int) -> list[str]:
     """The last lines of the server's log."""
+    return tail(_place(deployment), lines=lines)
+
+
+def tail(folder: Path, *, lines: int) -> list[str]:
+    """The last lines of the log below *folder*; none where there is no log."""
     try:
-        with (_place(deployment) / "log").open("rb") as file:
+        with (folder / "log").open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 400 * lines - 4096))
             return file.read().decode(errors="replace").splitlines()[-lines:]
@@ -202,7 +216,9 @@ def _spec_file(deployment: Deployment) -> Path:
     return _place(deployment) / "spec.json"
 
 
-def _spec(deployment: Deployment, version: ModelVersion, folder: Path, *, port: int, token_file: Path, context: dict[str, Any]) -> ServerSpec:
+def _spec(
+    deployment: Deployment, version: ModelVersion, folder: Path, *, port: int, token_file: Path, held_to: list[int], context: dict[str, Any]
+) -> ServerSpec:  # fmt: skip
     workspace = Workspace.current()
     capture = path_inside(workspace.telemetry, f"endpoint={deployment.endpoint}", f"deployment={deployment.name}")
     return ServerSpec(
@@ -212,7 +228,7 @@ def _spec(deployment: Deployment, version: ModelVersion, folder: Path, *, port: 
         run_folder=str(folder), capture_folder=str(capture), capture_payload_percent=workspace.settings().capture_payload_percent,
         memory_mb=deployment.spec.memory_mb, cpus=deployment.spec.cpus, hardware=deployment.spec.hardware, cells=context.get("cells", []),
         timeout_seconds=just_less(workspace.settings().request_timeout_seconds), variables=deployment.spec.variables, trusted=version.trusted,
-        ends_with=context.get("ends_with"),
+        ends_with=context.get("ends_with"), cores=held_to,
     )  # fmt: skip
 
 

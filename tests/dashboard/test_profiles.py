@@ -19,6 +19,7 @@ def measured(busy) -> None:
         profile = checks.Profile(
             id=f"own-{version}", model="delays", version=version, hardware="cpu, 1 and 2 cores", points=msgspec.to_builtins(points),
             advice=msgspec.to_builtins(advice), time=store.now(),
+            settings={"limits": "cores by CPU affinity; memory is measured, not limited", "environment": "made-elsewhere:1" if version == 3 else None},
         )  # fmt: skip
         with store.writing() as tx:
             checks.add_profile(tx, profile)
@@ -47,6 +48,15 @@ def test_the_advised_point_is_marked_once_for_each_version(open_page, measured):
     rows = open_page("profiling", target="own server").dataframe[1].value
 
     assert list(rows[rows["advised"] == "★"]["measured"]) == ["delays:3", "delays:2"]
+
+
+def test_a_measurement_says_what_held_its_server_and_in_which_environment_it_ran(open_page, measured):
+    rows = open_page("profiling", target="own server").dataframe[1].value
+
+    assert set(zip(rows["measured"], rows["environment"], rows["limits"], strict=True)) == {
+        ("delays:2", "as here", "cores by CPU affinity; memory is measured, not limited"),
+        ("delays:3", "made-elsewhere:1", "cores by CPU affinity; memory is measured, not limited"),
+    }
 
 
 def test_the_advice_stands_in_words(open_page, measured):

@@ -35,10 +35,15 @@ class Running:
             [sys.executable, "-m", "mlops_nb.serving", str(spec_file)], stdout=self.log, stderr=self.log, env=os.environ | environment
         )
         self.url = f"http://127.0.0.1:{spec['port']}"
-        self.client = httpx.Client(base_url=self.url, headers={"x-mlops-token": self.token}, timeout=30, trust_env=False)
+        self.client = httpx.Client(base_url=self.url, headers={"x-mlops-token": self.token}, timeout=20, trust_env=False)
 
     def until_ready(self) -> Running:
-        wait_for(lambda: self.process.poll() is not None or self._ready(), "the server is ready")
+        try:
+            wait_for(lambda: self.process.poll() is not None or self._ready(), "the server is ready")
+        except AssertionError as error:
+            self.stop(signal.SIGABRT)  # it says where each of its threads is
+            error.add_note((self.folder / "log").read_text())
+            raise
         assert self.process.poll() is None, (self.folder / "log").read_text()
         return self
 
