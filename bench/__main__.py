@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import platform
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
+from mlops_nb import hardware
 from mlops_nb.errors import closest, listed
 
 from . import table
 
 FAMILIES = ("startup", "metadata", "registering", "deploying", "serving", "packaging")
+QUIET_LOAD = 1.5
 OUT = Path(__file__).parent / "out" / "figures.json"
 
 
@@ -31,13 +36,22 @@ def main(words: Sequence[str]) -> int:
         )
         return 2
     figures: list[table.Figure] = []
+    before = os.getloadavg()[0]
     for name in names or FAMILIES:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
         figures += importlib.import_module(f".{name}", __package__).measure(**options.get(name, {}))
-    print(table.as_text(figures))
+    print(f"{_conditions(before)}\n\n{table.as_text(figures)}")
     table.write(figures, OUT)
     print(f"\nwritten to {OUT}", file=sys.stderr)
     return 0
+
+
+def _conditions(load_before: float) -> str:
+    """What the figures were measured on, and a warning where others used it too."""
+    cpu, quiet = hardware.asked("cpu"), load_before <= QUIET_LOAD
+    packages = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "numpy", "granian"))
+    told = f"{cpu.device}, {cpu.cores} cores; Python {platform.python_version()}, {packages}; load average {load_before:.2f} before"
+    return told if quiet else f"{told}\nNOT QUIET: a load average above {QUIET_LOAD} before means that others used the machine; read ratios and CPU times only."
 
 
 if __name__ == "__main__":

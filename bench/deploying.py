@@ -71,7 +71,7 @@ def _served_by_hand(model: Path, row: pd.DataFrame) -> float:
     """Seconds from starting a bare server to its first answer."""
     body = json.dumps({name: [[value] for value in values] for name, values in row.to_dict("list").items()}).encode()
     began = time.perf_counter()
-    with processes.bare_server(str(model)) as port:
+    with processes.bare_server(str(model)) as (_, port):
         status, _ = processes.ask(port, "/", body, {})
         assert status == 200
         return time.perf_counter() - began

@@ -112,15 +112,9 @@ def _beside(name: str, model: Path, data: np.ndarray, ours: dict[str, Any], fold
 
 
 def _speed(folder: Path, pid: int, port: int, path: str, bodies: list[bytes], headers: dict[str, str]) -> Speed:
-    began = _cpu_seconds(pid)
+    began = processes.cpu_seconds(pid)
     loaded = load.posted(f"http://127.0.0.1:{port}{path}", bodies, headers, folder=folder)
-    return Speed(loaded.per_second, loaded.requests / max(0.01, _cpu_seconds(pid) - began))
-
-
-def _cpu_seconds(pid: int) -> float:
-    """CPU time of a server's process and all that it started."""
-    process = psutil.Process(pid)
-    return sum(sum(each.cpu_times()[:2]) for each in (process, *process.children(recursive=True)))
+    return Speed(loaded.per_second, loaded.requests / max(0.01, processes.cpu_seconds(pid) - began))
 
 
 def _ours(version: Any, data: np.ndarray) -> dict[str, Asked]:

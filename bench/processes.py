@@ -9,22 +9,38 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+import psutil
 
 from mlops_nb.targets.local import free_port
 
 _SECONDS = 60
 
 
+class Bare(NamedTuple):
+    """A `bench.bare` process."""
+
+    pid: int
+    port: int
+
+
 @contextmanager
-def bare_server(*arguments: str) -> Iterator[int]:
-    """The port of a `bench.bare` process that may not answer yet; it is ended with the block."""
+def bare_server(*arguments: str) -> Iterator[Bare]:
+    """A `bench.bare` process that may not answer yet; it is ended with the block."""
     port = free_port()
     process = subprocess.Popen([sys.executable, "-m", "bench.bare", str(port), *arguments], cwd=Path(__file__).parent.parent)
     try:
-        yield port
+        yield Bare(process.pid, port)
     finally:
         process.kill()
         process.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process and all that it started."""
+    process = psutil.Process(pid)
+    return sum(sum(each.cpu_times()[:2]) for each in (process, *process.children(recursive=True)))
 
 
 def ask(port: int, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:

@@ -1,7 +1,10 @@
 """The local server's speed: straight and through Envoy, beside a bare Granian echo and a bare ONNX Runtime loop.
 
 Every request carries other rows.  A processor learns the way through a forest when the same 64 rows come again and again:
-measured, ONNX Runtime then takes 95 µs for them instead of 295 µs, which no caller ever sees; the table has that loop too.
+no caller ever sees how fast ONNX Runtime is then, and the table has that loop too.
+
+On two cores the server has one to itself and the load the other.  CPU for each request is that of the server's process alone, which
+other work on the machine disturbs less than it does the clock.
 """
 
 from __future__ import annotations
@@ -9,23 +12,24 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from mlops_nb import artifacts, keys, registry, rollout, store
+from mlops_nb import artifacts, hardware, keys, registry, rollout, store
 from mlops_nb.profiling import load as schedule
+from mlops_nb.profiling.servers import cores_for, pin
 from mlops_nb.serving.spec import ServerSpec
 from mlops_nb.settings import Workspace
 from mlops_nb.store import deployments
 from mlops_nb.targets.local import free_port, run_folder
 
-from . import examples, load, processes, workspaces
+from . import examples, load, processes, table, workspaces
 from .table import Figure
 
 if TYPE_CHECKING:
@@ -35,6 +39,9 @@ SIZES = {"1 row": 1, "64 rows": 64}
 INFER = "/v2/models/forest/infer"
 ROUNDS = 3
 STARTS = 5
+_HALF_LOAD_SECONDS = 5
+_MOST_CONNECTIONS = 64
+"""On a schedule: where all of them wait for answers, what is due waits too, and that is counted."""
 BODIES = 64
 """As many different requests are sent in turn."""
 _CASES = {
@@ -59,7 +66,19 @@ _GOALS: dict[tuple[str, str], list[tuple[str, float | None]]] = {
 """What a figure is compared with, and the least ratio asked for."""
 _CAPTURE_GOAL = 0.95
 
-Rates = Callable[[], float]
+Asked = tuple[int, int, str, list[bytes], dict[str, str]]
+"""The server's process, its port, and the path, bodies and headers to ask with."""
+
+
+class Speed(NamedTuple):
+    """What came of one burst."""
+
+    per_second: float
+    cpu_us: float
+    """CPU time of the answering process for each request, in µs."""
+
+
+Speeds = Callable[[], Speed]
 
 
 def measure(*, minutes: float = 1) -> list[Figure]:
@@ -74,17 +93,34 @@ def measure(*, minutes: float = 1) -> list[Figure]:
         by_name, _ = examples.forest(named=_named)
         _registered(by_name, _named(data), name="named")
         deploy(workspace, "named", capture_payload_percent=100)
-        figures = [figure for size in SIZES for figure in _rate_figures(size, _median_rates(_cases(workspace, version, data, size, echo=echo)))]
-        figures += _half_load(data)
-        figures += _starts()
-        figures += _memory_under_load(workspace, version, data, fresh, minutes=minutes)
+        figures: list[Figure] = []
+        for words, part in {
+            "1 row": lambda: _rate_figures("1 row", _median_speeds(_cases(workspace, version, data, "1 row", echo=echo))),
+            "64 rows": lambda: _rate_figures("64 rows", _median_speeds(_cases(workspace, version, data, "64 rows", echo=echo))),
+            "1 row: half load": lambda: _half_load(workspace, data),
+            "server: start to ready": _starts,
+            "memory": lambda: _memory_under_load(workspace, version, data, fresh, minutes=minutes),
+        }.items():
+            figures += _told(words, part)
     return figures
+
+
+def _told(words: str, part: Callable[[], list[Figure]]) -> list[Figure]:
+    """What *part* measures; a part that fails says why, and leaves the others theirs."""
+    print(f"  {words} …", file=sys.stderr, flush=True)
+    try:
+        figures = part()
+        print(table.as_text(figures), file=sys.stderr, flush=True)  # at once: what comes later may be interrupted
+        return figures
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        return [Figure(name=words, value=None, unit="", note=" ".join(str(error).split())[:300])]
 
 
 # ── requests a second ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rate_figures(size: str, rates: dict[str, float]) -> list[Figure]:
+def _rate_figures(size: str, speeds: dict[str, Speed]) -> list[Figure]:
+    rates = {case: speed.per_second for case, speed in speeds.items()}
     figures = []
     for case, rate in rates.items():
         name = f"{size}: {_CASES[case]}"
@@ -92,7 +128,15 @@ def _rate_figures(size: str, rates: dict[str, float]) -> list[Figure]:
             baseline = f"{size}: {_CASES[beside]}" if beside else None
             figures.append(Figure(name=name, value=rate, unit="req/s", baseline=baseline, ratio_at_least=goal))
             name = f"{size}: {_CASES[case]} ({_CASES[beside]})" if beside else name
-    return [*figures, *_capture_figures(size, rates)]
+    return [*figures, *_capture_figures(size, rates), *_cpu_figures(size, speeds)]
+
+
+def _cpu_figures(size: str, speeds: Mapping[str, Speed]) -> list[Figure]:
+    return [
+        Figure(name=f"{size}: CPU for each request, {_CASES[case]}", value=speed.cpu_us, unit="µs")
+        for case, speed in speeds.items()
+        if case != "gateway"  # Envoy's is not counted
+    ]
 
 
 def _compared(size: str, case: str, rates: Mapping[str, float]) -> list[tuple[str, float | None]]:
@@ -114,76 +158,96 @@ def _capture_figures(size: str, rates: dict[str, float]) -> list[Figure]:
     ]
 
 
-def _median_rates(cases: dict[str, Rates]) -> dict[str, float]:
+def _median_speeds(cases: dict[str, Speeds]) -> dict[str, Speed]:
     rounds = [{name: case() for name, case in cases.items()} for _ in range(ROUNDS)]
-    return {name: median(each[name] for each in rounds) for name in cases}
+    return {name: Speed(*(median(each[name][place] for each in rounds) for place in range(2))) for name in cases}
 
 
-def _cases(workspace: Workspace, version: ModelVersion, data: np.ndarray, size: str, *, echo: int) -> dict[str, Rates]:
+def _cases(workspace: Workspace, version: ModelVersion, data: np.ndarray, size: str, *, echo: processes.Bare) -> dict[str, Speeds]:
     """Every way to ask for so many rows, each proved once before it is timed."""
     rows = SIZES[size]
     infer = infer_bodies(version, data, rows)
     gateway = int(rollout.url_of("forest").split(":")[2].split("/")[0])
-    asked = {
-        "echo": (echo, "/", infer, {}),
-        "direct": (*server("forest", INFER), infer, token("forest")),
-        "unsampled": (*server("quiet", INFER), infer, token("quiet")),
-        "gateway": (gateway, f"/forest{INFER}", infer, {"authorization": f"Bearer {keys.key('forest')}"}),
-        "named": (*server("named", "/score"), _named_bodies(data, rows), token("named")),
+    forest, quiet = pid("forest"), pid("quiet")
+    asked: dict[str, Asked] = {
+        "echo": (echo.pid, echo.port, "/", infer, {}),
+        "direct": (forest, *server("forest", INFER), infer, token("forest")),
+        "unsampled": (quiet, *server("quiet", INFER), infer, token("quiet")),
+        "gateway": (forest, gateway, f"/forest{INFER}", infer, {"authorization": f"Bearer {keys.key('forest')}"}),
+        "named": _asked_by_name(data, rows),
     }
     if rows > 1:
         binary, said = binary_bodies(version, data, rows)
-        asked["binary"] = (*server("forest", INFER), binary, token("forest") | said)
-        asked["binary unsampled"] = (*server("quiet", INFER), binary, token("quiet") | said)
-    for name, (port, path, bodies, headers) in asked.items():
+        asked["binary"] = (forest, *server("forest", INFER), binary, token("forest") | said)
+        asked["binary unsampled"] = (quiet, *server("quiet", INFER), binary, token("quiet") | said)
+    for name, (_, port, path, bodies, headers) in asked.items():
         status, answer = processes.ask(port, path, bodies[0], headers)
-        assert status == 200 and (name == "echo" or b"probabilities" in answer), (name, status, answer[:500])
+        if status != 200 or not (name == "echo" or b"probabilities" in answer):
+            raise RuntimeError(f"{name} answered {status}: {answer[:500].decode(errors='replace')}")
     loops = {"loop": partial(_loop, version, parts(data, rows))} | ({"repeated": partial(_loop, version, parts(data, rows)[:1])} if rows > 1 else {})
-    rates: dict[str, Rates] = {name: partial(_rate, workspace.root, *request) for name, request in asked.items()} | loops
-    return {name: rates[name] for name in _CASES if name in rates}
+    speeds: dict[str, Speeds] = {name: partial(_speed, workspace.root, *request) for name, request in asked.items()} | loops
+    return {name: speeds[name] for name in _CASES if name in speeds}
 
 
-def _rate(folder: Path, port: int, path: str, bodies: list[bytes], headers: dict[str, str]) -> float:
-    return load.posted(f"http://127.0.0.1:{port}{path}", bodies, headers, folder=folder).per_second
+def _asked_by_name(data: np.ndarray, rows: int) -> Asked:
+    return (pid("named"), *server("named", "/score"), _named_bodies(data, rows), token("named"))
 
 
-def _loop(version: ModelVersion, given: list[np.ndarray]) -> float:
+def _speed(folder: Path, pid: int, port: int, path: str, bodies: list[bytes], headers: dict[str, str]) -> Speed:
+    began = processes.cpu_seconds(pid)
+    loaded = load.posted(f"http://127.0.0.1:{port}{path}", bodies, headers, folder=folder)
+    return Speed(loaded.per_second, (processes.cpu_seconds(pid) - began) / loaded.requests * 1e6)
+
+
+def _loop(version: ModelVersion, given: list[np.ndarray]) -> Speed:
     """Runs a second of a session in this process, on one thread, as the server has it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(file_of(version)), options, providers=["CPUExecutionProvider"])
-    name, runs, began = session.get_inputs()[0].name, 0, time.perf_counter()
+    name, runs, cpu, began = session.get_inputs()[0].name, 0, time.process_time(), time.perf_counter()
     while time.perf_counter() - began < load.SECONDS:
         session.run(None, {name: given[runs % len(given)]})
         runs += 1
-    return runs / (time.perf_counter() - began)
+    return Speed(runs / (time.perf_counter() - began), (time.process_time() - cpu) / runs * 1e6)
 
 
 # ── latency, start, memory ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _half_load(data: np.ndarray) -> list[Figure]:
-    """Latencies of one-row requests sent on a schedule, half as many as the same load takes at most; waiting is counted."""
-    deployment = _deployment("named")
-    bodies = [body.decode() for body in _named_bodies(data, 1)]
-    job = schedule.Job(port=deployment.handle["port"], token_file=deployment.handle["token_file"], bodies=bodies, seconds=3, connections=load.CONNECTIONS)
-    most = _sent(job)
-    rate = most.requests / most.seconds / 2
-    half = _sent(msgspec.structs.replace(job, rate=rate, seconds=6))
-    note = f"{rate:,.0f} req/s on a schedule" + ("; the load itself was late" if half.limited else "")
+def _half_load(workspace: Workspace, data: np.ndarray) -> list[Figure]:
+    """Latencies of one-row requests sent on a schedule, half as many as wrk gets answered on the same core at most; waiting is counted."""
+    deployment, (on, beside) = _deployment("named"), cores_for(1)
+    asked = _asked_by_name(data, 1)
+    job = schedule.Job(
+        port=deployment.handle["port"], token_file=deployment.handle["token_file"], bodies=[body.decode() for body in asked[3]], seconds=_HALF_LOAD_SECONDS,
+        connections=_MOST_CONNECTIONS,
+    )  # fmt: skip
+    pin(pid("named"), on)
+    try:
+        rate = _speed(workspace.root, *asked).per_second / 2
+        halves = sorted((_sent(msgspec.structs.replace(job, rate=rate), beside) for _ in range(ROUNDS)), key=lambda half: half.p99_ms)
+    finally:
+        pin(pid("named"), hardware.cores())
+    half = halves[len(halves) // 2]
+    p99s = ", ".join(f"{each.p99_ms:.2f}" for each in halves)
+    late = f"the load itself was late by {half.sent_late_p99_ms:.2f} ms (p99){', TOO LATE TO TELL' if half.limited else ''}"
+    note = f"{rate:,.0f} req/s on a schedule; p99 of {ROUNDS} rounds {p99s} ms; {late}"
     return [
-        Figure(name="1 row: p50 at half load", value=half.p50_ms, unit="ms", note=note),
+        Figure(name="1 row: p50 at half load", value=half.p50_ms, unit="ms"),
         Figure(name="1 row: p99 at half load", value=half.p99_ms, unit="ms", at_most=2, note=note),
     ]
 
 
-def _sent(job: schedule.Job) -> schedule.Loaded:
-    """The load in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "mlops_nb.profiling"], input=msgspec.json.encode(job) + b"\n", capture_output=True, check=True)
-    loaded = msgspec.json.decode(done.stdout, type=schedule.Loaded)
-    assert not loaded.status and loaded.requests, loaded
+def _sent(job: schedule.Job, cores: Sequence[int]) -> schedule.Loaded:
+    """The load in a process of its own, on *cores*."""
+    with subprocess.Popen([sys.executable, "-m", "mlops_nb.profiling"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        pin(process.pid, cores)
+        told, _ = process.communicate(msgspec.json.encode(job) + b"\n")
+    loaded = msgspec.json.decode(told, type=schedule.Loaded)
+    if loaded.status or not loaded.requests:
+        raise RuntimeError(f"the load on a schedule was answered {loaded.status}: {loaded.error}")
     return loaded
 
 
