@@ -134,7 +134,7 @@ def _looked(rollout: Rollout, terms: Terms, evidence: Evidence) -> Evidence:
     found = {str(guard): guards.evidence(guard, mine, others, pairs, terms.expected) for guard in terms.guards}
     seen = msgspec.structs.replace(stage, until=now, candidate=mine, others=others, pairs=len(pairs), evidence=found)
     stages = [*evidence.stages[:-1], seen]
-    look = Look(time=now, percent=stage.percent, requests=mine.requests, evidence=_combined(stages, terms), rates=_rates(mine, others))
+    look = Look(time=now, percent=stage.percent, requests=mine.requests, evidence=_combined(stages, terms, planned=_judged_steps(rollout)), rates=_rates(mine, others))
     return msgspec.structs.replace(
         evidence, stages=stages, trail=_thinned([*evidence.trail, look]), level=_level(terms), needed=_needed(terms, stage.percent, others, mine),
         verdict="; ".join(guards.words(guard, mine, others, pairs) for guard in terms.guards),
@@ -149,9 +149,14 @@ def _together(many: list[Counted]) -> Counted:
     return Counted(requests=sum(one.requests for one in many), errors=sum(one.errors for one in many), latencies=latencies)
 
 
-def _combined(stages: list[Stage], terms: Terms) -> dict[str, float]:
+def _combined(stages: list[Stage], terms: Terms, *, planned: int) -> dict[str, float]:
     names = map(str, terms.guards)
-    return {name: sequential.combined([stage.evidence.get(name, 0.0) for stage in stages]) for name in names}
+    return {name: sequential.combined([stage.evidence.get(name, 0.0) for stage in stages], planned=planned) for name in names}
+
+
+def _judged_steps(rollout: Rollout) -> int:
+    """How many of its steps are compared with others: all but one of 100 %."""
+    return sum(step < 100 for step in rollout.steps)
 
 
 def _level(terms: Terms) -> float:

@@ -121,15 +121,17 @@ def evidence_of_slower(histogram: Sequence[int], before: Sequence[int], *, quant
     return float(np.min(base + mine))
 
 
-def combined(by_stage: Sequence[float]) -> float:
-    """The evidence of several stages in a row, each counted from its own start: the mean over all stages that harm may have begun with.
+def combined(by_stage: Sequence[float], *, planned: int = 0) -> float:
+    """The evidence of several stages in a row, each counted from its own start: the mean over all stages that harm may begin with.
 
     A stage's evidence multiplies that of those before it; averaging over the beginnings keeps a stage without harm from
-    using up what a later one finds.  Each term is an e-process, and so is their mean.
+    using up what a later one finds.  *planned* says how many stages there will be, those to come included: each has its equal share
+    from the start, 1 until it begins, for a mean over only those begun so far would grow at each beginning and break the promise.
+    Each term is an e-process, and so is their mean.
     """
-    if not len(by_stage):
-        return 0.0
-    from_each = np.cumsum(np.asarray(by_stage, float)[::-1])[::-1]
+    whole = np.zeros(max(len(by_stage), planned, 1))
+    whole[: len(by_stage)] = by_stage
+    from_each = np.cumsum(whole[::-1])[::-1]
     top = from_each.max()
     return float(top + np.log(np.mean(np.exp(from_each - top))))
 

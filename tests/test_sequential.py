@@ -81,6 +81,22 @@ def test_stages_combine_to_no_more_than_their_best_run_and_no_less_than_its_shar
     assert best - math.log(len(stages)) - 1e-9 <= sequential.combined(stages) <= best + 1e-9
 
 
+@given(st.lists(st.floats(-20, 20), max_size=6), st.integers(1, 12))
+def test_a_stage_that_begins_changes_nothing_by_beginning(stages: list[float], more: int) -> None:
+    planned = len(stages) + more
+    assert sequential.combined([*stages, 0.0], planned=planned) == pytest.approx(sequential.combined(stages, planned=planned))
+
+
+def test_many_stages_keep_the_promise_of_one() -> None:
+    """Each stage's evidence grows by chance to just what refutes, one time in as much, and else is lost: the worst that chance may do."""
+    planned, kept = 12, 1.0
+    for stage in range(planned):
+        lost = [math.log(1e-9)] * stage
+        growth = next(e for e in range(2, 40 * planned) if sequential.combined([*lost, math.log(e)], planned=planned) >= LEVEL)
+        kept *= 1 - 1 / growth
+    assert 1 - kept <= 0.05
+
+
 @pytest.mark.parametrize("text", ["error_rate<=+0.5pp", "error_rate<=2%", "p95<=+10%", "p99<=50ms", "agreement>=0.95"])
 def test_guards_are_read_and_said_alike(text: str) -> None:
     assert str(guards.parse(text)) == text
