@@ -34,7 +34,7 @@ def on_a_device(command: F) -> F:
     """Give a command the options that name an edge device, and its topics."""
     options = (
         click.option("--device", type=A_DEVICE, help="Edge: the device it runs on; also the deployment's name unless --as says otherwise."),
-        click.option("--run", type=click.Choice(["process"]), help="Edge: run the device's module on this machine.  [default: it runs elsewhere]"),
+        click.option("--run", type=click.Choice(["process", "container"]), help="Edge: how the device's module runs on this machine.  [default: elsewhere]"),
         click.option("--topic-in", metavar="TOPIC", help="Edge: where it takes requests.  [default: ENDPOINT/DEVICE/in]"),
         click.option("--topic-out", metavar="TOPIC", help="Edge: where it answers requests without a response topic.  [default: ENDPOINT/DEVICE/out]"),
     )  # fmt: skip

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         "deploy delays:3 --to docker --cpus 1 --memory 512m",
         "deploy delays:3 --to kubernetes --image registry.example.org/delays:3 --gateway edge/public --replicas 2",
         "deploy delays:3 --to edge --device gate-1 --run process",
+        "deploy delays:3 --to edge --device gate-2 --run container",
         "deploy delays:3 --to fpga --precision 'fixed<16,6>'",
         "%deploy --form",
     ],
@@ -82,7 +83,7 @@ if TYPE_CHECKING:
 @click.option("--isolated", is_flag=True, help="Run in an environment of its own, with exactly the packages it was made with.")
 @click.option("--environment", type=AN_ENVIRONMENT, help="Run in an environment of its own with these packages instead.")
 @click.option("--image", metavar="REFERENCE", help="The image it runs, where it runs in a container.  [default: built from the version, where the target can]")
-@click.option("--base", metavar="IMAGE", help="Docker: the image that its own is built upon.  [default: the official one of its Python]")
+@click.option("--base", metavar="IMAGE", help="Docker, or --run container: the image that its own is built upon.  [default: the official one of its Python]")
 @click.option("--context", type=A_CONTEXT, help="Which of the kubeconfig's clusters.  [default: its current one]")
 @placing
 @on_a_device

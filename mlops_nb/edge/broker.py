@@ -54,7 +54,7 @@ class Broker(msgspec.Struct, frozen=True, kw_only=True):
         host = self.address[0]
         if self.ca_file and not Path(self.ca_file).is_file():
             raise FileMissing(self.ca_file)
-        if self.credentials_file and not self.tls and not _is_here(host):
+        if self.credentials_file and not self.tls and not self.here:
             raise BadOption(f"A password would travel to {host} in the clear.", hint="mqtts://host:8883, which is TLS")
         self.credentials()
         return self
@@ -63,6 +63,11 @@ class Broker(msgspec.Struct, frozen=True, kw_only=True):
     def tls(self) -> bool:
         """Whether the connection is encrypted, and the broker's certificate checked."""
         return self.url.startswith("mqtts://")
+
+    @property
+    def here(self) -> bool:
+        """Whether its address is this machine's loopback.  Raises BadOption for what is no broker's address."""
+        return _is_here(self.address[0])
 
     @property
     def address(self) -> tuple[str, int]:

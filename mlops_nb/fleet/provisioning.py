@@ -1,8 +1,7 @@
-"""The folder that a device elsewhere starts from."""
+"""The folder that a device starts from that is not a process of this machine."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -21,26 +20,27 @@ def write(device: str, folder: Path, *, packaged: str = "") -> Path:
 
     Raises BadOption when the folder is there, and what `Broker.of` raises.
     """
-    broker = Broker.of(Workspace.current())
+    Broker.of(Workspace.current())
     if folder.exists():
         raise BadOption(f"{folder} is already there.", hint="--output another folder")
     folder.mkdir(parents=True, mode=0o700)
-    _put(folder / "twin.key", keys.twin_key(device))
+    return lay_out(device, folder, packaged=packaged)
+
+
+def lay_out(device: str, folder: Path, *, packaged: str = "") -> Path:
+    """As `write` does, into a *folder* that is there; each file whole or not at all.  Raises what `Broker.of` raises."""
+    broker = Broker.of(Workspace.current())
+    keys.write_private(folder / "twin.key", keys.twin_key(device))
     ca_file = _copied(broker.ca_file, folder / "ca.crt")
     credentials_file = _copied(broker.credentials_file, folder / "credentials")
     moved = Broker(url=broker.url, ca_file=ca_file, credentials_file=credentials_file)
     spec = DeviceSpec(device=device, broker=moved, folder="state", packaged=packaged, twin_key_file="twin.key")
-    _put(folder / "spec.json", msgspec.json.format(msgspec.json.encode(spec), indent=2))
+    keys.write_private(folder / "spec.json", msgspec.json.format(msgspec.json.encode(spec), indent=2))
     return folder
 
 
 def _copied(source: str, place: Path) -> str:
     if not source:
         return ""
-    _put(place, Path(source).read_bytes())
+    keys.write_private(place, Path(source).read_bytes())
     return place.name
-
-
-def _put(place: Path, content: bytes) -> None:
-    with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-        out.write(content)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 WORKSPACE, DEPLOYMENT, GENERATION = "org.mlops-nb.workspace", "org.mlops-nb.deployment", "org.mlops-nb.generation"
 """Labels by which a container is found again: whose it is, which deployment, and which of its generations."""
+DEVICE = "org.mlops-nb.device"
+"""Label of a container that is an edge device, which has no generations of its own."""
 _EVERY_SECONDS = 0.25
 _FORGOTTEN_SECONDS = 15.0
 """Nobody having asked for so long, nobody looks any more."""

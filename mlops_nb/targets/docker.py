@@ -8,22 +8,21 @@ container up takes place beside the agent's loop.
 from __future__ import annotations
 
 import hashlib
-import os
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from .. import engine, hardware, packaging
-from ..errors import BadOption, EngineElsewhere, HardwareMissing, ImageMissing, ImageOfAnother, MlopsError, NoContainerEngine, PortInUse
+from ..errors import BadOption, EngineElsewhere, HardwareMissing, ImageMissing, ImageOfAnother, MlopsError, PortInUse
 from ..safety import path_inside
 from ..settings import Workspace
 from ..store.deployments import Deployment, Reason
-from . import Observed, Usage, containers, cores, local
+from . import Observed, Usage, attempts, containers, cores, local
+from .attempts import Attempt
 from .containers import Container, Watch
 
 if TYPE_CHECKING:
@@ -38,16 +37,11 @@ ABILITIES = frozenset({"traffic", "invoke", "logs", "usage", "capture", "cpus", 
 OPTIONS = frozenset({"image", "base", "image_id", "engine"})
 TRAFFIC = "gateway"
 _STOP_SECONDS = 8
-_PATIENT_SECONDS = 30.0
 _PULL_SECONDS = 600.0
-_KEPT_LINES = 2000
 _PORT = 8080
 _RUN, _CAPTURE = "/run/mlops", "/var/lib/mlops/telemetry"
-_SCRATCH = {"/tmp": "size=256m,mode=1777"}
-_MOST_PROCESSES = 4096
 _MODEL_LABEL = "org.mlops-nb.model"
-_pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="docker")
-_attempts: dict[str, _Attempt] = {}  # of this process to bring a container up, by its name
+_attempts: dict[str, Attempt] = {}  # of this process to bring a container up, by its name
 
 
 # ── before anything is wanted ────────────────────────────────────────────────────────────────────────────────────────
@@ -94,7 +88,7 @@ def _named(reference: str, version: ModelVersion, report: Reporter) -> str:
         try:
             image = client.images.pull(reference) if ":" in reference.rpartition("/")[2] or "@" in reference else client.images.pull(reference, tag="latest")
         except (docker.errors.APIError, requests.RequestException) as error:
-            raise ImageMissing(reference, why=_explained(error)) from error
+            raise ImageMissing(reference, why=attempts.explained(error)) from error
     holds = image.labels.get(_MODEL_LABEL)
     if holds != version.ref:
         raise ImageOfAnother(reference, holds=holds, wanted=version.ref)
@@ -114,9 +108,9 @@ def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, A
     token_file = local.token(folder)
     local.write_private(folder / "deployment.json", msgspec.json.encode(_told(deployment, context)))
     _capture(deployment).mkdir(parents=True, exist_ok=True, mode=0o700)
-    _remember(_address(deployment))
+    attempts.remember(_address(deployment))
     port = deployment.spec.port or local.free_port()
-    _attempts[_name(deployment)] = _Attempt(deployment, request(deployment, port), folder)
+    _attempts[_name(deployment)] = Attempt(partial(_ran, deployment, request(deployment, port), folder))
     return {"container": _name(deployment), "port": port, "token_file": str(token_file)}
 
 
@@ -139,13 +133,13 @@ def _told(deployment: Deployment, context: Mapping[str, Any]) -> dict[str, Any]:
 
 def request(deployment: Deployment, port: int) -> dict[str, Any]:
     """What the engine is asked for, all but the user it runs as: limits, no rights, a file system to read, and two folders to write."""
-    from docker.types import DeviceRequest, LogConfig, Mount
+    from docker.types import DeviceRequest, Mount
 
     spec = deployment.spec
     ours = {"MLOPS_DEPLOYMENT_FILE": f"{_RUN}/deployment.json", "MLOPS_TOKEN_FILE": f"{_RUN}/token", "MLOPS_CAPTURE_FOLDER": _CAPTURE, "MLOPS_PORT": str(_PORT)}
     memory = spec.memory_mb and spec.memory_mb * 1_000_000
     count = {"count": -1} if spec.gpus == "all" else {"count": int(spec.gpus or 0)}
-    return {
+    return attempts.bounds() | {
         "image": spec.options["image_id"],
         "name": _name(deployment),
         "environment": {"HOME": "/tmp"} | spec.variables | ours,
@@ -160,110 +154,13 @@ def request(deployment: Deployment, port: int) -> dict[str, Any]:
         "mem_limit": memory,
         "memswap_limit": memory,  # no swap beyond it
         "device_requests": [DeviceRequest(**count, capabilities=[["gpu"]])] if spec.gpus else None,
-        "read_only": True,
-        "tmpfs": _SCRATCH,
-        "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges:true"],
-        "pids_limit": _MOST_PROCESSES,
-        "restart_policy": {"Name": "no"},
-        "healthcheck": {"test": ["NONE"]},  # the agent asks, more often and without a process for each question
-        "log_config": LogConfig(type=LogConfig.types.JSON, config={"max-size": "8m", "max-file": "2"}),
-        "stop_signal": "SIGTERM",
-        "detach": True,
     }
-
-
-class _Attempt:
-    """Bringing one container up, beside everything else; an engine that does not answer is waited for."""
-
-    def __init__(self, deployment: Deployment, asked: dict[str, Any], folder: Path) -> None:
-        self.ended_at = float("inf")
-        self.failed: Reason | None = None
-        self._given_up = threading.Event()
-        self._patience = Workspace.current().settings().start_timeout_seconds
-        self._future = _pool.submit(self._go_on, deployment, asked, folder)
-
-    @property
-    def under_way(self) -> bool:
-        """Whether it is not over yet."""
-        return not self._future.done()
-
-    def give_up(self) -> None:
-        """Try no more, and return once nothing is being tried."""
-        self._given_up.set()
-        if not self._future.cancel():
-            self._future.result()
-
-    def _go_on(self, deployment: Deployment, asked: dict[str, Any], folder: Path) -> None:
-        deadline = time.monotonic() + self._patience
-        while True:
-            try:
-                self.failed = _ran(deployment, asked, folder)
-            except NoContainerEngine as error:
-                self.failed = _silence(error)
-                if time.monotonic() < deadline and not self._given_up.wait(1):
-                    continue
-            except (MlopsError, OSError) as error:
-                self.failed = Reason(kind="cannot start", message=f"{type(error).__name__}: {error}", hint=getattr(error, "hint", ""))
-            self.ended_at = time.monotonic()
-            return
 
 
 def _ran(deployment: Deployment, asked: dict[str, Any], folder: Path) -> Reason | None:
     """None once it runs, else why the engine does not run it.  Raises NoContainerEngine."""
-    import docker.errors
-    import requests
-
-    client = engine.client(timeout_seconds=_PATIENT_SECONDS, at=_address(deployment))
-    try:
-        _clear(client, deployment, folder)
-        user = _user(client)
-        _give(user, folder, _capture(deployment))
-        container = client.containers.create(**asked, user=user)
-        try:
-            container.start()
-        except docker.errors.APIError:
-            container.remove(force=True)
-            raise
-    except docker.errors.APIError as error:
-        return _refused(error, deployment)
-    except requests.RequestException as error:
-        raise engine.silent(error, at=_address(deployment)) from error
-    return None
-
-
-def _user(client: docker.DockerClient) -> str:
-    """Whoever runs this, so that what the server writes is theirs and they can read it; never root of this machine."""
-    if any("rootless" in option for option in client.info().get("SecurityOptions") or ()):
-        return "0:0"  # which is us, outside
-    return f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{packaging.USER}:{packaging.USER}"
-
-
-def _give(user: str, *folders: Path) -> None:
-    """Where root runs this, the folders it shares with a container belong to the container's user; root reads them anyway."""
-    if os.getuid() or user == "0:0":
-        return
-    owner = int(user.partition(":")[0])
-    for path in [*folders, *(file for folder in folders for file in folder.iterdir() if file.is_file())]:
-        os.chown(path, owner, owner)
-
-
-def _refused(error: docker.errors.APIError, deployment: Deployment) -> Reason:
-    """The engine's own words as a reason."""
-    said = _explained(error)
-    if error.response is not None and error.response.status_code == 404 and "image" in said.lower():
-        image = deployment.spec.options.get("image") or deployment.spec.options["image_id"][:19]
-        message = f"The image {image} is not in the container engine any more."
-        return Reason(kind="image missing", message=message, hint=f"%mlops deploy {deployment.model_ref} --endpoint {deployment.endpoint} --to docker")
-    if "port is already allocated" in said or "address already in use" in said:
-        return Reason(kind="port taken", message="The port it was to be published on is taken.", hint="another --port, or leave it out to get a free one")
-    if "device driver" in said:
-        return Reason(kind="hardware missing", message="The container engine has no GPU to hand over.", log=said, hint="%mlops hardware")
-    return Reason(kind="cannot start", message=f"The container engine refused: {said}", hint=f"%mlops logs {deployment.ref}")
-
-
-def _explained(error: BaseException) -> str:
-    return " ".join(str(getattr(error, "explanation", "") or error).split())[:500]
+    room = partial(_clear, deployment=deployment, folder=folder)
+    return attempts.ran(deployment, asked, at=_address(deployment), folders=(folder, _capture(deployment)), first=room)
 
 
 # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -275,7 +172,7 @@ def observe(deployment: Deployment) -> Observed:
     watch = _watch(deployment)
     silence = watch.silence()
     if attempt and attempt.under_way:
-        return Observed(state="starting", reason=_silence(silence) if silence else None, unreachable=silence is not None)
+        return Observed(state="starting", reason=attempts.silence(silence) if silence else None, unreachable=silence is not None)
     if attempt and attempt.failed:
         return Observed(state="gone", reason=attempt.failed)
     if silence:
@@ -308,7 +205,7 @@ def _without_engine(deployment: Deployment, error: MlopsError) -> Observed:
     if local.ready(deployment.handle.get("port", 0)):
         return Observed(state="healthy", reason=deployment.reason)
     state = "starting" if deployment.status in ("pending", "starting", "restarting") else "unhealthy"
-    return Observed(state=state, reason=_silence(error), unreachable=True)  # type: ignore[arg-type]
+    return Observed(state=state, reason=attempts.silence(error), unreachable=True)  # type: ignore[arg-type]
 
 
 def _why(deployment: Deployment, container: Container) -> Reason:
@@ -321,12 +218,7 @@ def _why(deployment: Deployment, container: Container) -> Reason:
         return Reason(kind="out of memory", message=f"It took more than {took} and was killed (exit code 137).", log=log, hint=hint)
     if told := _in_our_words(local.reason_in(local.run_folder(deployment) / "failure.json")):
         return msgspec.structs.replace(told, log=told.log or log)
-    if container.error:
-        return Reason(kind="cannot start", message=f"The container engine could not run it: {container.error}", log=log, hint=f"%mlops logs {deployment.ref}")
-    killed = " (killed from outside)" if container.exit_code == 137 else ""
-    last = next((line for line in reversed(log.splitlines()) if line.strip()), "") if container.exit_code not in (0, 137, 143) else ""
-    message = f"Its container ended with exit code {container.exit_code}{killed}{f': {last.strip()[:300]}' if last else '.'}"
-    return Reason(kind="exited", message=message, log=log, hint=f"%mlops logs {deployment.ref}")
+    return attempts.ended(deployment, container, log=log)
 
 
 def _in_our_words(reason: Reason | None) -> Reason | None:
@@ -354,10 +246,6 @@ def _probed(port: int) -> str:
         connection.close()
 
 
-def _silence(error: MlopsError) -> Reason:
-    return Reason(kind="no engine", message=str(error), hint=error.hint)
-
-
 def alive(deployment: Deployment) -> bool:
     """Whether its container runs, as of a moment ago; True while the engine does not tell."""
     attempt = _attempts.get(_name(deployment))
@@ -379,25 +267,9 @@ def usage(deployment: Deployment) -> Usage:
     if container.state != "running":
         return seen
     address = _address(deployment)
-    cpus = cores.in_use(container.id, lambda: _counters(address, container)[0])
+    cpus = cores.in_use(container.id, lambda: attempts.counters(container, at=address)[0])
     proven = ", ".join(hardware.proven(deployment.handle, deployment.endpoint))
-    return msgspec.structs.replace(seen, cpus=cpus, memory_mb=_counters(address, container)[1], pid=container.pid, hardware=proven)
-
-
-def _counters(address: str, container: Container) -> tuple[float | None, float | None]:
-    """The CPU time so far in seconds and memory in MB, the file cache not counted; nothing of one that just ended."""
-    import docker.errors
-    import requests
-
-    try:
-        told = engine.client(at=address).api.stats(container.id, stream=False, one_shot=True)
-        spent = told["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
-    except (docker.errors.DockerException, requests.RequestException, NoContainerEngine, KeyError):
-        return None, None
-    memory = told.get("memory_stats") or {}
-    details = memory.get("stats") or {}
-    cached = details.get("total_inactive_file", details.get("inactive_file", 0))
-    return spent, (memory.get("usage", 0) - cached) / 1e6
+    return msgspec.structs.replace(seen, cpus=cpus, memory_mb=attempts.counters(container, at=address)[1], pid=container.pid, hardware=proven)
 
 
 def share(endpoint: str, deployments: Sequence[Deployment], weights: Mapping[str, int]) -> None:
@@ -406,26 +278,12 @@ def share(endpoint: str, deployments: Sequence[Deployment], weights: Mapping[str
 
 def logs(deployment: Deployment, *, lines: int) -> list[str]:
     """The last lines of its container, and before them of those it had before."""
-    current = _current_log(deployment, lines)
+    current = attempts.said(_container_now(deployment), at=_address(deployment), lines=lines)
     return current if len(current) >= lines else [*local.logs(deployment, lines=lines), *current][-lines:]
 
 
-def _current_log(deployment: Deployment, lines: int) -> list[str]:
-    import docker.errors
-    import requests
-
-    container = _container_now(deployment)
-    if container is None or container.state == "created":
-        return []
-    try:
-        said: bytes = engine.client(at=_address(deployment)).api.logs(container.id, stdout=True, stderr=True, tail=lines)
-    except (docker.errors.DockerException, requests.RequestException, NoContainerEngine):
-        return []
-    return said.decode(errors="replace").splitlines()
-
-
 def _tail(deployment: Deployment, lines: int) -> str:
-    return "\n".join(_current_log(deployment, lines))
+    return "\n".join(attempts.said(_container_now(deployment), at=_address(deployment), lines=lines))
 
 
 # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -444,30 +302,17 @@ def stop(deployment: Deployment) -> None:
     if silence := _watch(deployment).silence():
         raise silence
     try:
-        _clear(engine.client(timeout_seconds=_PATIENT_SECONDS, at=_address(deployment)), deployment, local.run_folder(deployment))
+        client = engine.client(timeout_seconds=attempts.PATIENT_SECONDS, at=_address(deployment))
+        _clear(client, deployment=deployment, folder=local.run_folder(deployment))
     except (docker.errors.APIError, requests.RequestException) as error:
         raise engine.silent(error, at=_address(deployment)) from error
 
 
-def _clear(client: docker.DockerClient, deployment: Deployment, folder: Path) -> None:
+def _clear(client: docker.DockerClient, *, deployment: Deployment, folder: Path) -> None:
     """Remove its container, if there is one, once that has finished what it had; keep its log and close the lines it wrote."""
-    import docker.errors
-
-    try:
-        container = client.containers.get(_name(deployment))
-        if container.status in ("running", "paused", "restarting"):
-            container.stop(timeout=_STOP_SECONDS if deployment.status in ("healthy", "unhealthy") else 0)  # one that only starts has nothing to finish
-        if container.status != "created":
-            _keep_log(container.logs(tail=_KEPT_LINES), folder)
-        container.remove(force=True, v=True)
-    except docker.errors.NotFound:
-        pass
+    seconds = _STOP_SECONDS if deployment.status in ("healthy", "unhealthy") else 0  # one that only starts has nothing to finish
+    attempts.cleared(client, _name(deployment), log_folder=folder, seconds=seconds)
     _close_lines(_capture(deployment))
-
-
-def _keep_log(said: bytes, folder: Path) -> None:
-    with local.open_log(folder) as file:
-        file.write(said)
 
 
 def _close_lines(folder: Path) -> None:
@@ -478,25 +323,7 @@ def _close_lines(folder: Path) -> None:
 
 def end_strays(known: Iterable[Deployment]) -> None:
     """Remove this workspace's containers that belong to no deployment: the agent was killed between removing one and noting it down."""
-    names = {_name(deployment) for deployment in known}
-    for address in _remembered():
-        watch = containers.watch(address)
-        if watch.silence():
-            continue
-        for name in set(watch.containers() if names else watch.look()) - names:
-            _remove(address, name)
-
-
-def _remove(address: str, name: str) -> None:
-    import docker.errors
-    import requests
-
-    try:
-        engine.client(at=address, timeout_seconds=_PATIENT_SECONDS).api.remove_container(name, force=True, v=True)
-    except docker.errors.APIError:
-        pass  # it is being removed already
-    except requests.RequestException as error:
-        raise engine.silent(error, at=address) from error
+    attempts.end_strays(lambda container: containers.DEVICE not in container.labels, {_name(deployment) for deployment in known})
 
 
 # ── where things are ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -536,22 +363,3 @@ def _its(deployment: Deployment, seen: Mapping[str, Container]) -> Container | N
 
 def _capture(deployment: Deployment) -> Path:
     return path_inside(Workspace.current().telemetry, f"endpoint={deployment.endpoint}", f"deployment={deployment.name}")
-
-
-def _engines_file() -> Path:
-    return Workspace.current().run / "engines"
-
-
-def _remember(address: str) -> None:
-    """Note an engine that may have containers of this workspace."""
-    if address not in _remembered():
-        with _engines_file().open("a", encoding="utf-8") as file:
-            file.write(f"{address}\n")
-
-
-def _remembered() -> list[str]:
-    """Every engine that may have containers of this workspace; none where no container was ever wanted."""
-    try:
-        return _engines_file().read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []

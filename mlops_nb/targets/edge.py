@@ -1,7 +1,7 @@
 """The edge target: a device that scores over MQTT, told by its twin what to run.
 
-A device fetches a version when it can and goes on with the one it has until then.  One that runs on this machine (`--run process`) is
-started and ended here; any other only listens to the broker.
+A device fetches a version when it can and goes on with the one it has until then.  One that runs on this machine, as a process (`--run process`)
+or in a container (`--run container`, see `contained`), is started and ended here; any other only listens to the broker.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ..store import deployments as table
 from ..store import devices
 from ..store.deployments import Deployment, Reason
 from ..telemetry import files
-from . import Observed, Usage, cores
+from . import Observed, Usage, contained, cores, local
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from ..store.models import ModelVersion, StoredFile
 
 ABILITIES = frozenset({"logs", "usage", "capture", "cpus", "replace"})
-OPTIONS = frozenset({"device", "run", "topic_in", "topic_out"})
+OPTIONS = frozenset({"device", "run", "topic_in", "topic_out", "base", "image_id", "engine"})
 TRAFFIC = "none"
-RUNS = ("process",)
+RUNS = ("process", "container")
 """How a device may run on this machine."""
 _COMMAND = ("-m", "mlops_nb.edge")
 _STOP_SECONDS = 8.0
@@ -60,7 +60,10 @@ _fleet: Fleet | None = None  # the agent's
 
 
 def check(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:
-    """Raises BadOption, BrokerNotSet, MissingExtra, TargetCannot for an entry script, EnvironmentMismatch for Python code run here."""
+    """Raises BadOption, BrokerNotSet, MissingExtra, TargetCannot for an entry script, EnvironmentMismatch for Python code run in a process here.
+
+    Of a container also NoContainerEngine, EngineElsewhere.
+    """
     options = spec.options
     if not options.get("device"):
         raise BadOption("An edge deployment names its device.", hint=f"--to edge --device {version.model}-1")
@@ -71,27 +74,42 @@ def check(version: ModelVersion, environment: Environment | None, spec: Deployme
         twin.checked_topic(options.get(name) or "a", what=what)
     if options.get("topic_in") and options.get("topic_in") == options.get("topic_out"):
         raise BadOption(f"Requests and answers cannot share the topic {options['topic_in']}.", hint="another --topic-out")
-    here = options.get("run")
-    if here and environment and version.engine != "onnxruntime" and not spec.allow_mismatch and (different := environments.differences(environment)):
+    run = options.get("run")
+    if run and run not in RUNS:
+        raise BadOption(f"A device cannot run as {run!r} here.", hint="--run process or --run container")
+    if options.get("base") and run != "container":
+        raise BadOption("--base names what a container's image is built upon, and this device runs in none.", hint="--run container")
+    loads_python = run == "process" and version.engine != "onnxruntime"
+    if loads_python and environment and not spec.allow_mismatch and (different := environments.differences(environment)):
         raise EnvironmentMismatch(version.ref, different)
     brokers.paho()
     Broker.of(Workspace.current())
+    if run == "container":
+        contained.check(version, environment, spec)
 
 
-def prepare(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec, *, ref: str, report: Reporter) -> None:
-    """Give the broker the version's files, from which the device fetches what it lacks.  Raises DeviceTaken, BrokerUnreachable."""
+def prepare(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec, *, ref: str, report: Reporter) -> dict[str, Any]:
+    """Give the broker the version's files, from which the device fetches what it lacks; build the image where it runs in a container here.
+
+    Raises DeviceTaken, BadOption for a device that runs here another way, BrokerUnreachable, and what `packaging.image_of` raises.
+    """
     device = spec.options["device"]
     with store.reading() as tx:
-        others = [d for d in table.of(tx) if d.target == "edge" and d.spec.options.get("device") == device and d.ref != ref and d.status != "failed"]
+        on_it = [d for d in table.of(tx) if d.target == "edge" and d.spec.options.get("device") == device]
         known = devices.get(tx, device)
+    same, others = [d for d in on_it if d.ref == ref], [d for d in on_it if d.ref != ref and d.status != "failed"]
     if others:
         raise DeviceTaken(device, by=others[0].ref)
+    if before := next((d for d in same if d.spec.options.get("run") not in (None, spec.options.get("run"))), None):
+        raise BadOption(f"{device} runs here as a {before.spec.options['run']}; it changes that only once it ended.", hint=f"%mlops undeploy {ref}")
+    prepared = contained.prepare(version, environment, spec, report=report) if spec.options.get("run") == "container" else {}
     broker = Broker.of(Workspace.current())
     for file in version.files:
         report.step(f"giving {file.path} ({file.bytes / 1e6:.1f} MB) to the broker")
         publish_once(broker, _chunks(file), seconds=60)
     if not spec.options.get("run") and not (known and known.online):
         report.step(f"{device} is not online; it fetches {version.ref} when it comes")
+    return prepared
 
 
 def _chunks(file: StoredFile) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
@@ -104,7 +122,7 @@ def _chunks(file: StoredFile) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
 
 
 def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, Any]) -> dict[str, Any]:
-    """Tell the device what to run, and start it where it runs here; the handle has `device`, `generation`, `url` and perhaps `pid`."""
+    """Tell the device what to run, and start it where it runs here; the handle has `device`, `generation`, `url`, and `pid` or `container`."""
     device = deployment.spec.options["device"]
     desired = _desired(deployment, version)
     _write_signature(deployment, version)
@@ -112,25 +130,45 @@ def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, A
     mac = twin.sign(body, keys.twin_key(device), device=device)
     _listening().publish(twin.desired_topic(device), body, UserProperty=[("mac", mac)], ContentType="application/json")
     handle = {"device": device, "generation": desired.generation, "url": f"{Broker.of(Workspace.current()).url}/{desired.topic_in}"}
-    return handle | ({"pid": _ensured(device)} if deployment.spec.options.get("run") else {})
+    return handle | _started_here(deployment)
+
+
+def _started_here(deployment: Deployment) -> dict[str, Any]:
+    run = deployment.spec.options.get("run")
+    if run == "container":
+        return {"container": contained.start(deployment)}
+    return {"pid": _ensured(deployment.spec.options["device"])} if run else {}
 
 
 def observe(deployment: Deployment) -> Observed:
     """What the device says of itself; of one that runs here also whether it lives."""
     device, here = deployment.spec.options["device"], bool(deployment.spec.options.get("run"))
-    if here and _process(device) is None:
-        log = "\n".join(logs(deployment, lines=20))
-        return Observed(state="gone", reason=Reason(kind="exited", message="The module ended.", log=log, hint=f"%mlops logs {deployment.ref}"))
+    seen = _ended_here(deployment)
+    if seen and not seen.unreachable:
+        return seen
     fleet = _listening()
     state = _state_here(device) if here else None
     heard = fleet.heard.get(device)
     reported = state.reported if state else heard.reported if heard else None
+    if seen and not (heard and heard.online):  # a container runs on without its engine, and may tell so itself
+        return seen
     trouble = (state.link if state else "") or fleet.trouble
     if trouble:
         return _waiting(deployment, f"The broker at {fleet.broker.url} cannot be used: {trouble}.")
     if not here and not (heard and heard.online):
         return _waiting(deployment, f"The device {device} is not online; it runs {deployment.model_ref} once it is.")
     return _as_reported(deployment, reported)
+
+
+def _ended_here(deployment: Deployment) -> Observed | None:
+    """What there is instead of a device that should run here; None while it runs."""
+    run = deployment.spec.options.get("run")
+    if run == "container":
+        return contained.trouble(deployment)
+    if not run or _process(deployment.spec.options["device"]):
+        return None
+    log = "\n".join(logs(deployment, lines=20))
+    return Observed(state="gone", reason=Reason(kind="exited", message="The module ended.", log=log, hint=f"%mlops logs {deployment.ref}"))
 
 
 def _as_reported(deployment: Deployment, reported: Reported | None) -> Observed:
@@ -152,7 +190,9 @@ def _waiting(deployment: Deployment, why: str) -> Observed:
 
 
 def alive(deployment: Deployment) -> bool:
-    """Whether its process lives; of a device elsewhere nothing else can be known quickly than that it was wanted."""
+    """Whether its process or container lives; of a device elsewhere nothing else can be known quickly than that it was wanted."""
+    if deployment.spec.options.get("run") == "container":
+        return contained.alive(deployment)
     return not deployment.spec.options.get("run") or _process(deployment.spec.options["device"]) is not None
 
 
@@ -162,6 +202,8 @@ def usage(deployment: Deployment) -> Usage:
     with store.reading() as tx:
         known = devices.get(tx, device)
     hardware = ", ".join((known.reported if known else {}).get("providers", []))
+    if deployment.spec.options.get("run") == "container":
+        return msgspec.structs.replace(contained.usage(deployment), hardware=hardware)
     process = _process(device)
     try:
         if process:
@@ -181,12 +223,14 @@ def share(endpoint: str, deployments: Sequence[Deployment], weights: Mapping[str
 
 
 def stop(deployment: Deployment) -> None:
-    """End the process that runs here; one that is withdrawn is told so by its twin, and the broker forgets its files."""
+    """End the process or container that runs here; one that is withdrawn is told so by its twin, and the broker forgets its files."""
     device = deployment.spec.options["device"]
     if deployment.wanted == "stopped":
         _withdraw(deployment)
-    process = _process(device) if deployment.spec.options.get("run") else None
-    if process:
+    run = deployment.spec.options.get("run")
+    if run == "container":
+        contained.stop(deployment)
+    elif run and (process := _process(device)):
         _end(process)
 
 
@@ -223,7 +267,8 @@ def end_strays(known: Iterable[Deployment]) -> None:
         _fleet.stop()
         _fleet = None
     if keys.root().is_dir():
-        expected = {str(_spec_file(d.spec.options["device"])) for d in known if d.spec.options.get("run")}
+        contained.end_strays(d for d in known if d.spec.options.get("run") == "container")
+        expected = {str(_spec_file(d.spec.options["device"])) for d in known if d.spec.options.get("run") == "process"}
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
             if tuple(words[1:3]) == _COMMAND and words[-1].startswith(f"{keys.root()}{os.sep}") and words[-1] not in expected:
@@ -233,11 +278,9 @@ def end_strays(known: Iterable[Deployment]) -> None:
 def logs(deployment: Deployment, *, lines: int) -> list[str]:
     """The log of a device that runs here; of another what it reported last."""
     device = deployment.spec.options["device"]
-    if deployment.spec.options.get("run"):
-        try:
-            return (keys.folder(device) / "log").read_text(errors="replace").splitlines()[-lines:]
-        except FileNotFoundError:
-            return []
+    run = deployment.spec.options.get("run")
+    if run:
+        return contained.logs(deployment, lines=lines) if run == "container" else local.tail(keys.folder(device), lines=lines)
     with store.reading() as tx:
         known = devices.get(tx, device)
     told = known.reported if known else {}

@@ -115,7 +115,7 @@ def container_of(the_engine: docker.DockerClient, docker_world: Workspace) -> Ca
 
     def find(ref: str) -> Any:
         labels = [f"{containers.WORKSPACE}={containers.workspace_mark()}", f"{containers.DEPLOYMENT}={ref}"]
-        return next(iter(the_engine.containers.list(all=True, filters={"label": labels})), None)
+        return next(iter(the_engine.containers.list(all=True, ignore_removed=True, filters={"label": labels})), None)
 
     return find
 
