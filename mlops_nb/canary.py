@@ -14,12 +14,12 @@ from typing import Any
 
 import msgspec
 
-from . import guards, progression, sequential, store, telemetry
-from .guards import Expected, Guard
+from . import guards, measuring, progression, sequential, store, telemetry
+from .guards import Expected, Guard, Right
 from .store import deployments as table
 from .store import events, rollouts
 from .store.rollouts import Rollout
-from .telemetry import Counted
+from .telemetry import Counted, labels
 
 LOOK_SECONDS = 1.0
 """How often the evidence is looked at."""
@@ -43,6 +43,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """After this long in one stage a canary that still lacks requests says so, once, and goes on waiting."""
     expected: Expected = Expected()
     before: dict[str, int] = {}
+    metrics: list[str] = []
+    """Measures by labels that are told beside the guards, such as `auc`."""
     copies: int = 0
     """The percentage of requests of which the candidate is sent copies, where agreement is guarded."""
 
@@ -131,14 +133,36 @@ def _looked(rollout: Rollout, terms: Terms, evidence: Evidence) -> Evidence:
     mine = counted.pop(rollout.deployment, Counted())
     others = _together([counted[name] for name in counted if terms.before.get(name)])
     pairs = telemetry.pairs(rollout.endpoint, rollout.deployment, since=stage.since) if terms.copies else []
-    found = {str(guard): guards.evidence(guard, mine, others, pairs, terms.expected) for guard in terms.guards}
+    truth = _truth(rollout, terms, stage.since)
+    found = {str(guard): guards.evidence(guard, mine, others, pairs, terms.expected, truth=truth) for guard in terms.guards}
     seen = msgspec.structs.replace(stage, until=now, candidate=mine, others=others, pairs=len(pairs), evidence=found)
     stages = [*evidence.stages[:-1], seen]
     look = Look(time=now, percent=stage.percent, requests=mine.requests, evidence=_combined(stages, terms, planned=_judged_steps(rollout)), rates=_rates(mine, others))
     return msgspec.structs.replace(
         evidence, stages=stages, trail=_thinned([*evidence.trail, look]), level=_level(terms), needed=_needed(terms, stage.percent, others, mine),
-        verdict="; ".join(guards.words(guard, mine, others, pairs) for guard in terms.guards),
+        verdict="; ".join([*(guards.words(guard, mine, others, pairs, truth=truth) for guard in terms.guards), *_shown(rollout, terms, stage.since)]),
     )  # fmt: skip
+
+
+def _truth(rollout: Rollout, terms: Terms, since: datetime) -> tuple[Right, Right]:
+    """What labels that have come say of the stage's answers: the candidate's, and the others'."""
+    if not any(guard.metric == "accuracy" for guard in terms.guards):
+        return Right(), Right()
+    known = labels.correct(rollout.endpoint, since=since)
+    others = [known[name] for name in known if name != rollout.deployment and terms.before.get(name)]
+    return Right(*known.get(rollout.deployment, (0, 0))), Right(sum(right for right, _ in others), sum(labelled for _, labelled in others))
+
+
+def _shown(rollout: Rollout, terms: Terms, since: datetime) -> list[str]:
+    """The measures that are only to be told."""
+    if not terms.metrics:
+        return []
+    found = {one.deployment: measuring.of_answers(one) for one in labels.answers(rollout.endpoint, since=since) if one.labelled.any()}
+    told = []
+    for name in terms.metrics:
+        figures = {who: next((str(one) for one in many if one.metric == name), "–") for who, many in found.items()}
+        told.append(f"{name} " + (", ".join(f"{who} {said}" for who, said in figures.items()) if figures else "of no labels"))
+    return told
 
 
 def _together(many: list[Counted]) -> Counted:

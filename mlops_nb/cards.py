@@ -699,6 +699,56 @@ def _labelled(labelled: Any) -> Card:
 
 
 _MEASURES = {"classifier": ("auc", "accuracy", "precision", "recall", "f1", "log_loss", "brier", "ece"), "regressor": ("rmse", "mae", "r2", "bias")}
+def _replay(replay: Any) -> Card:
+    kept = [Mark("good", promise) if held else Mark("bad", promise) for promise, held in replay.guards.items()]
+    pace = f", sent at {replay.speed:g} times their pace" if replay.speed else ""
+    late = f"95 % within {replay.late_ms:.3g} ms of when they were due" if replay.speed else ""
+    mark = None if not kept else Mark("good", "keeps its guards") if replay.passed else Mark("bad", "a guard is violated")
+    return Card(
+        title=replay.ref, kind="replay", mark=mark,
+        facts=_given(
+            ("asked", f"{replay.requests:,} requests of {replay.endpoint}{f'/{replay.deployment}' if replay.deployment else ''}{pace}"),
+            ("came", f"{replay.since:%Y-%m-%d %H:%M:%S} to {replay.until:%Y-%m-%d %H:%M:%S} UTC"), ("sent", late),
+            ("left out", f"{replay.left_out:,} of which no inputs are kept" if replay.left_out else ""), *_compared(replay.comparison),
+            ("first error", replay.first_error), ("guards", ", ".join(map(str, kept))),
+        ),
+        tables=_comparison_tables(replay.comparison), line=f"deploy {replay.ref} --endpoint {replay.endpoint} --traffic 0" if replay.passed else "",
+    )  # fmt: skip
+
+
+def _shadow_report(report: Any) -> Card:
+    comparison = msgspec.to_builtins(report.comparison)
+    return Card(
+        title=f"{report.endpoint}/{report.deployment}", kind="shadow", facts=_given(*_compared(comparison)), tables=_comparison_tables(comparison),
+        line=f"canary {report.endpoint}/{report.deployment}",
+    )  # fmt: skip
+
+
+def _compared(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Agreement and differences in words."""
+    share, apart = found["agreement"], found["differences"]
+    said = f"{share['value']:.2%} of {found['rows']:,} rows (95 %: {share['low']:.2%} to {share['high']:.2%})" if share["value"] is not None else ""
+    spread = ", ".join(f"{name} {value:.3g}" for name, value in apart.items())
+    return [("agreement", said), (f"{found['what']} apart", spread), ("labels", f"{found['labelled']:,} rows" if found["labelled"] else "")]
+
+
+def _comparison_tables(found: Mapping[str, Any]) -> list[Table]:
+    """Both sides, the segments where most differ, and the rows farthest apart."""
+    sides = (found["before"], found["candidate"])
+    rows = [["requests", *(f"{one['requests']:,}" for one in sides)], ["errors", *(f"{one['errors']:,}" for one in sides)]]
+    rows += [[f"{name}, ms", *(f"{one[f'{name}_ms']:.3g}" for one in sides)] for name in ("p50", "p95", "p99")]
+    told = [{figure["metric"]: figure for figure in one["figures"] if figure["value"] is not None} for one in sides]
+    rows += [[name, *(f"{one[name]['value']:.4g} ({one[name]['low']:.4g} to {one[name]['high']:.4g})" for one in told)] for name in told[0] if name in told[1]]
+    most = [one for one in found["segments"] if one["differ"]][:8]
+    segments = [[one["segment"], f"{one['rows']:,}", f"{one['differ'] / one['rows']:.1%}", "more than elsewhere" if one["stands_out"] else ""] for one in most]
+    differing = [[one["id"], str(one["row"]), _short(one["before"]), _short(one["candidate"]), _short(one["truth"] or "")] for one in found["differing"][:5]]
+    return [
+        Table(["", "#answered then", "#candidate"], rows),
+        Table(["segment", "#rows", "#differ", ""], segments),
+        Table(["request", "#row", "answered then", "candidate", "truth"], differing),
+    ]
+
+
 
 
 def _performance(found: Any) -> Card:
@@ -901,6 +951,17 @@ _ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
         ],
     ),
     "mlops_nb.history.Change": (
+    "mlops_nb.store.replays.Replay": (
+        ["candidate", "requests of", "#requests", "#agreement", "guards", "time"],
+        lambda r: [
+            r.ref,
+            f"{r.endpoint}/{r.deployment}" if r.deployment else r.endpoint,
+            f"{r.requests:,}",
+            f"{1 - r.comparison['differ'] / r.comparison['rows']:.2%}",
+            "" if not r.guards else Mark("good", "kept") if r.passed else Mark("bad", "violated"),
+            ago(r.time),
+        ],
+    ),
         ["time (UTC)", "deployment", "model", "change", "by", "why"],
         lambda c: [f"{c.time:%Y-%m-%d %H:%M:%S}", c.deployment, c.model, f"split {c.what}" if not c.deployment else _status(c.what), c.author, c.why],
     ),
@@ -963,6 +1024,8 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.labels.Labelled": _labelled,
     "mlops_nb.performance.Performance": _performance,
     "mlops_nb.store.events.Event": _event,
+    "mlops_nb.store.replays.Replay": _replay,
+    "mlops_nb.agreement.ShadowReport": _shadow_report,
     "mlops_nb.store.environments.Environment": _environment,
     "mlops_nb.store.rehearsals.Rehearsal": _rehearsal,
     "mlops_nb.store.packages.Package": _package,

@@ -19,6 +19,7 @@ from .safety import checked_name
 
 _PAIR = re.compile(r"[\w.:-]+=", re.ASCII)
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
+_DAYS = {"today": 0, "yesterday": 1}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(k|m|g)?i?b?", re.IGNORECASE)
 _MEGABYTES = {"k": 1 / 1024, "m": 1, "g": 1024, "": 1}
@@ -451,6 +452,8 @@ def _subjects(fragment: str) -> Sequence[str]:
 def _moment(text: str) -> datetime:
     if ago := _AGO.fullmatch(text.strip()):
         return datetime.now(UTC) - timedelta(seconds=float(ago[1]) * _SECONDS[ago[2]])
+    if text in _DAYS:
+        return (datetime.now().astimezone() - timedelta(days=_DAYS[text])).replace(hour=0, minute=0, second=0, microsecond=0).astimezone(UTC)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

@@ -17,14 +17,14 @@ from . import sequential
 from .errors import BadOption
 from .telemetry.copies import BIN_RATIO, Counted, Pair, agreeing
 
-_FORM = re.compile(r"(error_rate|agreement|p50|p90|p95|p99)\s*(<=|>=)\s*(\+)?\s*(\d+(?:\.\d+)?)\s*(pp|%|ms|s)?")
-_HINT = '--guard "error_rate<=+0.5pp", "error_rate<=2%", "p95<=+10%", "p95<=50ms" or "agreement>=0.95"'
+_FORM = re.compile(r"(error_rate|agreement|accuracy|p50|p90|p95|p99)\s*(<=|>=)\s*([+-])?\s*(\d+(?:\.\d+)?)\s*(pp|%|ms|s)?")
+_HINT = '--guard "error_rate<=+0.5pp", "error_rate<=2%", "p95<=+10%", "p95<=50ms", "agreement>=0.95" or "accuracy>=-1pp"'
 
 
 class Guard(msgspec.Struct, frozen=True):
     """One promise: a rate or a quantile that must not pass a bound, absolute or beside the other deployments'."""
 
-    metric: Literal["error_rate", "agreement", "p50", "p90", "p95", "p99"]
+    metric: Literal["error_rate", "agreement", "accuracy", "p50", "p90", "p95", "p99"]
     bound: float
     """A rate (0–1), milliseconds, or with *relative* what it may be above the others': a rate's difference, a quantile's factor less one."""
     relative: bool
@@ -34,6 +34,8 @@ class Guard(msgspec.Struct, frozen=True):
             return f"error_rate<=+{self.bound * 100:g}pp" if self.relative else f"error_rate<={self.bound * 100:g}%"
         if self.metric == "agreement":
             return f"agreement>={self.bound:g}"
+        if self.metric == "accuracy":
+            return f"accuracy>={self.bound * 100:g}pp" if self.relative else f"accuracy>={self.bound:g}"
         return f"{self.metric}<=+{self.bound * 100:g}%" if self.relative else f"{self.metric}<={self.bound:g}ms"
 
     @property
@@ -47,9 +49,9 @@ def parse(text: str) -> Guard:
     found = _FORM.fullmatch(text.strip())
     if not found:
         raise BadOption(f"{text[:60]!r} is no guard.", hint=_HINT)
-    metric, sign, plus, number, unit = found[1], found[2], bool(found[3]), float(found[4]), found[5]
-    guard = _guard(metric, plus, number, unit)
-    if guard is None or (sign == ">=") != (metric == "agreement"):
+    metric, sign, plus, number, unit = found[1], found[2], found[3] == "+", float(found[4]), found[5]
+    guard = _of_accuracy(found[3] == "-", plus, number, unit) if metric == "accuracy" else None if found[3] == "-" else _guard(metric, plus, number, unit)
+    if guard is None or (sign == ">=") != (metric in ("agreement", "accuracy")):
         raise BadOption(f"{text[:60]!r} is no guard.", hint=_HINT)
     return guard
 
@@ -66,6 +68,14 @@ def _guard(metric: str, plus: bool, number: float, unit: str | None) -> Guard | 
     if metric.startswith("p") and not plus and unit in ("ms", "s") and number > 0:
         return Guard(metric, number * (1000 if unit == "s" else 1), False)  # type: ignore[arg-type]
     return None
+
+
+def _of_accuracy(minus: bool, plus: bool, number: float, unit: str | None) -> Guard | None:
+    """`accuracy>=-1pp` beside the others', `accuracy>=0.9` or `90%` by itself."""
+    if unit == "pp" and (minus or not number) and not plus:
+        return Guard("accuracy", -number / 100, True) if number < 100 else None
+    rate = number / 100 if unit == "%" else number
+    return Guard("accuracy", rate, False) if unit in (None, "%") and not minus and not plus and 0 < rate < 1 else None
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +99,22 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 _MOST_PRIOR = 5000
 
 
-def evidence(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pair], expected: Expected) -> float:
-    """The logarithm of the evidence that the guard is violated, from what one stage of a canary saw."""
+class Right(msgspec.Struct, frozen=True):
+    """Of how many labelled rows a deployment's answers were right."""
+
+    right: int = 0
+    labelled: int = 0
+
+
+def evidence(
+    guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pair], expected: Expected, *, truth: tuple[Right, Right] = (Right(), Right())
+) -> float:  # fmt: skip
+    """The logarithm of the evidence that the guard is violated, from what one stage of a canary saw.
+
+    *truth* is what the labels say of the candidate's answers and of the others'.  They may come in any order that does not depend on them.
+    """
+    if guard.metric == "accuracy":
+        return _of_truth(guard, *truth)
     if guard.metric == "error_rate":
         return _of_errors(guard, candidate, others, expected)
     if guard.metric == "agreement":
@@ -110,6 +134,15 @@ def _of_errors(guard: Guard, candidate: Counted, others: Counted, expected: Expe
     return float(found)
 
 
+def _of_truth(guard: Guard, mine: Right, others: Right) -> float:
+    if not mine.labelled or (guard.relative and not others.labelled):
+        return 0.0
+    if not guard.relative:
+        return float(sequential.evidence_below(mine.right, mine.labelled, guard.bound))
+    wrong, wrong_before = mine.labelled - mine.right, others.labelled - others.right
+    return float(sequential.evidence_of_more(wrong, mine.labelled, wrong_before, others.labelled, -guard.bound))
+
+
 def _of_latency(guard: Guard, candidate: Counted, others: Counted) -> float:
     if guard.relative:
         steps = math.ceil(math.log1p(guard.bound) / math.log(BIN_RATIO))
@@ -119,8 +152,11 @@ def _of_latency(guard: Guard, candidate: Counted, others: Counted) -> float:
     return float(sequential.evidence_below(within, candidate.requests, guard.quantile)) if candidate.requests else 0.0
 
 
-def words(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pair]) -> str:
+def words(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pair], *, truth: tuple[Right, Right] = (Right(), Right())) -> str:
     """What was seen, in a person's words: `error_rate 4.1 % of 512, others 1.0 % of 9,802`."""
+    if guard.metric == "accuracy":
+        mine, before = (f"{one.right / one.labelled:.1%} of {one.labelled:,}" if one.labelled else "of no labels" for one in truth)
+        return f"accuracy {mine}" + (f", the others {before}" if guard.relative else "")
     if guard.metric == "agreement":
         return f"{sum(map(agreeing, pairs)):,} of {len(pairs):,} answers agree"
     told = [_told(guard, one) for one in (candidate, others)]

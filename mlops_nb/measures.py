@@ -79,16 +79,16 @@ def share(metric: str, yes: int, count: int) -> Figure:
     if not count:
         return Figure(metric=metric, count=0)
     low, high = wilson(yes, count)
-    return Figure(metric=metric, value=yes / count, low=low, high=high, count=count)
+    return Figure(metric=metric, value=float(yes / count), low=float(low), high=float(high), count=int(count))
 
 
-def wilson(yes: float, count: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share; all of 0 to 1 when nothing was counted."""
+def wilson(yes: float, count: float, *, z: float = Z) -> tuple[float, float]:
+    """Wilson's interval of a share, 95 % unless *z* says otherwise; all of 0 to 1 when nothing was counted."""
     if not count:
         return 0.0, 1.0
-    rate, spread = yes / count, Z**2 / count
+    rate, spread = yes / count, z**2 / count
     centre = (rate + spread / 2) / (1 + spread)
-    half = Z / (1 + spread) * float(np.sqrt(rate * (1 - rate) / count + spread / (4 * count)))
+    half = z / (1 + spread) * float(np.sqrt(rate * (1 - rate) / count + spread / (4 * count)))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -235,7 +235,7 @@ def _r2(truth: Array, error: Array) -> Figure:
 def _normal(metric: str, value: float, influence: Array, *, low: float | None = None, high: float | None = None) -> Figure:
     half = Z * float(np.sqrt(np.mean(influence**2) / len(influence)))
     ends = np.clip([value - half, value + half], low, high) if low is not None or high is not None else [value - half, value + half]
-    return Figure(metric=metric, value=value, low=float(ends[0]), high=float(ends[1]), count=len(influence))
+    return Figure(metric=metric, value=float(value), low=float(ends[0]), high=float(ends[1]), count=len(influence))
 
 
 def _root(square: float | None) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from . import estimates, measures, store
+from . import estimates, measures, measuring, segments, store
 from .errors import NothingToCompare, UnknownColumn
 from .measures import Array, Bin, Figure
+from .measuring import classes_of, in_order, told_of
 from .reference import ModelRef
 from .store import deployments as table
 from .store import models
@@ -21,7 +21,6 @@ from .telemetry.labels import Answers
 
 PERIODS = ("hour", "day", "week", "month")
 """What `by` may be beside a column."""
-_MOST_SEGMENTS = 12
 ASSUMED = "An estimate holds while probabilities, calibrated on the reference, mean what they did there: inputs may drift, their relation to the truth may not."
 
 
@@ -98,53 +97,24 @@ def of(
     )  # fmt: skip
 
 
-def measured(answers: Answers) -> list[Figure]:
-    """The measures of those answers whose truth is known."""
-    known = answers.where(answers.labelled)
-    if known.label is None:
-        truth, numeric = _numbers(known.truth)
-        return measures.of_numbers(truth, known.prediction[numeric])
-    probabilities, told = _told(known)
-    if probabilities is None:
-        return measures.of_classes(known.truth, known.label)
-    classes = classes_of(answers)
-    figures = measures.of_classes(known.truth, known.label, classes=classes)
-    return [*figures, *measures.of_classes(known.truth[told], known.label[told], probabilities, classes=classes)[len(figures) :]]
-
-
-def classes_of(answers: Answers) -> list[str]:
-    """Which label each column of the probabilities is of: in order, as scikit-learn has them, unless the answers tell otherwise.
-
-    A label that neither was given nor came true is not known; such a column is called `?`.
-    """
-    probabilities, told = _told(answers)
-    count = probabilities.shape[1] if probabilities is not None else 0
-    known = _ordered({*answers.label.tolist(), *answers.truth.tolist()} - {None})
-    if len(known) == count or probabilities is None:
-        return known
-    best = probabilities.argmax(axis=1)
-    found: dict[int, str] = {}
-    for column in range(count):
-        given, times = np.unique(answers.label[told][best == column].astype(str), return_counts=True)
-        if len(given):
-            found[column] = str(given[times.argmax()])
-    left = [name for name in known if name not in found.values()]
-    return [found.get(column) or (left.pop(0) if left else f"?{column}") for column in range(count)]
+def inputs_of(endpoint: str) -> list[str]:
+    """The input columns of the versions that an endpoint runs.  Raises EndpointNotFound."""
+    return _known(endpoint, None)[1]
 
 
 # ── groups ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _groups(answers: Answers, since: datetime | None, by: str | None, cuts: dict[str, Any], model: str) -> Iterator[Group]:
+def _groups(answers: Answers, since: datetime | None, by: str | None, cuts: dict[str, segments.Cut], model: str) -> Iterator[Group]:
     """One for each stretch of time and segment that has answers."""
     window = _since(answers, since)
     periods = _begins(window.time, by) if by in PERIODS else np.full(len(window), np.datetime64("NaT"))
-    words = [_segments(window, name, cut) for name, cut in cuts.items() if name in window.columns]
-    segments = np.array([", ".join(parts) for parts in zip(*words, strict=True)] if words else [""] * len(window), dtype=object)
+    words = [segments.named(name, window.columns[name], cut) for name, cut in cuts.items() if name in window.columns]
+    named = np.array([", ".join(parts) for parts in zip(*words, strict=True)] if words else [""] * len(window), dtype=object)
     for period in np.unique(periods):
         in_period = np.isnat(periods) if np.isnat(period) else periods == period
-        for segment in _ordered(set(segments[in_period].tolist())):
-            yield _group(answers, window.where(in_period & (segments == segment)), segment, period, since, model)
+        for segment in in_order(set(named[in_period].tolist())):
+            yield _group(answers, window.where(in_period & (named == segment)), segment, period, since, model)
 
 
 def _begins(times: Array, period: str) -> Array:
@@ -159,7 +129,7 @@ def _group(everything: Answers, rows: Answers, segment: str, period: Any, since:
     begin = None if np.isnat(period) else period.astype("datetime64[us]").item().replace(tzinfo=UTC)
     group = Group(
         deployment=rows.deployment, model=model, period=begin, segment=segment, kind="regressor" if rows.label is None else "classifier", answered=len(rows),
-        labelled=int(rows.labelled.sum()), figures=measured(rows) if rows.labelled.any() else [],
+        labelled=int(rows.labelled.sum()), figures=measuring.of_answers(rows) if rows.labelled.any() else [],
     )  # fmt: skip
     if rows.label is None:
         return group
@@ -171,44 +141,9 @@ def _since(answers: Answers, since: datetime | None) -> Answers:
     return answers if since is None else answers.where(answers.time >= np.datetime64(since.astimezone(UTC).replace(tzinfo=None), "us"))
 
 
-def _cuts(everything: Sequence[Answers], name: str) -> Any:
-    """Where a column's values are parted: quartiles of a number with many values, else the most frequent values."""
+def _cuts(everything: Sequence[Answers], name: str) -> segments.Cut:
     values = [one.columns[name] for one in everything if name in one.columns]
-    if not values:
-        return []
-    whole = np.concatenate(values)
-    if whole.dtype.kind in "iuf" and len(np.unique(whole)) > _MOST_SEGMENTS:
-        return np.unique(np.nanquantile(whole.astype(float), [0.25, 0.5, 0.75]))
-    given, times = np.unique([_word(value) for value in whole], return_counts=True)
-    return given[np.argsort(-times, kind="stable")][:_MOST_SEGMENTS].tolist()
-
-
-def _segments(answers: Answers, name: str, cut: Any) -> list[str]:
-    values = answers.columns[name]
-    if isinstance(cut, list):
-        return [f"{name}={word if word in cut else 'other'}" for word in map(_word, values)]
-    edges = [f"{edge:g}" for edge in cut]
-    names = [f"{name}≤{edges[0]}", *(f"{name} {low} to {high}" for low, high in itertools.pairwise(edges)), f"{name}>{edges[-1]}"]
-    numbers = values.astype(float)
-    return [f"{name}=missing" if missing else names[place] for missing, place in zip(np.isnan(numbers), np.searchsorted(cut, numbers), strict=True)]
-
-
-def _word(value: Any) -> str:
-    if value is None or value != value:
-        return "missing"
-    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
-
-
-def _ordered(words: set[str]) -> list[str]:
-    """Numbers by size, words by letter."""
-
-    def key(word: str) -> tuple[int, float, str]:
-        try:
-            return (0, float(word), word)
-        except ValueError:
-            return (1, 0.0, word)
-
-    return sorted(words, key=key)
+    return segments.cut(np.concatenate(values)) if values else []
 
 
 def _known(endpoint: str, deployment: str | None) -> tuple[dict[str, str], list[str]]:
@@ -222,31 +157,9 @@ def _known(endpoint: str, deployment: str | None) -> tuple[dict[str, str], list[
     return refs, list(dict.fromkeys(column["name"] for signature in signatures for column in signature.get("inputs", [])))
 
 
-# ── measured ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _told(answers: Answers) -> tuple[Array | None, Array]:
-    """The rows of probabilities that are there, and which those are."""
-    if answers.probabilities is None:
-        return None, np.zeros(len(answers), bool)
-    told = ~np.isnan(answers.probabilities).any(axis=1)
-    return (answers.probabilities[told] if told.any() else None), told
-
-
-def _numbers(truth: Array) -> tuple[Array, Array]:
-    """Labels as numbers, and which of them are some."""
-    values = np.full(len(truth), np.nan)
-    for place, word in enumerate(truth):
-        try:
-            values[place] = float(word)
-        except ValueError:
-            continue  # no number: it is left out, and the count says so
-    return values[~np.isnan(values)], ~np.isnan(values)
-
-
 def _curve(rows: Answers) -> list[Bin]:
     known = rows.where(rows.labelled)
-    probabilities, told = _told(known)
+    probabilities, told = told_of(known)
     if probabilities is None:
         return []
     classes = classes_of(rows)
@@ -259,7 +172,7 @@ def _curve(rows: Answers) -> list[Bin]:
 
 def _estimated(everything: Answers, rows: Answers, begin: datetime | None) -> tuple[list[Figure], str]:
     """What the measures are expected to be, and in words of which rows by which reference; or why that cannot be told."""
-    if _told(everything)[0] is None:
+    if told_of(everything)[0] is None:
         return [], "no estimate: it gives no probabilities"
     known = everything.where(everything.labelled)
     earlier = known.where(known.time < np.datetime64(begin.replace(tzinfo=None), "us")) if begin else known
@@ -276,8 +189,8 @@ def _estimated(everything: Answers, rows: Answers, begin: datetime | None) -> tu
 def expected(reference: Answers, asked: Answers) -> list[Figure]:
     """The estimated measures of *asked*, with probabilities calibrated on *reference*, whose truth is known."""
     classes = classes_of(reference)
-    by, by_told = _told(reference)
-    of_these, told = _told(asked)
+    by, by_told = told_of(reference)
+    of_these, told = told_of(asked)
     if by is None or of_these is None:
         return []
     score, column = measures.positive_side(by, reference.label[by_told], classes)

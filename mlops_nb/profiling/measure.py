@@ -137,7 +137,7 @@ def _plan(
     version, deployment = _subject(ref)
     if deployment and (kinds or cpus or isolated or allow_mismatch):
         raise UsageError(f"{deployment.ref} is measured as it runs.", hint=f"%mlops profile {version.ref} --hardware cpu --cpus 1,2")
-    environment = None if deployment else _environment(version, isolated, allow_mismatch)
+    environment = None if deployment else environment_for(version, isolated=isolated, allow_mismatch=allow_mismatch)
     usable, unavailable = _usable(version, kinds or ["cpu"], isolated=environment is not None)
     grid = [_as_it_runs(deployment)] if deployment else [Setting(kind, count) for kind in usable for count in _checked_cpus(cpus)]
     subject = deployment.ref if deployment else version.ref
@@ -169,7 +169,7 @@ def _subject(ref: ModelRef | DeploymentRef | str) -> tuple[ModelVersion, Deploym
     return version, found
 
 
-def _environment(version: ModelVersion, isolated: bool, allow_mismatch: bool) -> Environment | None:
+def environment_for(version: ModelVersion, *, isolated: bool = False, allow_mismatch: bool = False) -> Environment | None:
     """The one its servers need for themselves.  Raises BadOption when one is asked for and none was recorded."""
     if not version.environment:
         if isolated:

@@ -1,0 +1,74 @@
+"""Measures of what a deployment answered, where labels have come."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import measures
+from .measures import Array, Figure
+from .telemetry.labels import Answers
+
+
+def of_answers(answers: Answers) -> list[Figure]:
+    """The measures of those answers whose truth is known."""
+    known = answers.where(answers.labelled)
+    if known.label is None:
+        truth, numeric = _numbers(known.truth)
+        return measures.of_numbers(truth, known.prediction[numeric])
+    probabilities, told = told_of(known)
+    if probabilities is None:
+        return measures.of_classes(known.truth, known.label)
+    classes = classes_of(answers)
+    figures = measures.of_classes(known.truth, known.label, classes=classes)
+    return [*figures, *measures.of_classes(known.truth[told], known.label[told], probabilities, classes=classes)[len(figures) :]]
+
+
+def classes_of(answers: Answers) -> list[str]:
+    """Which label each column of the probabilities is of: in order, as scikit-learn has them, unless the answers tell otherwise.
+
+    A label that neither was given nor came true is not known; such a column is called `?`.
+    """
+    probabilities, told = told_of(answers)
+    count = probabilities.shape[1] if probabilities is not None else 0
+    known = in_order({*answers.label.tolist(), *answers.truth.tolist()} - {None})
+    if len(known) == count or probabilities is None:
+        return known
+    best = probabilities.argmax(axis=1)
+    found: dict[int, str] = {}
+    for column in range(count):
+        given, times = np.unique(answers.label[told][best == column].astype(str), return_counts=True)
+        if len(given):
+            found[column] = str(given[times.argmax()])
+    left = [name for name in known if name not in found.values()]
+    return [found.get(column) or (left.pop(0) if left else f"?{column}") for column in range(count)]
+
+
+def told_of(answers: Answers) -> tuple[Array | None, Array]:
+    """The rows of probabilities that are there, and which those are."""
+    if answers.probabilities is None:
+        return None, np.zeros(len(answers), bool)
+    told = ~np.isnan(answers.probabilities).any(axis=1)
+    return (answers.probabilities[told] if told.any() else None), told
+
+
+def _numbers(truth: Array) -> tuple[Array, Array]:
+    """Labels as numbers, and which of them are some."""
+    values = np.full(len(truth), np.nan)
+    for place, word in enumerate(truth):
+        try:
+            values[place] = float(word)
+        except ValueError:
+            continue  # no number: it is left out, and the count says so
+    return values[~np.isnan(values)], ~np.isnan(values)
+
+
+def in_order(words: set[str]) -> list[str]:
+    """Numbers by size, words by letter."""
+
+    def key(word: str) -> tuple[int, float, str]:
+        try:
+            return (0, float(word), word)
+        except ValueError:
+            return (1, 0.0, word)
+
+    return sorted(words, key=key)
