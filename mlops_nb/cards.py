@@ -570,7 +570,8 @@ def _drift(check: Any) -> Card:
         facts=_given(
             ("requests", f"{window.get('rows', 0):,} rows {f'of {check.deployment}' if check.deployment else ''}".strip()),
             ("compared with", f"{check.dataset}, {reference.get('rows', 0):,} rows"),
-            ("by", f"{check.engine}, alpha {report.get('alpha', '')}, {report.get('correction', '')}"),
+            ("by", f"{check.engine}, alpha {report.get('alpha', 0):.4g}, {report.get('correction', '')}"),
+            ("thresholds", report.get("promise", "")),
             ("checked", ago(check.time)),
         ),
         tables=[Table(["feature", "verdict", "test", "#p adjusted", "#effect"], rows)],
@@ -698,7 +699,6 @@ def _labelled(labelled: Any) -> Card:
     )  # fmt: skip
 
 
-_MEASURES = {"classifier": ("auc", "accuracy", "precision", "recall", "f1", "log_loss", "brier", "ece"), "regressor": ("rmse", "mae", "r2", "bias")}
 def _replay(replay: Any) -> Card:
     kept = [Mark("good", promise) if held else Mark("bad", promise) for promise, held in replay.guards.items()]
     pace = f", sent at {replay.speed:g} times their pace" if replay.speed else ""
@@ -749,6 +749,7 @@ def _comparison_tables(found: Mapping[str, Any]) -> list[Table]:
     ]
 
 
+_MEASURES = {"classifier": ("auc", "accuracy", "precision", "recall", "f1", "log_loss", "brier", "ece"), "regressor": ("rmse", "mae", "r2", "bias")}
 
 
 def _performance(found: Any) -> Card:
@@ -950,7 +951,6 @@ _ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
             ago(r.time),
         ],
     ),
-    "mlops_nb.history.Change": (
     "mlops_nb.store.replays.Replay": (
         ["candidate", "requests of", "#requests", "#agreement", "guards", "time"],
         lambda r: [
@@ -962,6 +962,7 @@ _ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
             ago(r.time),
         ],
     ),
+    "mlops_nb.history.Change": (
         ["time (UTC)", "deployment", "model", "change", "by", "why"],
         lambda c: [f"{c.time:%Y-%m-%d %H:%M:%S}", c.deployment, c.model, f"split {c.what}" if not c.deployment else _status(c.what), c.author, c.why],
     ),
@@ -1023,9 +1024,9 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.history.Serving": _serving,
     "mlops_nb.labels.Labelled": _labelled,
     "mlops_nb.performance.Performance": _performance,
-    "mlops_nb.store.events.Event": _event,
     "mlops_nb.store.replays.Replay": _replay,
     "mlops_nb.agreement.ShadowReport": _shadow_report,
+    "mlops_nb.store.events.Event": _event,
     "mlops_nb.store.environments.Environment": _environment,
     "mlops_nb.store.rehearsals.Rehearsal": _rehearsal,
     "mlops_nb.store.packages.Package": _package,

@@ -35,8 +35,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     request_timeout_seconds: float = 60.0
     start_timeout_seconds: float = 60.0
     drift_engine: str = "auto"
-    """`auto`, `alibi-detect` or `scipy`."""
+    """`auto`, `histograms`, `alibi-detect` or `scipy`."""
     drift_alpha: float = 0.01
+    drift_budget: str = "1/30d"
+    """False alarms of drift that are allowed in a period."""
+    drift_effect: float = 0.03
+    """The share of rows that must lie elsewhere before it counts as drift."""
     allowed_hosts: tuple[str, ...] = ()
     kubeconfig: str | None = None
     """How to reach Kubernetes clusters; None means `KUBECONFIG`, else `~/.kube/config`, else the pod's own account."""

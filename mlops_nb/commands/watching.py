@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import LineageRootNotFound, UsageError
-from ..grammar import A_DATASET, A_DEPLOYMENT_NAME, A_DRIFT_ENGINE, A_MOMENT, A_SUBJECT, AN_ENDPOINT, AN_ENVIRONMENT, Text, face
+from ..grammar import A_DATASET, A_DEPLOYMENT_NAME, A_DRIFT_ENGINE, A_MOMENT, A_SUBJECT, AN_ENDPOINT, AN_ENVIRONMENT, DURATION, Text, face
 from ..reference import ModelRef
 from ..shapes import Listing
 from .group import mlops
@@ -23,20 +23,43 @@ if TYPE_CHECKING:
 
 @mlops.command(
     heading="Watching",
-    examples=["drift delays", "drift delays --since 7d", "drift delays --deployment 2 --engine scipy", "drift delays --dataset flights_q1:1"],
+    examples=[
+        "drift delays",
+        "drift delays --since 7d",
+        "drift delays --deployment 2 --engine scipy",
+        "drift delays --dataset flights_q1:1",
+        "drift delays --window 1d --budget 1/30d",
+    ],
 )
 @click.argument("endpoint", type=AN_ENDPOINT)
 @click.option("--engine", type=A_DRIFT_ENGINE, help="What does the statistics.  [default: drift_engine of the settings]")
 @click.option("--since", type=A_MOMENT, help="Only requests after this, such as 2h, 7d or 2026-01-31.  [default: all that are kept]")
 @click.option("--deployment", type=A_DEPLOYMENT_NAME, help="Only requests this one answered.")
 @click.option("--dataset", type=A_DATASET, help="Compare with this data set.  [default: what the model was trained on]")
-def drift(endpoint: str, engine: str | None, since: datetime | None, deployment: str | None, dataset: ModelRef | None) -> DriftCheck:
+@click.option("--window", metavar="TIME|ROWS", help="Judge the newest 1d or 1000 rows, and with them the windows before.  [default: all as one]")
+@click.option("--budget", metavar="COUNT/TIME", help="False alarms allowed, such as 1/30d.  [default: drift_budget of the settings]")
+@click.option("--every", type=DURATION, help="How often you check, which the budget is shared out among.  [default: 1d]")
+@click.option("--effect", type=click.FloatRange(0.001, 0.5), help="Share of rows that must lie elsewhere.  [default: drift_effect of the settings]")
+def drift(
+    endpoint: str,
+    engine: str | None,
+    since: datetime | None,
+    deployment: str | None,
+    dataset: ModelRef | None,
+    window: str | None,
+    budget: str | None,
+    every: float | None,
+    effect: float | None,
+) -> DriftCheck:
     """Compare what an endpoint was asked with the data its model was trained on."""
     from .. import monitoring
 
     with face().reporting(f"checking {endpoint} for drift") as report:
         compared = str(dataset) if dataset else None
-        check = monitoring.check_drift(endpoint, deployment=deployment, since=since, dataset=compared, engine=engine, report=report)
+        check = monitoring.check_drift(
+            endpoint, deployment=deployment, since=since, dataset=compared, engine=engine, window=window, budget=budget, every_seconds=every,
+            effect=effect, report=report,
+        )  # fmt: skip
         report.step("drift" if check.is_drift else "no drift")
     return check
 

@@ -5,7 +5,8 @@ A number is a float64 with NaN where it is missing; a category is the int32 posi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ class Wanted(msgspec.Struct, frozen=True):
     name: str
     type: str
     source: str | None
+    place: tuple[int, ...] = ()
+    """Which element of the requests' column it is, where that holds arrays."""
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -57,14 +60,21 @@ def wanted(version: ModelVersion, dataset: DatasetVersion) -> list[Wanted]:
 def _elements(column: dict[str, Any], sources: list[str]) -> list[Wanted]:
     """`input[0]`, `input[1]` …, which are the data set's columns in their order when it has as many."""
     axes = (column.get("shape") or [None])[1:]
-    count = 1
-    for length in axes:
-        count *= length or 0
+    count = math.prod(length or 0 for length in axes)
     named = sources if len(sources) == count else [None] * count
-    return [Wanted(f"{column['name']}[{n}]", column["type"], source) for n, source in enumerate(named[:_MOST_ELEMENTS])]
+    return [Wanted(f"{column['name']}[{n}]", column["type"], source, _place(n, axes)) for n, source in enumerate(named[:_MOST_ELEMENTS])]
 
 
-def why_not(column: Wanted, window: Mapping[str, np.ndarray]) -> str:
+def _place(number: int, axes: list[int]) -> tuple[int, ...]:
+    """Where the element of this number stands, row by row."""
+    place: list[int] = []
+    for length in reversed(axes):
+        number, rest = divmod(number, length)
+        place.append(rest)
+    return tuple(reversed(place))
+
+
+def why_not(column: Wanted, window: Container[str]) -> str:
     """Why a column cannot be compared, or nothing."""
     if column.source is None:
         return "not in the training data"

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from .. import artifacts, store, targets, telemetry
-from ..errors import DriftCheckFailed, NothingToCompare
+from ..errors import BadOption, DriftCheckFailed, NothingToCompare
 from ..progress import SILENT, Reporter
 from ..reference import ModelRef
 from ..settings import Workspace
@@ -23,7 +23,7 @@ from ..store.checks import DriftCheck
 from ..store.datasets import DatasetVersion
 from ..store.deployments import Deployment
 from ..store.models import ModelVersion
-from . import columns, engines
+from . import columns, counting, engines, judging
 from .columns import Pair, Wanted
 from .engines import Engine
 from .reports import Compared, DriftReport, FeatureDrift
@@ -49,25 +49,56 @@ def check_drift(
     until: datetime | None = None,
     dataset: str | None = None,
     engine: str | None = None,
+    window: str | None = None,
+    budget: str | None = None,
+    every_seconds: float | None = None,
+    effect: float | None = None,
     report: Reporter = SILENT,
 ) -> DriftCheck:
     """Compare the requests of *endpoint* with its model's training data (or *dataset*), feature by feature; keep and return the verdict.
 
     Where the deployments run different versions it is those of *deployment*, else of the one with most traffic.  *since* and
-    *until* bound the window; without them it is all that is kept.  The statistics run in a process of their own, by *engine*
-    (`auto`, `alibi-detect` or `scipy`; the settings' unless given).
+    *until* bound the window; without them it is all that is kept.  *engine* is
+    `auto` (`histograms`), `histograms`, or a test of `scipy` or `alibi-detect` in a process of its own; the settings' unless given.  With
+    histograms the newest *window* (`1d`, or a number of rows) is judged, and with it those before, so that at most *budget* (`1/30d`) false alarms
+    come of a check every so many seconds (a day unless given), a false alarm being one where no more than *effect* of the rows lies elsewhere.
     Raises EndpointNotFound, DeploymentNotFound, DatasetNotFound, NothingToCompare, EngineMissing, DriftCheckFailed.
     """
     settings = Workspace.current().settings()
     chosen = engines.choose(engine or settings.drift_engine)
+    if chosen.name == "histograms":
+        spent = judging.budget(budget or settings.drift_budget, every_seconds=every_seconds)
+        length = counting.window(window) if window else counting.Window()
+        report.step(f"counting the requests of {endpoint}")
+        subject = _subject(endpoint, deployment, dataset)
+        return _kept(subject, chosen, _counted(subject, since, until, length, spent, effect or settings.drift_effect))
+    if window or budget or effect:
+        raise BadOption(f"{chosen.name} knows no windows, budget or effect.", hint="--engine histograms")
     subject = _subject(endpoint, deployment, dataset)
     report.step(f"reading the requests of {_named(subject)}")
-    window, asked = _window(subject, since, until)
+    seen, asked = _window(subject, since, until)
     report.step(f"reading {subject.dataset.ref}")
     pairs, skipped = _pairs(subject, asked)
     report.step(f"comparing {len(pairs)} columns with {chosen.name}")
     found = _compared(pairs, chosen, alpha=settings.drift_alpha) if pairs else {"is_drift": False, "engine": chosen.name, "features": []}
-    return _kept(subject, chosen, _report(subject, found, pairs, window, skipped, settings.drift_alpha, chosen))
+    return _kept(subject, chosen, _report(subject, found, pairs, seen, skipped, settings.drift_alpha, chosen))
+
+
+def _counted(subject: Subject, since: datetime | None, until: datetime | None, length: counting.Window, spent: judging.Budget, effect: float) -> DriftReport:
+    side = counting.Side(subject.endpoint, subject.deployment, subject.version, subject.dataset)
+    found = counting.compared(side, since=since, until=until, length=length, budget=spent, effect=effect)
+    if found is None:
+        raise NothingToCompare.no_requests(_named(subject), subject.endpoint, since=since)
+    if all(feature.type == "not compared" for feature in found.features):
+        raise NothingToCompare.no_column(subject.version.ref, subject.dataset.ref, _by_reason(found))
+    return found
+
+
+def _by_reason(report: DriftReport) -> dict[str, list[str]]:
+    reasons: dict[str, list[str]] = {}
+    for feature in report.features:
+        reasons.setdefault(feature.summary, []).append(feature.name)
+    return reasons
 
 
 def _named(subject: Subject) -> str:

@@ -1,4 +1,4 @@
-"""What does the statistics of a drift check: scipy here, or alibi-detect, here or in an environment of its own.
+"""What does the statistics of a drift check: counts over the reference's bins, scipy, or alibi-detect, here or in an environment of its own.
 
 alibi-detect 0.11.4 is the last version under the Apache licence 2.0 and runs on Python up to 3.11; 0.12 and later are under
 the Business Source Licence 1.1, which does not allow production use.  Beside a notebook's packages it would hold numpy below
@@ -21,8 +21,9 @@ import msgspec
 from .. import rebuilding
 from ..errors import BadOption, EngineInstallFailed, EngineMissing, LicenceNotAccepted, MissingExtra, suggested
 from ..progress import SILENT, Reporter
+from ..version import __version__
 
-NAMES = ("alibi-detect", "scipy")
+NAMES = ("histograms", "alibi-detect", "scipy")
 _APACHE, _BUSINESS = "Apache-2.0", "Business Source Licence 1.1"
 _BUSINESS_WORDS = f"{_BUSINESS}: not free for production use"
 
@@ -61,25 +62,31 @@ RECIPES = (
 
 
 def every() -> list[Engine]:
-    """Both engines, ready or not."""
-    return [_alibi_detect(), _scipy()]
+    """All engines, ready or not."""
+    return [_histograms(), _alibi_detect(), _scipy()]
 
 
 def choose(name: str | None = None) -> Engine:
-    """The engine to use: *name*, or with `auto` alibi-detect where it is there and scipy otherwise.
+    """The engine to use: *name*; `auto` is histograms.
 
     Raises BadOption, EngineMissing, MissingExtra.
     """
     if name not in (*NAMES, "auto", None):
         raise BadOption(f"No drift engine named {name!r}. There are: auto, {', '.join(NAMES)}.", hint=suggested(str(name), (*NAMES, "auto"), "auto"))
-    alibi_detect, scipy = every()
+    histograms, alibi_detect, scipy = every()
+    if name in ("histograms", "auto", None):
+        return histograms
     if name == "alibi-detect" and not alibi_detect.ready:
         raise EngineMissing("alibi-detect")
-    if name != "scipy" and alibi_detect.ready:
+    if name == "alibi-detect":
         return alibi_detect
     if not scipy.ready:
         raise MissingExtra("scipy", extra="drift", doing="A drift check")
     return scipy
+
+
+def _histograms() -> Engine:
+    return Engine(name="histograms", version=__version__, licence="Apache-2.0", ready=True, where="this environment")
 
 
 def _scipy() -> Engine:

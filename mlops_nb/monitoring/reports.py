@@ -26,6 +26,10 @@ class FeatureDrift(msgspec.Struct, frozen=True, kw_only=True):
     minimum_effect: float = 0.0
     """An effect below this is no drift, however significant."""
     is_drift: bool = False
+    kind: str = ""
+    """What drifts most: `values`, `missing`, or `new` (beyond the range, or of no category that was there); empty without drift."""
+    span: int = 1
+    """How many of the newest windows, taken together, say so."""
     new: float = 0.0
     """Share of the window's rows, 0–1, with a category, or beyond the range, that the training data never showed."""
     missing_reference: float = 0.0
@@ -58,8 +62,12 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     reference: Compared
     window: Compared
     alpha: float
-    """The chance of any false alarm in a check of unchanged data."""
+    """The chance of any false alarm that one check has."""
     correction: str
+    promise: str = ""
+    """How many false alarms the thresholds allow, in words."""
+    spans: list[int] = []
+    """How many of the newest windows were tested together."""
     features: list[FeatureDrift]
     notes: list[str] = []
     """What the reader should know: samples taken, columns not compared, too few rows, an engine's licence."""

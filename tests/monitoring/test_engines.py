@@ -48,13 +48,14 @@ def no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "engines"
 
 
-def test_without_alibi_detect_auto_is_scipy(no_engine):
-    assert engines.choose().name == engines.choose("auto").name == "scipy"
+def test_auto_is_histograms_which_are_always_there(no_engine):
+    assert engines.choose().name == engines.choose("auto").name == "histograms"
 
 
 def test_both_engines_are_listed_with_their_licences(no_engine):
-    alibi_detect, scipy = engines.every()
+    histograms, alibi_detect, scipy = engines.every()
 
+    assert (histograms.name, histograms.ready) == ("histograms", True)
     assert (alibi_detect.name, alibi_detect.ready) == ("alibi-detect", False)
     assert "Apache-2.0 up to 0.11.4" in alibi_detect.licence and "Business Source" in alibi_detect.licence
     assert (scipy.name, scipy.ready, scipy.licence) == ("scipy", True, "BSD-3-Clause")

@@ -1,0 +1,130 @@
+"""A drift check by counts: the reference as it was summarised at registration, the window straight from telemetry."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import msgspec
+
+from .. import datasets, store, telemetry
+from ..errors import BadOption
+from ..store.datasets import DatasetVersion
+from ..store.models import ModelVersion
+from ..summaries import ColumnSummary
+from ..telemetry import Asked, Windowed
+from . import columns, judging, telling
+from .columns import Wanted
+from .judging import Budget
+from .reports import Compared, DriftReport, FeatureDrift
+
+_LENGTHS = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+
+
+class Window(msgspec.Struct, frozen=True):
+    """How long a window is: in seconds or in rows; neither means all requests as one."""
+
+    seconds: float | None = None
+    size: int | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether there are windows before the newest one."""
+        return bool(self.seconds or self.size)
+
+
+def window(text: str) -> Window:
+    """`1d` or `1000`.  Raises BadOption."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _LENGTHS else (text, "")
+    if not number.isascii() or not number.isdigit() or not int(number) or len(number) > 9:
+        raise BadOption(f"{text[:40]!r} is no window.", hint="--window 1d, or --window 1000 rows")
+    return Window(seconds=int(number) * _LENGTHS[unit]) if unit else Window(size=int(number))
+
+
+class Side(msgspec.Struct, frozen=True):
+    """What is compared with what."""
+
+    endpoint: str
+    deployment: str | None
+    version: ModelVersion
+    dataset: DatasetVersion
+
+
+def compared(side: Side, *, since: datetime | None, until: datetime | None, length: Window, budget: Budget, effect: float) -> DriftReport | None:
+    """The verdict; None where no answered request is kept.  Raises FileMissing."""
+    until = until or store.now()
+    if length.seconds and since is None:
+        since = until - timedelta(seconds=length.seconds * max(judging.SPANS))
+    there = telemetry.columns(side.endpoint, deployment=side.deployment, since=since, until=until)
+    wanted, skipped = _comparable(side, there)
+    found = telemetry.histograms(
+        side.endpoint, [Asked(_column(w), shape, w.place) for w, shape in wanted], deployment=side.deployment, since=since, until=until,
+        seconds=length.seconds, size=length.size, most=max(judging.SPANS) if length.several else 1,
+    )  # fmt: skip
+    return _report(side, wanted, skipped, found, budget, effect) if found else None
+
+
+def _comparable(side: Side, there: set[str]) -> tuple[list[tuple[Wanted, ColumnSummary]], dict[str, list[str]]]:
+    """The columns with their counts in the data set, and the others by why they are not compared."""
+    known = {summary.name: summary for summary in datasets.summary(side.dataset)}
+    chosen: list[tuple[Wanted, ColumnSummary]] = []
+    skipped: dict[str, list[str]] = {}
+    for wanted in columns.wanted(side.version, side.dataset):
+        why = _why_not(wanted, known.get(wanted.source or ""), there)
+        if why:
+            skipped.setdefault(why, []).append(wanted.name)
+        else:
+            chosen.append((wanted, msgspec.structs.replace(known[wanted.source or ""], name=wanted.name)))
+    return chosen, skipped
+
+
+def _why_not(wanted: Wanted, summary: ColumnSummary | None, there: set[str]) -> str:
+    column = {_column(wanted): True} if _column(wanted) in there else {}
+    if why := columns.why_not(msgspec.structs.replace(wanted, name=_column(wanted)), column):
+        return why
+    if summary is None:
+        return "values of another kind in the training data"
+    if summary.kind == "category" and summary.distinct > max(summary.count / 2, 100):
+        return "almost all values differ, as in identifiers or free text"
+    return ""
+
+
+def _column(wanted: Wanted) -> str:
+    """The column of the requests that holds it."""
+    return wanted.name.rpartition("[")[0] if wanted.place else wanted.name
+
+
+def _report(
+    side: Side, wanted: list[tuple[Wanted, ColumnSummary]], skipped: dict[str, list[str]], found: list[Windowed], budget: Budget, effect: float
+) -> DriftReport:
+    references = [summary for _, summary in wanted]
+    judged = judging.judge(references, [one.columns for one in found], effect=effect) if references else []
+    features = sorted((telling.feature(one, alpha=budget.alpha, effect=effect) for one in judged), key=_order)
+    others = [FeatureDrift(name=name, type="not compared", test="none", summary=why) for why, names in skipped.items() for name in names]
+    spans = [span for span in judging.SPANS if span <= len(found)]
+    rows = sum(one.rows for one in found)
+    return DriftReport(
+        is_drift=any(feature.is_drift for feature in features),
+        engine="histograms",
+        reference=Compared(rows=side.dataset.rows, compared=side.dataset.rows, dataset=side.dataset.ref),
+        window=Compared(rows=rows, compared=rows, since=found[-1].first, until=found[0].last),
+        alpha=budget.alpha,
+        correction="Holm",
+        features=[*features, *others],
+        promise=budget.promise(len(references), len(spans)),
+        spans=spans,
+        notes=_notes(side, found, skipped),
+    )
+
+
+def _order(feature: FeatureDrift) -> tuple[bool, float]:
+    return not feature.is_drift, -max(feature.effect or 0.0, abs(feature.missing_window - feature.missing_reference))
+
+
+def _notes(side: Side, found: list[Windowed], skipped: dict[str, list[str]]) -> list[str]:
+    notes = []
+    if min(found[0].rows, side.dataset.rows) < judging.FEWEST_ROWS:
+        rows = f"{found[0].rows} rows against {side.dataset.rows}"
+        notes.append(f"No verdict: {rows} are too few; {judging.FEWEST_ROWS} are needed on both sides.")
+    if len(found) > 1:
+        notes.append(f"The newest window of {found[0].rows:,} rows, and with those before it, up to {len(found)} windows together.")
+    return notes + [f"Not compared ({why}): {', '.join(names)}." for why, names in skipped.items()]

@@ -1,0 +1,141 @@
+"""What was judged, as a report's features: words and a small histogram, from counts alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..summaries import ColumnSummary
+from .judging import Judged, outside
+from .reports import FeatureDrift
+
+_MOST_BINS = 30
+_EFFECTS = {"number": "Kolmogorov–Smirnov distance", "category": "total variation distance"}
+
+
+def feature(judged: Judged, *, alpha: float, effect: float) -> FeatureDrift:
+    """One feature's verdict."""
+    reference, window = judged.reference, judged.window
+    values, missing, new = judged.first("values"), judged.first("missing"), judged.first("new")
+    assert values and missing and new
+    decisive = judged.tests[0]
+    tested = values.test != "none"
+    return FeatureDrift(
+        name=reference.name,
+        type=reference.kind,
+        test=values.test,
+        p_value=values.p_value if tested else None,
+        p_adjusted=min(values.p_adjusted, new.p_adjusted) if tested else None,
+        effect=values.effect if tested else None,
+        effect_name=_EFFECTS[reference.kind] if tested else "",
+        minimum_effect=effect,
+        is_drift=decisive.p_adjusted < alpha,
+        kind=decisive.kind if decisive.p_adjusted < alpha else "",
+        span=decisive.span,
+        new=outside(reference, window) / max(window.count, 1) if tested else 0.0,
+        missing_reference=reference.missing / max(reference.rows, 1),
+        missing_window=window.missing / max(window.rows, 1),
+        missing_p_adjusted=missing.p_adjusted if missing.effect else None,
+        summary=_summary(reference, window),
+        histogram=_histogram(reference, window),
+    )
+
+
+# ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _summary(reference: ColumnSummary, window: ColumnSummary) -> str:
+    words = _words(reference, window)
+    before, now = (_percent(side.missing / max(side.rows, 1)) for side in (reference, window))
+    if reference.missing or window.missing:
+        words.append(f"missing {before} → {now}" if before != now else f"missing {now}, as before")
+    return ", ".join(words)
+
+
+def _words(reference: ColumnSummary, window: ColumnSummary) -> list[str]:
+    for side, where in ((reference, "training data"), (window, "window")):
+        if side.count < 30:
+            return [f"{side.count or 'no'} values in the {where}, 30 are needed"]
+    return _number_words(reference, window) if reference.kind == "number" else _category_words(reference, window)
+
+
+def _number_words(reference: ColumnSummary, window: ColumnSummary) -> list[str]:
+    if reference.mean is None or window.mean is None or reference.deviation is None or window.deviation is None:
+        return ["infinite values"]
+    spread, now = reference.deviation, window.deviation
+    if not spread and not now and reference.mean == window.mean:
+        return [f"always {_short(reference.mean)}"]
+    words = [f"mean {_short(reference.mean)} → {_short(window.mean)}"]
+    shift = (window.mean - reference.mean) / spread if spread else 0.0
+    if abs(shift) >= 0.05:
+        words[0] += f" ({shift:+.1f} σ)" if abs(shift) >= 0.1 else f" ({shift:+.2f} σ)"
+    if spread and not now:
+        words.append(f"stuck at {_short(window.mean)}")
+    elif not spread or not 0.8 <= now / spread <= 1.25:
+        words.append(f"spread {_short(spread)} → {_short(now)}")
+    if (share := outside(reference, window) / window.count) >= 0.01:
+        words.append(f"{_percent(share)} outside [{_short(reference.edges[0])}, {_short(reference.edges[-1])}]")
+    return words
+
+
+def _category_words(reference: ColumnSummary, window: ColumnSummary) -> list[str]:
+    before, now = _shares(reference), _shares(window)
+    if len(before) == 1 and not window.other:
+        return [f"always {next(iter(before))!r}"]
+    words = [f"new category {name!r} {_percent(count / window.count)}" for name, count in list(window.new.items())[:3] if not reference.other]
+    gone = [name for name in before if before[name] >= 0.005 and not now[name]]
+    words += [f"{name!r} {_percent(before[name])} → gone" for name in gone[:2]]
+    moved = sorted((name for name in before if now[name]), key=lambda name: -abs(now[name] - before[name]))
+    words += [f"{name!r} {_percent(before[name])} → {_percent(now[name])}" for name in moved[:2] if abs(now[name] - before[name]) >= 0.005]
+    return words or ["shares as before"]
+
+
+def _shares(side: ColumnSummary) -> dict[str, float]:
+    return {name: count / max(side.count, 1) for name, count in side.categories.items()}
+
+
+def _percent(share: float) -> str:
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 9.5 or percent == 0 else f"{percent:.1f} %" if percent >= 0.05 else "under 0.1 %"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+
+
+# ── histograms ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _histogram(reference: ColumnSummary, window: ColumnSummary) -> dict[str, Any]:
+    if not reference.count:
+        return {}
+    return _bars(reference, window) if reference.kind == "category" else _steps(reference, window)
+
+
+def _bars(reference: ColumnSummary, window: ColumnSummary) -> dict[str, Any]:
+    before = _shares(reference)
+    now = _shares(window) | {name: count / max(window.count, 1) for name, count in window.new.items()}
+    names = sorted(dict.fromkeys([*before, *now]), key=lambda name: -max(before.get(name, 0.0), now.get(name, 0.0)))[: _MOST_BINS - 1]
+    sides = [[round(side.get(name, 0.0), 6) for name in names] for side in (before, now)]
+    rest = [round(max(1 - sum(shares), 0.0), 6) if count else 0.0 for shares, count in zip(sides, (reference.count, window.count), strict=True)]
+    if max(rest) < 1e-5:
+        return {"categories": names, "reference": sides[0], "window": sides[1]}
+    return {"categories": [*names, None], "reference": [*sides[0], rest[0]], "window": [*sides[1], rest[1]]}
+
+
+def _steps(reference: ColumnSummary, window: ColumnSummary) -> dict[str, Any]:
+    """Shares in bins of equal width over all but the outermost values, read off the cumulative counts."""
+    import numpy as np
+
+    ends = np.array(reference.edges)
+    upto = [np.cumsum(side.counts[:-1]) / max(side.count, 1) for side in (reference, window)]
+    inner = ends[(upto[0] >= 0.004) & (upto[0] <= 0.997)]
+    low, high = (float(inner[0]), float(inner[-1])) if len(inner) and inner[-1] > inner[0] else (float(ends[0]), float(ends[-1]))
+    if not np.isfinite(high - low) or high - low <= 1e-12 * abs(high):
+        low, high = float(ends[-1]) - 0.5, float(ends[-1]) + 0.5
+    edges = np.linspace(low, high, _MOST_BINS + 1)
+    shares = []
+    for share in upto:
+        reached = np.interp(edges, ends, share, left=0.0)
+        reached[0], reached[-1] = 0.0, 1.0  # what lies beyond is counted in the outermost bins
+        shares.append([round(float(value), 6) for value in np.diff(reached)])
+    return {"edges": [float(f"{edge:.6g}") for edge in edges], "reference": shares[0], "window": shares[1]}
