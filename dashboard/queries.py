@@ -18,7 +18,9 @@ from mlops_nb.hardware import Hardware
 from mlops_nb.monitoring import DriftReport
 from mlops_nb.overview import NEEDS_A_LOOK
 from mlops_nb.reference import DeploymentRef, ModelRef
+from mlops_nb.store import alerts as rules
 from mlops_nb.store import checks, datasets, deployments, environments, events, models, runs
+from mlops_nb.store.alerts import Rule
 from mlops_nb.store.checks import DriftCheck, Profile
 from mlops_nb.store.datasets import DatasetVersion
 from mlops_nb.store.deployments import Deployment, TrafficChange
@@ -56,6 +58,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     shares: Shares
     drift: list[DriftCheck]
     events: list[Event]
+    fired: list[Rule]
+    """Alerts that fire and that nobody has seen or silenced yet."""
 
     @property
     def live(self) -> list[Deployment]:
@@ -69,14 +73,20 @@ def overview() -> Overview:
         count, versions = models.count(tx)
         return Overview(
             models=count, versions=versions, datasets=len(datasets.names(tx)), deployments=deployments.of(tx), shares=_shares(tx),
-            drift=checks.latest_drift(tx), events=events.latest(tx, most=8),
+            drift=checks.latest_drift(tx), events=events.latest(tx, most=8), fired=[rule for rule in rules.of(tx) if rule.firing and not rule.quiet],
         )  # fmt: skip
 
 
 def alerts(found: Overview) -> list[Alert]:
-    """Deployments that are not well and endpoints whose last check found drift, newest first."""
+    """Deployments that are not well, endpoints whose last check found drift and rules that fire, newest first."""
     sick = [_sick(d) for d in found.live if d.status in NEEDS_A_LOOK]
-    return sorted([*sick, *(_drifted(check) for check in found.drift if check.is_drift)], key=lambda alert: alert.time, reverse=True)
+    drifted = [_drifted(check) for check in found.drift if check.is_drift]
+    return sorted([*sick, *drifted, *map(_fired, found.fired)], key=lambda alert: alert.time, reverse=True)
+
+
+def _fired(rule: Rule) -> Alert:
+    line, time = f"{rule.condition}: {rule.value}", rule.since or rule.created_at
+    return Alert(status="alert", subject=rule.endpoint, line=line, time=time, page="views/rollout.py", params={"endpoint": rule.endpoint})
 
 
 def _sick(d: Deployment) -> Alert:

@@ -26,6 +26,7 @@ import psutil
 from .errors import AgentDown
 from .safety import names_a_secret
 from .settings import Workspace
+from .store import migrations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,7 @@ log = logging.getLogger("mlops_nb.agent")
 IDLE_SECONDS = 0.2
 BUSY_SECONDS = 0.03
 COMPACT_SECONDS = 15.0
-JUDGE_SECONDS = 30.0
+JUDGE_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 TROUBLED_SECONDS = 1.0
 _START_SECONDS = 10.0
@@ -46,9 +47,13 @@ _LOG_BYTES = 8_000_000
 
 
 def ensure() -> None:
-    """Have the agent look at the store now, starting it if it is not there.  Raises AgentDown when it does not come up."""
-    if wake():
+    """Have the agent look at the store now, starting it if it is not there, and another in place of one of an earlier version.
+
+    Raises AgentDown when it does not come up.
+    """
+    if wake() and not _outdated():
         return
+    _end_outdated()
     workspace = Workspace.current()
     workspace.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     log_file = workspace.run / "agent.log"
@@ -64,6 +69,27 @@ def ensure() -> None:
         if time.monotonic() > deadline or process.poll() not in (None, 0):
             raise AgentDown(log_file, _tail(log_file))
         time.sleep(0.02)
+
+
+def _outdated() -> bool:
+    """Whether the agent that runs is of an earlier version, which cannot read a store that this one has migrated."""
+    try:
+        return int(_knows().read_text()) < len(migrations.STEPS)
+    except (FileNotFoundError, ValueError):
+        return True
+
+
+def _end_outdated() -> None:
+    """End such an agent, and nothing that it started: the next one goes on with that."""
+    begun = time.monotonic()
+    while running() and _outdated() and time.monotonic() - begun < _START_SECONDS:
+        _end_agent(patient=time.monotonic() - begun < _START_SECONDS / 2)
+        time.sleep(0.02)
+
+
+def _knows() -> Path:
+    """Where an agent says up to which step of the schema it can read a store."""
+    return Workspace.current().run / "agent.schema"
 
 
 def _plain_environment() -> dict[str, str]:
@@ -125,6 +151,7 @@ def main() -> None:
     with _only_one() as lock:
         if lock is None:
             return
+        _knows().write_text(str(len(migrations.STEPS)), encoding="utf-8")
         with _woken() as pipe:
             _be_the_agent(lock, pipe)
 

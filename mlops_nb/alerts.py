@@ -1,4 +1,4 @@
-"""Alerts: rules about an endpoint's requests, judged by the agent every half minute on what was captured.
+"""Alerts: rules about an endpoint's requests, judged by the agent every ten seconds on what was captured.
 
     error_rate > 5% for 5m        the share of answers of status 400 or above in the last five minutes, once there are 20 of them
     p99 > 200ms for 10m           a quantile of their latency: p50, p90, p95, p99, p99.9
@@ -20,6 +20,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -241,6 +242,7 @@ def expected(before: Sequence[int], *, looks: int = LOOKS_A_MONTH) -> tuple[floa
     return max(0.0, low), high
 
 
+@lru_cache
 def student_quantile(probability: float, degrees: int) -> float:
     """Student's t: the value that is not passed with this probability (above 0.5), by integrating its density over the angle."""
     import numpy as np

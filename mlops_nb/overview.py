@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import store
 from .settings import Workspace
-from .store import checks, deployments, events, models
+from .store import alerts, checks, deployments, events, models
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .store.alerts import Rule
     from .store.checks import DriftCheck
     from .store.deployments import Deployment, Endpoint
     from .store.models import Headline
@@ -33,14 +34,14 @@ def summary(*, most_events: int = 20) -> dict[str, Any]:
         headlines, (model_count, _) = models.headlines(tx), models.count(tx)
         endpoints, running, drift = deployments.endpoints(tx), deployments.of(tx), checks.latest_drift(tx)
         shares = {endpoint.name: deployments.traffic(tx, endpoint.name) for endpoint in endpoints}
-        latest = events.latest(tx, most=most_events)
+        latest, rules = events.latest(tx, most=most_events), alerts.of(tx)
     return {
         "workspace": str(workspace.root),
         "models": [_model(name, list(versions)) for name, versions in groupby(headlines, key=lambda headline: headline.model)],
         "model_count": model_count,
         "endpoints": [_endpoint(endpoint, [d for d in running if d.endpoint == endpoint.name], shares[endpoint.name]) for endpoint in endpoints],
         "live": sum(deployment.status == "healthy" for deployment in running),
-        "alerts": _alerts(running, drift),
+        "alerts": _alerts(running, drift, [rule for rule in rules if rule.firing and not rule.quiet]),
         "events": [{"type": event.type, "subject": event.subject, "time": event.time.isoformat()} for event in latest],
     }
 
@@ -95,10 +96,16 @@ def _reason(deployment: Deployment) -> str:
     return f"{first} ({deployment.reason.where})" if deployment.reason.where else first
 
 
-def _alerts(running: Sequence[Deployment], drift: Sequence[DriftCheck]) -> list[dict[str, Any]]:
+def _alerts(running: Sequence[Deployment], drift: Sequence[DriftCheck], fired: Sequence[Rule]) -> list[dict[str, Any]]:
     """Newest first."""
     sick = [_sick(deployment) for deployment in running if deployment.wanted == "running" and deployment.status in NEEDS_A_LOOK]
-    return sorted([*sick, *(_drifted(check) for check in drift if check.is_drift)], key=lambda alert: alert["time"], reverse=True)
+    drifted = [_drifted(check) for check in drift if check.is_drift]
+    return sorted([*sick, *drifted, *map(_fired, fired)], key=lambda alert: alert["time"], reverse=True)
+
+
+def _fired(rule: Rule) -> dict[str, Any]:
+    time = (rule.since or rule.created_at).isoformat()
+    return {"kind": "rule", "status": "alert", "subject": rule.id, "text": f"{rule.condition}: {rule.value}", "time": time}
 
 
 def _sick(deployment: Deployment) -> dict[str, Any]:

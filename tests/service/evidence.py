@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import msgspec
+import numpy as np
 
 from mlops_nb import canary, guards, sequential, store
 from mlops_nb.canary import Evidence, Look, Stage
@@ -36,18 +37,19 @@ def _evidence(begun: datetime, error_rate: float) -> Evidence:
     stages, trail = [], []
     for number, percent in enumerate((5, 25)):
         since = begun + timedelta(minutes=number * LOOKS / 6)
-        for look in range(1, LOOKS + 1):
-            mine, others = _counted(look * percent, error_rate), _counted(look * (100 - percent), 0.004)
-            found = {
-                GUARDS[0]: float(sequential.evidence_of_more(mine.errors, mine.requests, others.errors, others.requests, 0.005)),
-                GUARDS[1]: -0.2 - look / 100,
-            }
-            rates = [float(end) for one in (mine, others) for end in sequential.interval(one.errors, one.requests)]
-            trail.append(Look(time=since + timedelta(seconds=10 * look), percent=percent, requests=mine.requests, evidence=found, rates=rates))
-        stages.append(Stage(percent=percent, since=since, until=trail[-1].time, candidate=mine, others=others, evidence=found))
+        asked = [np.arange(1, LOOKS + 1) * share for share in (percent, 100 - percent)]
+        failed = [np.round(count * rate) for count, rate in zip(asked, (error_rate, 0.004), strict=True)]
+        against = sequential.evidence_of_more(failed[0], asked[0], failed[1], asked[1], 0.005)
+        ends = [end for errors, count in zip(failed, asked, strict=True) for end in sequential.interval(errors, count)]
+        found = [{GUARDS[0]: float(one), GUARDS[1]: -0.2 - look / 100} for look, one in enumerate(against, start=1)]
+        trail += [
+            Look(time=since + timedelta(seconds=10 * look + 10), percent=percent, requests=int(asked[0][look]), evidence=found[look],
+                 rates=[float(end[look]) for end in ends])
+            for look in range(LOOKS)
+        ]  # fmt: skip
+        mine, others = (
+            Counted(requests=int(count[-1]), errors=int(errors[-1]), latencies={700: int(count[-1])}) for count, errors in zip(asked, failed, strict=True)
+        )
+        stages.append(Stage(percent=percent, since=since, until=trail[-1].time, candidate=mine, others=others, evidence=found[-1]))
     verdict = "; ".join(guards.words(guards.parse(text), mine, others, ()) for text in GUARDS)
     return Evidence(stages=stages, trail=trail, level=sequential.threshold(0.025), needed=3000, verdict=verdict)
-
-
-def _counted(requests: int, error_rate: float) -> Counted:
-    return Counted(requests=requests, errors=round(requests * error_rate), latencies={700: requests})
