@@ -82,6 +82,8 @@ if tried := next((p for p in reversed(newest) if any(point.get("curve") for poin
     st.caption("Latency counts from when a request was due. Hollow marks did not keep the objective.")
 
 st.subheader("Measurements", anchor=False)
+held = {p.subject: f"{p.settings['limits']}; environment: {p.settings.get('environment') or 'as here'}" for p in shown if p.settings.get("limits")}
+st.caption("  \n".join(parts.plain(f"{subject}: {words}") for subject, words in held.items()))
 rows = [
     {
         "measured": p.subject,

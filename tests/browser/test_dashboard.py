@@ -11,9 +11,10 @@ from pathlib import Path
 
 import a_busy_workspace
 import pytest
+from living import churn_model
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
-from mlops_nb import dashboards, settings
+from mlops_nb import dashboards, hardware, profiling, settings
 
 pytestmark = pytest.mark.xdist_group("dashboard")
 
@@ -156,6 +157,26 @@ def test_the_downloaded_events_hold_them_all_and_no_formula(vandalised_address, 
     rows = list(csv.DictReader(io.StringIO(download.value.path().read_text())))
     assert len(rows) > 70
     assert '\'=HYPERLINK("http://evil.example","open")' in {row["subject"] for row in rows}
+
+
+def test_what_was_really_measured_is_shown_with_its_limits_environment_and_hardware(tmp_path, light_tab):
+    def measure() -> None:
+        churn_model()
+        profiling.profile("churn:1", cpus=[1], batches=[1, 16], objective="p95=400ms", seconds=3)
+
+    with running_dashboard(tmp_path / ".mlops", measure) as url:
+        errors = watched(light_tab)
+        settle(light_tab, f"{url}/profiling")
+
+        expect(light_tab.get_by_text("churn:1: cores by CPU affinity; memory is measured, not limited; environment: as here")).to_be_visible()
+        expect(light_tab.get_by_text("one instance keeps p95 ≤ 400 ms").first).to_be_visible()
+        expect(light_tab.get_by_test_id("stPlotlyChart")).to_have_count(3)
+        keep(light_tab, "profiling-measured")
+
+        settle(light_tab, f"{url}/hardware")
+        expect(light_tab.get_by_text(hardware.cpu_model()).first).to_be_attached()
+        keep(light_tab, "hardware-here")
+        assert errors == []
 
 
 def test_a_picture_for_the_readme(address, browser):

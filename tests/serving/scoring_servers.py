@@ -18,7 +18,8 @@ import msgspec
 
 from mlops_nb.store.deployments import Reason
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 150.0
+"""A server takes a second or two of CPU to start, which is a minute on a machine where twenty others want the same two cores."""
 
 
 class Running:
