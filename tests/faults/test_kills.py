@@ -147,3 +147,15 @@ def _of(workspace: Workspace) -> list[psutil.Process]:
         except psutil.Error:
             continue  # it ended while we looked
     return found
+
+
+@pytest.mark.parametrize("left", [None, "2"], ids=["one that left no word", "one of an earlier schema"])
+def test_an_agent_of_an_earlier_version_makes_way_for_this_one_and_what_ran_runs_on(churn: Workspace, left: str | None) -> None:
+    word, earlier, server = churn.run / "agent.schema", agent_pid(churn), deployment("churn/1").handle["pid"]
+    word.write_text(left) if left else word.unlink()
+    (churn.run / "gateway" / "splits.json").write_text('{"resources": []}')  # as an earlier version left it
+
+    traffic.split("churn", {"1": 100, "2": 0})
+
+    assert agent_pid(churn) != earlier and not psutil.pid_exists(earlier)
+    assert deployment("churn/1").handle["pid"] == server
