@@ -16,7 +16,7 @@ from mlops_nb.errors import closest, listed
 
 from . import table
 
-FAMILIES = ("startup", "metadata", "registering", "deploying", "serving", "packaging")
+FAMILIES = ("startup", "metadata", "registering", "deploying", "serving", "packaging", "telemetry")
 QUIET_LOAD = 1.5
 OUT = Path(__file__).parent / "out" / "figures.json"
 
