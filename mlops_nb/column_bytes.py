@@ -1,8 +1,8 @@
 """Many numbers in a line: their bytes in base64 instead of their digits.
 
 A line's `packed` is a list of groups, each `{"columns": [names], "type": "<f4", "shape": [columns, rows, …], "data": base64}`, of
-columns that its `inputs` lack.  Measured on 64 rows of 30 numbers: digits 34 µs and
-22 kB, this 13 µs and 10 kB; the digits are left to whoever reads the payload, which is another process.
+columns that its `inputs` lack.  Measured on 64 rows of 30 numbers, in CPU time on a busy machine: digits (orjson) 47 µs and
+21 kB, this 18 µs and 10 kB; the digits are left to whoever reads the payload, which is another process.
 """
 
 from __future__ import annotations

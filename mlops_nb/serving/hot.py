@@ -8,7 +8,7 @@ caller's data never fails another's.  A model is batched only when at its start 
 rows asked together and alone (`trial.batching`).
 
 Measured as CPU of the server for each request, 16 connections, a forest of 100 trees on 30 features, every request with other
-rows, on two cores that others used too (so these are ratios of CPU time, not of the clock):
+rows, on two cores that others used too (so these are ratios of CPU time, not of the clock; `python -m bench serving` prints them):
 
     one row    beside an echo of the body through Granian (49–57 µs): JSON 93–100 % of its speed, 85–88 % with payloads kept; binary as JSON
     64 rows    beside ONNX Runtime alone (310 µs): JSON 69 %, 61 % with payloads kept; binary 87 %, 76 % with payloads kept
