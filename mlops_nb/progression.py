@@ -90,8 +90,9 @@ def hold(tx: store.Transaction, rollout: Rollout, reason: str) -> None:
     rollouts.change(tx, rollout, status="held", reason=reason, next_time=store.now() + timedelta(seconds=HELD_SECONDS))
 
 
-def end(tx: store.Transaction, rollout: Rollout, status: rollouts.Status, reason: str) -> None:
-    """Note how a rollout ended, and tell it as an event."""
-    rollouts.change(tx, rollout, status=status, reason=reason)
+def end(tx: store.Transaction, rollout: Rollout, status: rollouts.Status, reason: str) -> Rollout:
+    """Note how a rollout ended, and tell it as an event; returns it as it is then."""
+    ended = rollouts.change(tx, rollout, status=status, reason=reason)
     what = {"done": "RolloutCompleted", "rolled back": "RolloutRolledBack"}.get(status, "RolloutCancelled")
     events.record(tx, what, subject=rollout.endpoint, data={"rollout": rollout.id, "deployment": rollout.deployment, "reason": reason})
+    return ended

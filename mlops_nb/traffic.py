@@ -15,6 +15,7 @@ from .errors import BadOption, NothingToPromote, NothingToRollBack, RolloutUnder
 from .guards import Expected
 from .reference import DeploymentRef
 from .rollout import EndpointView
+from .settings import Workspace
 from .store import deployments as table
 from .store import events, rollouts
 from .store.rollouts import Rollout
@@ -162,6 +163,7 @@ def canary(
     watched = [guards.parse(promise) for promise in promises]
     before = _served_by_others(ref)
     terms = Terms(
+    _check_answers_kept(watched)
         guards=watched, alpha=alpha, harm=harm, needed=needed, least=least, patience_seconds=patience_seconds, expected=_expected(ref, before, harm),
         before=before, copies=_COPIES if any(guard.metric == "agreement" for guard in watched) else 0,
     )  # fmt: skip
@@ -171,6 +173,13 @@ def canary(
 def _served_by_others(ref: DeploymentRef) -> dict[str, int]:
     """The split before, which a candidate is compared with and rolled back to."""
     with store.reading() as tx:
+def _check_answers_kept(watched: Sequence[guards.Guard]) -> None:
+    """Agreement is judged by all answers: of a sample the failures would count for more than their share."""
+    percent = Workspace.current().settings().capture_payload_percent
+    if percent < 100 and any(guard.metric == "agreement" for guard in watched):
+        raise BadOption(f"Agreement needs all answers, and {percent:g} % of them are kept.", hint="capture_payload_percent = 100 in [tool.mlops], then deploy again")
+
+
         targets.require(table.get(tx, ref.endpoint, ref.name or "").target, "traffic", "capture")  # it is judged by what was captured
         shares = {name: share for name, share in table.traffic(tx, ref.endpoint).items() if share and name != ref.name}
     if not shares:
@@ -186,16 +195,19 @@ def _expected(ref: DeploymentRef, before: Mapping[str, int], harm: float) -> Exp
 
 
 def cancel(endpoint: str, *, why: str = "") -> list[Rollout]:
-    """Have no rollout of *endpoint* go on; the split stays as it is.  Returns those that were under way.  Raises EndpointNotFound."""
+    """Have no rollout of *endpoint* go on; the split stays as it is.  Returns those that it ended.  Raises EndpointNotFound."""
     with store.writing() as tx:
         table.endpoint(tx, endpoint)
         return _cancel(tx, endpoint, why or "cancelled by hand")
 
 
 def of(endpoint: str | None = None) -> list[Rollout]:
-    """Rollouts (of *endpoint*), newest first."""
+    """Rollouts (of *endpoint*), newest first.  Raises EndpointNotFound where there is and was none of that name."""
     with store.reading() as tx:
-        return rollouts.of(tx, endpoint)
+        found = rollouts.of(tx, endpoint)
+        if endpoint and not found:
+            table.endpoint(tx, endpoint)
+        return found
 
 
 def check_free(tx: store.Transaction, endpoint: str) -> None:
@@ -271,14 +283,11 @@ def _known_by(sticky: str | None) -> str | None:
 
 
 def _cancel(tx: store.Transaction, endpoint: str, reason: str) -> list[Rollout]:
-    under_way = rollouts.going(tx, endpoint)
-    for plan in under_way:
-        _end(tx, plan, "cancelled", reason)
-    return under_way
+    return [_end(tx, plan, "cancelled", reason) for plan in rollouts.going(tx, endpoint)]
 
 
-def _end(tx: store.Transaction, plan: Rollout, status: rollouts.Status, reason: str) -> None:
-    progression.end(tx, plan, status, reason)
+def _end(tx: store.Transaction, plan: Rollout, status: rollouts.Status, reason: str) -> Rollout:
+    return progression.end(tx, plan, status, reason)
 
 
 def _earlier(changes: Sequence[table.TrafficChange], healthy: set[str], before: Mapping[str, int] | None) -> dict[str, int] | None:

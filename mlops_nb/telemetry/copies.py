@@ -5,6 +5,7 @@ A copy of a request has the request's own id with a mark behind it, given by the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,8 @@ def pairs(endpoint: str, shadow: str, *, since: datetime | None = None, until: d
             FROM (SELECT * FROM ({answered}) WHERE {where}) a JOIN (SELECT * FROM ({copies}) WHERE suffix(id, '{COPY_MARK}')) c
             ON c.id = a.id || '{COPY_MARK}' ORDER BY a.time DESC LIMIT {int(most)}"""
         names = Pair.__struct_fields__
-        return [_pair(dict(zip(names, row, strict=True))) for row in cursor.execute(sql, bounds).fetchall()]
+        found = (_pair(dict(zip(names, row, strict=True))) for row in cursor.execute(sql, bounds).fetchall())
+        return [pair for pair in found if _kept(pair.status, pair.outputs) and _kept(pair.shadow_status, pair.shadow_outputs)]
 
     return _steady(places, ask)
 
@@ -144,6 +146,11 @@ def _answers(cursor: duckdb.DuckDBPyConnection, standing: Standing, since: datet
     fields = ", ".join(f"{rows.quoted(rows.name_of(column))} := {rows.quoted(column)}" for column in kept)
     packed = f"to_json(struct_pack({fields}))" if kept else "'{}'::JSON"
     return f"SELECT id, time, rows, latency_ms, status, {packed}::VARCHAR AS outputs FROM ({table})"
+
+
+def _kept(status: int, outputs: Mapping[str, Any]) -> bool:
+    """Whether an answer was kept; a failure has none to keep."""
+    return bool(outputs) or status >= 400
 
 
 def _pair(row: dict[str, Any]) -> Pair:

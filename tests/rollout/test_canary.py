@@ -139,3 +139,17 @@ def test_there_must_be_something_to_compare_with(churn: Workspace) -> None:
     with pytest.raises(errors.BadOption):
         traffic.canary("churn/2", promises=["auc>=0.7"])
     assert traffic.of("churn") == []
+
+
+def test_agreement_is_not_judged_by_a_sample_of_the_answers(churn: Workspace) -> None:
+    (churn.root / "config.toml").write_text("capture_payload_percent = 10\n")
+    with pytest.raises(errors.BadOption, match="10 % of them are kept"):
+        traffic.canary("churn/2", promises=["agreement>=0.95"])
+    assert traffic.of("churn") == []
+
+
+def test_a_rollout_that_was_cancelled_is_told_as_cancelled(churn: Workspace) -> None:
+    traffic.ramp("churn/2", [60, 70], every_seconds=600.0)
+    assert [plan.status for plan in traffic.cancel("churn")] == ["cancelled"]
+    with pytest.raises(errors.EndpointNotFound):
+        traffic.of("nobody")

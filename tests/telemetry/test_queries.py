@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 from mlops_nb import telemetry
 from mlops_nb.errors import BadName
 from mlops_nb.serving.capture import Capture, Record
+from mlops_nb.telemetry.copies import agreeing
 
 A_DAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=5)
 
@@ -267,3 +269,14 @@ def test_a_tensor_of_many_numbers_keeps_its_shape(recorded):
 
     assert before == after
     np.testing.assert_array_equal(np.array(after, dtype=np.float32), rows)
+
+
+def test_two_answers_are_compared_only_where_both_were_kept(workspace):
+    now = datetime.now(UTC)
+    for deployment, mark, kept in (("1", "", {0, 1}), ("2", "~shadow", {0, 2})):
+        folder = workspace.telemetry / "endpoint=delays" / f"deployment={deployment}"
+        folder.mkdir(parents=True)
+        lines = [{"time": now.isoformat(), "id": f"r{n}{mark}", "rows": 1, "latency_ms": 1.5, "status": 200} for n in range(4)]
+        whole = [line | ({"inputs": {"a": [1.0]}, "outputs": {"label": [1]}} if n in kept else {}) for n, line in enumerate(lines)]
+        (folder / "closed-1.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in whole))
+    assert [(pair.id, agreeing(pair)) for pair in telemetry.pairs("delays", "2")] == [("r0", True)]
