@@ -33,6 +33,7 @@ GROUPS = {
         st.Page("views/rollout.py", title="Rollout traffic", icon=":material/alt_route:"),
         st.Page("views/targets.py", title="Targets", icon=":material/dns:"),
         st.Page("views/fleet.py", title="Fleet", icon=":material/sensors:"),
+        st.Page("views/performance.py", title="Performance", icon=":material/target:"),
         st.Page("views/drift.py", title="Drift", icon=":material/ssid_chart:"),
         st.Page("views/events.py", title="Events", icon=":material/list_alt:"),
     ],

@@ -15,6 +15,7 @@ from mlops_nb.safety import text_for
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from mlops_nb.performance import Group
     from mlops_nb.store.checks import DriftCheck, Profile
     from mlops_nb.store.deployments import TrafficChange
 
@@ -363,3 +364,62 @@ def _finished(figure: go.Figure, **layout: Any) -> go.Figure:
     common = {"margin": {"l": 8, "r": 8, "t": 36, "b": 8}, "hovermode": "x unified", "legend": legend}
     figure.update_layout(**common | layout)
     return figure
+
+
+# ── truth ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def performance(groups: Sequence[Group], metric: str) -> go.Figure:
+    """One measure of each group with its interval: filled where labels came, hollow and dashed where it is estimated."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for number, (name, many) in enumerate(_series(groups).items()):
+        colour, shape = COLOURS[number % len(COLOURS)], SHAPES[number % len(SHAPES)]
+        for kind, found in (("measured", [group.figure(metric) for group in many]), ("estimated", [group.expected(metric) for group in many])):
+            at = [(group.period or "all", one) for group, one in zip(many, found, strict=True) if one]
+            if at:
+                figure.add_trace(_with_interval(f"{name} {kind}", at, colour=colour, shape=shape if kind == "measured" else f"{shape}-open"))
+    figure.update_yaxes(title=text_for("html", metric), gridcolor=_GRID)
+    return _finished(figure, height=380, hovermode="closest")
+
+
+def _series(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    grouped: dict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        grouped[text_for("html", f"{group.deployment} {group.segment}".strip())].append(group)
+    return dict(grouped)
+
+
+def _with_interval(name: str, at: Sequence[tuple[Any, Any]], *, colour: str, shape: str) -> Any:
+    import plotly.graph_objects as go
+
+    values = [one.value for _, one in at]
+    above, below = [one.high - one.value for _, one in at], [one.value - one.low for _, one in at]
+    return go.Scatter(
+        x=[when for when, _ in at], y=values, name=name, mode="lines+markers", marker={"symbol": shape, "size": 9, "color": colour},
+        line={"color": colour, "width": 1, "dash": "dash" if "open" in shape else "solid"}, error_y={"array": above, "arrayminus": below, "thickness": 1},
+        customdata=[one.count for _, one in at], hovertemplate=f"%{{y:.3~g}} over %{{customdata:,}} rows<extra>{name}</extra>",
+    )  # fmt: skip
+
+
+def calibration(groups: Sequence[Group]) -> go.Figure:
+    """The share that came true by the probability that was said, beside the line on which both are one."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", name="as said", line={"color": _QUIET, "dash": "dot", "width": 1}, hoverinfo="skip"))
+    for number, group in enumerate(groups):
+        bins, name = group.calibration, text_for("html", f"{group.deployment} {group.segment}".strip())
+        colour, shape = COLOURS[number % len(COLOURS)], SHAPES[number % len(SHAPES)]
+        reach = {"array": [one.high - one.true for one in bins], "arrayminus": [one.true - one.low for one in bins], "thickness": 1}
+        figure.add_trace(
+            go.Scatter(
+                x=[one.said for one in bins], y=[one.true for one in bins], name=name, mode="lines+markers",
+                marker={"symbol": shape, "size": 8, "color": colour},
+                line={"color": colour, "width": 1}, error_y=reach, customdata=[one.count for one in bins],
+                hovertemplate=f"said %{{x:.2f}}, true %{{y:.2f}} of %{{customdata:,}}<extra>{name}</extra>",
+            )
+        )  # fmt: skip
+    figure.update_xaxes(title="probability said", range=[0, 1], gridcolor=_GRID)
+    figure.update_yaxes(title="share that came true", range=[0, 1], gridcolor=_GRID)
+    return _finished(figure, height=380, hovermode="closest")

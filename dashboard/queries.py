@@ -13,7 +13,8 @@ import msgspec
 import parts
 
 from mlops_nb import hardware, store, targets, telemetry
-from mlops_nb.errors import MlopsError, NotFound
+from mlops_nb import performance as judging
+from mlops_nb.errors import MlopsError, NotFound, NothingToCompare
 from mlops_nb.hardware import Hardware
 from mlops_nb.monitoring import DriftReport
 from mlops_nb.overview import NEEDS_A_LOOK
@@ -410,3 +411,25 @@ def event_row(event: Event) -> dict[str, Any]:
 
 def _as_text(data: Mapping[str, Any]) -> str:
     return msgspec.json.encode(data).decode() if data else ""
+
+
+# ── truth ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def inputs(endpoint: str) -> list[str]:
+    """The input columns of the versions that an endpoint runs."""
+    return judging.inputs_of(endpoint)
+
+
+def performance(endpoint: str, *, by: str | None, segment: str | None) -> judging.Performance | None:
+    """How good an endpoint's answers were; None when none is kept."""
+    try:
+        return judging.of(endpoint, by=by, segment=segment)
+    except NothingToCompare:
+        return None
+
+
+def overall(endpoint: str) -> list[judging.Group]:
+    """A group for each deployment, over all of the time."""
+    found = performance(endpoint, by=None, segment=None)
+    return found.groups if found else []

@@ -5,8 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from . import measures
+from .errors import BadOption, closest
 from .measures import Array, Figure
 from .telemetry.labels import Answers
+
+METRICS = ("accuracy", "precision", "recall", "f1", "auc", "log_loss", "brier", "ece", "rmse", "mae", "r2", "bias")
+
+
+def checked(metric: str) -> str:
+    """*metric*, when it is one.  Raises BadOption."""
+    if metric not in METRICS:
+        raise BadOption(f"{metric[:60]!r} is no measure. Measures: {', '.join(METRICS)}.", hint=f"--metric {closest(metric, METRICS) or 'auc'}")
+    return metric
 
 
 def of_answers(answers: Answers) -> list[Figure]:

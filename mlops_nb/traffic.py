@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from . import agent, gateway, guards, progression, rollout, splits, store, targets, telemetry
+from . import agent, gateway, guards, measuring, progression, rollout, splits, store, targets, telemetry
 from . import canary as judging
 from .canary import Terms
 from .errors import BadOption, NothingToPromote, NothingToRollBack, RolloutUnderWay
@@ -139,6 +139,7 @@ def canary(
     steps: Sequence[int] = STEPS,
     *,
     promises: Sequence[str] = PROMISES,
+    metrics: Sequence[str] = (),
     every_seconds: float = 600.0,
     alpha: float = 0.05,
     harm: float = 0.02,
@@ -149,7 +150,8 @@ def canary(
 ) -> Rollout:
     """Have the agent give a deployment more and more of the requests while guards watch it, and promote it or roll it back by itself.
 
-    *promises* are guards such as `error_rate<=+0.5pp`, `p95<=+10%` or `agreement>=0.95`, for which it is sent copies.  A candidate that
+    *promises* are guards such as `error_rate<=+0.5pp`, `p95<=+10%` or `agreement>=0.95`, for which it is sent copies; `accuracy>=-1pp` is judged by the labels
+    that come (`labels`), and *metrics*, such as `auc`, are told beside the guards by the same labels.  A candidate that
     keeps them is rolled back with probability *alpha* at most, however often it is looked at.  It is promoted once it answered *needed*
     requests; unless given, as many as find a rise of the error rate by *harm* (0.02: two percentage points) with probability 0.8.
     Raises EndpointNotFound, DeploymentNotFound, BadOption, RolloutUnderWay, TargetCannot.
@@ -163,8 +165,8 @@ def canary(
     watched = [guards.parse(promise) for promise in promises]
     before = _served_by_others(ref)
     terms = Terms(
-    _check_answers_kept(watched)
-        guards=watched, alpha=alpha, harm=harm, needed=needed, least=least, patience_seconds=patience_seconds, expected=_expected(ref, before, harm),
+        guards=watched, metrics=[measuring.checked(name) for name in metrics],
+        alpha=alpha, harm=harm, needed=needed, least=least, patience_seconds=patience_seconds, expected=_expected(ref, before, harm),
         before=before, copies=_COPIES if any(guard.metric == "agreement" for guard in watched) else 0,
     )  # fmt: skip
     return _planned(ref, "canary", list(steps), every_seconds=every_seconds, at=None, why=why, settings=judging.settings(terms))

@@ -115,12 +115,14 @@ A_PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
         "canary delays:4",
         'canary delays/4 --steps 5,25,50,100 --guard "error_rate<=+0.5pp" "p95<=+10%" "agreement>=0.95" --every 10m',
         "canary delays/4 --guard 'error_rate<=2%' --needed 500",
+        "canary delays/4 --guard 'accuracy>=-1pp' --metric auc",
     ],
 )
 @click.argument("subject", metavar="MODEL|DEPLOYMENT", type=A_MODEL_OR_DEPLOYMENT)
 @click.argument("more", metavar="", nargs=-1)
 @click.option("--steps", type=SEVERAL_PERCENT, help="Percentages it is given one after another.  [default: 5,25,50,100]")
 @click.option("--guard", "promises", multiple=True, metavar="PROMISE", help="What it must keep; may be repeated.  [default: error_rate<=+0.5pp p95<=+10%]")
+@click.option("--metric", "metrics", metavar="NAME", multiple=True, help="A measure by labels, such as auc, told beside the guards; may be repeated.")
 @click.option("--every", type=DURATION, help="How long each step lasts at least.  [default: 10m]")
 @click.option(
     "--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="X", default=0.05, help="Probability of a false rollback.  [default: 0.05]"
@@ -136,6 +138,7 @@ def canary(
     more: Sequence[str],
     steps: list[int] | None,
     promises: Sequence[str],
+    metrics: Sequence[str],
     every: float | None,
     alpha: float,
     needed: int | None,
@@ -151,8 +154,8 @@ def canary(
 
     ref = _candidate(subject, endpoint)
     return division.canary(
-        ref, steps or division.STEPS, promises=[*promises, *more] or division.PROMISES, every_seconds=600.0 if every is None else every, alpha=alpha,
-        needed=needed, patience_seconds=patience or 86_400.0, why=why,
+        ref, steps or division.STEPS, promises=[*promises, *more] or division.PROMISES, metrics=metrics,
+        every_seconds=600.0 if every is None else every, alpha=alpha, needed=needed, patience_seconds=patience or 86_400.0, why=why,
     )  # fmt: skip
 
 

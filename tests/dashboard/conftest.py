@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from mlops_nb import dashboards
 
-PAGES = ("overview", "models", "lineage", "profiling", "hardware", "deployments", "rollout", "drift", "events", "fleet", "targets")
+PAGES = ("overview", "models", "lineage", "profiling", "hardware", "deployments", "rollout", "performance", "drift", "events", "fleet", "targets")
 
 OpenPage = Callable[..., AppTest]
 

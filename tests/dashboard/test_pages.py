@@ -7,7 +7,7 @@ import pytest
 from mlops_nb import store
 from mlops_nb.store import models
 
-PAGES = ("overview", "models", "lineage", "profiling", "hardware", "deployments", "rollout", "drift", "events", "fleet", "targets")
+PAGES = ("overview", "models", "lineage", "profiling", "hardware", "deployments", "rollout", "performance", "drift", "events", "fleet", "targets")
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -1,0 +1,51 @@
+"""The Performance page: measures where labels came, estimates where they did not, and the line to paste where there is nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlops_nb import labels, telemetry
+
+
+@pytest.fixture
+def labelled(busy):
+    """The busy workspace's `delays`, whose requests have labels."""
+    random = np.random.default_rng(0)
+    rows = [(row["id"], place) for row in telemetry.requests("delays", most=5000) if row["status"] < 400 for place in range(row["rows"])]
+    ids, places = zip(*rows, strict=True)
+    labels.record("delays", pd.DataFrame({"request_id": ids, "row": places, "late": random.integers(0, 2, len(rows))}))
+    return busy
+
+
+def test_an_empty_workspace_shows_the_line_to_paste(open_page):
+    assert "%mlops labels delays --data df" in open_page("performance").code[0].value
+
+
+def test_answers_without_labels_show_the_line_that_brings_them(open_page, busy):
+    page = open_page("performance", endpoint="delays")
+
+    assert not page.exception
+    assert page.code[0].value.startswith("%mlops labels delays")
+
+
+def test_measures_stand_in_the_table_with_their_counts(open_page, labelled):
+    page = open_page("performance", endpoint="delays", by="all")
+
+    rows = page.dataframe[0].value
+    assert not page.exception
+    assert {"deployment", "labelled", "answered", "accuracy"} <= set(rows.columns)
+    assert rows["labelled"].sum() > 0
+
+
+@pytest.mark.parametrize("by", ["day", "month", "hour"])
+def test_a_link_may_name_how_time_is_parted(open_page, labelled, by):
+    page = open_page("performance", endpoint="delays", by=by)
+
+    assert not page.exception
+    assert all(page.dataframe[0].value["from"])
+
+
+def test_a_link_that_names_nothing_opens_the_page_all_the_same(open_page, labelled):
+    assert not open_page("performance", endpoint="<no>", by="<no>", segment="<no>", metric="<no>").exception
