@@ -8,7 +8,7 @@
     │   ├── BrokerNotSet  SecretReadable  EngineElsewhere  ImageOfAnother  UnknownColumn
     │   └── UnknownVariable        UnknownCommand  UnknownOption  BadExpression
     ├── NotFound                   exit 3   HTTP 404   no such thing in this workspace
-    │   └── ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
+    │   └── WorkspaceNotFound  ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
     │       EndpointNotFound  DeploymentNotFound  FileMissing  LineageRootNotFound  FeatureNotFound  DeviceNotFound  RuleNotFound
     ├── Busy                       exit 4   HTTP 409   somebody or something holds it
     │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  StillRunning  NotOurs  RolloutUnderWay  LastHealthy
@@ -309,6 +309,13 @@ class BadExpression(UsageError):
 
 
 # ── not found ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class WorkspaceNotFound(NotFound):
+    """The folder that a command was to find a workspace in is not there."""
+
+    def __init__(self, folder: object) -> None:
+        super().__init__(f"No workspace in {folder}: there is no such folder. Registering makes it.", hint=f"%mlops register --help, or mkdir {folder}")
 
 
 class ModelNotFound(NotFound):

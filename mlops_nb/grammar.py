@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem, ShellComplete
 
 from . import fpga, hardware, settings, targets
-from .errors import BadOption, MlopsError, UnknownCommand, UnknownOption, UsageError, closest
+from .errors import BadOption, MlopsError, UnknownCommand, UnknownOption, UsageError, WorkspaceNotFound, closest
 from .progress import Reporter
 from .reference import DeploymentRef, ModelRef
 from .safety import checked_name
@@ -157,9 +157,13 @@ def _help(context: click.Context, _param: click.Parameter, wanted: bool) -> None
         raise HelpWanted(context.get_help())
 
 
+_CHOSEN = "mlops_nb.workspace"
+_MAKES_A_WORKSPACE = ("register", "provision")
+
+
 def _choose_workspace(context: click.Context, _param: click.Parameter, folder: str | None) -> None:
     if folder:
-        context.find_root().with_resource(settings.using(folder))
+        context.meta[_CHOSEN] = context.find_root().with_resource(settings.using(folder)).root
 
 
 def _everywhere() -> list[click.Parameter]:
@@ -192,6 +196,13 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words; `--tag a=1 b=2` means `--tag a=1 --tag b=2`."""
         return super().parse_args(ctx, _spread(args, self.params))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Carry it out.  Raises WorkspaceNotFound for a `--workspace` that is not there, unless this command may make one."""
+        chosen = ctx.meta.get(_CHOSEN)
+        if chosen and self.name not in _MAKES_A_WORKSPACE and not chosen.is_dir():
+            raise WorkspaceNotFound(chosen)
+        return super().invoke(ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples."""

@@ -29,10 +29,19 @@ def test_json_is_taken_anywhere_on_the_line(mlops: Any, words: tuple[str, ...]) 
 
 
 def test_the_workspace_can_be_chosen_on_either_side_of_the_command(mlops: Any, tmp_path: Any) -> None:
+    (tmp_path / "other").mkdir()
     before = mlops.result("--workspace", str(tmp_path / "other"), "status")
     after = mlops.result("status", "--workspace", str(tmp_path / "other"))
 
     assert before["workspace"] == after["workspace"] == str(tmp_path / "other")
+
+
+@pytest.mark.parametrize("words", [("--workspace", "typo", "status"), ("models", "--workspace", "typo"), ("down", "--workspace", "typo")])
+def test_a_workspace_that_is_not_there_is_not_made_by_looking(mlops: Any, tmp_path: Any, words: tuple[str, ...]) -> None:
+    answered = mlops(*[str(tmp_path / word) if word == "typo" else word for word in words])
+
+    assert answered.returncode == 3 and f"No workspace in {tmp_path / 'typo'}" in answered.stderr
+    assert not (tmp_path / "typo").exists()
 
 
 @pytest.mark.parametrize(
