@@ -163,6 +163,7 @@ def canary(
     if not promises or not 0 < alpha < 1 or not 0 < harm < 1 or least < 1:
         raise BadOption("A canary needs a guard, and rates between 0 and 1.", hint='--guard "error_rate<=+0.5pp"')
     watched = [guards.parse(promise) for promise in promises]
+    _check_answers_kept(watched)
     before = _served_by_others(ref)
     terms = Terms(
         guards=watched, metrics=[measuring.checked(name) for name in metrics],
@@ -172,9 +173,6 @@ def canary(
     return _planned(ref, "canary", list(steps), every_seconds=every_seconds, at=None, why=why, settings=judging.settings(terms))
 
 
-def _served_by_others(ref: DeploymentRef) -> dict[str, int]:
-    """The split before, which a candidate is compared with and rolled back to."""
-    with store.reading() as tx:
 def _check_answers_kept(watched: Sequence[guards.Guard]) -> None:
     """Agreement is judged by all answers: of a sample the failures would count for more than their share."""
     percent = Workspace.current().settings().capture_payload_percent
@@ -182,6 +180,9 @@ def _check_answers_kept(watched: Sequence[guards.Guard]) -> None:
         raise BadOption(f"Agreement needs all answers, and {percent:g} % of them are kept.", hint="capture_payload_percent = 100 in [tool.mlops], then deploy again")
 
 
+def _served_by_others(ref: DeploymentRef) -> dict[str, int]:
+    """The split before, which a candidate is compared with and rolled back to."""
+    with store.reading() as tx:
         targets.require(table.get(tx, ref.endpoint, ref.name or "").target, "traffic", "capture")  # it is judged by what was captured
         shares = {name: share for name, share in table.traffic(tx, ref.endpoint).items() if share and name != ref.name}
     if not shares:
