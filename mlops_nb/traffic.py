@@ -177,7 +177,8 @@ def _check_answers_kept(watched: Sequence[guards.Guard]) -> None:
     """Agreement is judged by all answers: of a sample the failures would count for more than their share."""
     percent = Workspace.current().settings().capture_payload_percent
     if percent < 100 and any(guard.metric == "agreement" for guard in watched):
-        raise BadOption(f"Agreement needs all answers, and {percent:g} % of them are kept.", hint="capture_payload_percent = 100 in [tool.mlops], then deploy again")
+        hint = "capture_payload_percent = 100 in [tool.mlops], then deploy again"
+        raise BadOption(f"Agreement needs all answers, and {percent:g} % of them are kept.", hint=hint)
 
 
 def _served_by_others(ref: DeploymentRef) -> dict[str, int]:
