@@ -46,7 +46,8 @@ def fill(workspace: Workspace, *, requests: int) -> None:
             folder.mkdir(parents=True)
             lasts = min(timedelta(days=1), datetime.now(UTC) - day).total_seconds()
             first, last = int(day.timestamp() * 1e9), min(int((day + timedelta(days=1)).timestamp() * 1e9), time.time_ns())
-            cursor.execute(f"COPY ({_rows(day, count, lasts)}) TO {rows.literal(str(folder / f'{first}-{last}.parquet'))} (FORMAT parquet, COMPRESSION zstd)")
+            target = rows.literal(str(folder / f"{first}-{last}.parquet"))
+            cursor.execute(f"COPY ({_rows(day, count, lasts)}) TO {target} (FORMAT parquet, COMPRESSION zstd, {rows.NO_COPIES})")
 
 
 def _rows(day: datetime, count: int, lasts: float) -> str:

@@ -14,6 +14,7 @@ import msgspec
 
 from ..errors import StoreFull
 from ..settings import Workspace
+from ..splits import COPY_MARK
 from . import files, rows
 from .files import Parquet
 
@@ -197,7 +198,7 @@ def _replace(sources: list[Path], select: str, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
     scratch = target.with_name(f".{target.name}.tmp")
     try:
-        rows.connection().execute(f"COPY ({select}) TO {rows.literal(str(scratch))} (FORMAT parquet, COMPRESSION zstd)")
+        rows.connection().execute(f"COPY ({select}) TO {rows.literal(str(scratch))} (FORMAT parquet, COMPRESSION zstd{_marked(select)})")
         with scratch.open("rb") as file:
             os.fsync(file.fileno())
     except (duckdb.IOException, OSError) as error:
@@ -209,6 +210,12 @@ def _replace(sources: list[Path], select: str, target: Path) -> None:
         os.replace(scratch, target)
         for source in sources:
             source.unlink()
+
+
+def _marked(select: str) -> str:
+    """The note for readers that a file holds no copy, where that is so."""
+    found = rows.connection().execute(f"SELECT bool_or(coalesce(suffix(id, {rows.literal(COPY_MARK)}), false)) FROM ({select})").fetchone()
+    return "" if found and found[0] else f", {rows.NO_COPIES}"
 
 
 def _drop_old() -> tuple[int, int]:

@@ -145,9 +145,7 @@ def _over_facts(endpoint: str, since: datetime | None, until: datetime | None, s
         if not parts:
             return []
         return _dicts(
-            rows.connection().execute(
-                f"WITH facts AS (SELECT * FROM ({' UNION ALL '.join(parts)}) WHERE {where} AND {_OF_CALLERS}) {select}", bounds
-            )
+            rows.connection().execute(f"WITH facts AS (SELECT * FROM ({' UNION ALL '.join(parts)}) WHERE {where} AND {_OF_CALLERS}) {select}", bounds)
         )
 
     return _steady(files.folders(endpoint), ask)
@@ -155,7 +153,10 @@ def _over_facts(endpoint: str, since: datetime | None, until: datetime | None, s
 
 def _facts(standing: Standing, since: datetime | None, until: datetime | None) -> list[str]:
     parquet, lines = _parquet(standing, since, until), _lines(standing)
-    sources = ([rows.facts_of_parquet(parquet)] if parquet else []) + ([rows.facts_of_lines(lines)] if lines else [])
+    plain = [path for path in parquet if rows.without_copies(path)]
+    mixed = [path for path in parquet if path not in plain]
+    sources = ([rows.facts_but_ids_of_parquet(plain)] if plain else []) + ([rows.facts_of_parquet(mixed)] if mixed else [])
+    sources += [rows.facts_of_lines(lines)] if lines else []
     return [f"SELECT {rows.literal(standing.deployment)} AS deployment, * FROM ({source})" for source in sources]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ _SEEN_TYPES = {"BOOLEAN": "BOOLEAN", "BIGINT": "BIGINT", "UBIGINT": "BIGINT", "D
 _LINE = "time: 'TIMESTAMP', id: 'VARCHAR', status: 'INTEGER', latency_ms: 'DOUBLE', rows: 'BIGINT', error: 'VARCHAR'"
 FACTS = "time, id, status, latency_ms, rows, error"
 SCORED = "status < 400"
+NO_COPIES = "KV_METADATA {copies: 'none'}"
+"""Written into a Parquet file that holds none."""
 PREFIX = {"inputs": "in.", "outputs": "out."}
 
 _instance: duckdb.DuckDBPyConnection | None = None
@@ -57,6 +60,18 @@ def facts_of_lines(paths: Iterable[Path]) -> str:
 def facts_of_parquet(paths: Iterable[Path]) -> str:
     """The same of Parquet files."""
     return f"SELECT {FACTS} FROM {read_parquet(paths)}"
+
+
+def facts_but_ids_of_parquet(paths: Iterable[Path]) -> str:
+    """The same with empty ids: those are most of what would be read, and of files without copies no question about callers needs them."""
+    return f"SELECT time, '' AS id, status, latency_ms, rows, error FROM {read_parquet(paths)}"
+
+
+@lru_cache(maxsize=20_000)
+def without_copies(path: Path) -> bool:
+    """Whether a Parquet file, which never changes, is marked as holding no copy that a shadow was sent."""
+    found = connection().execute(f"SELECT count(*) FROM parquet_kv_metadata({literal(str(path))}) WHERE key = 'copies' AND value = 'none'").fetchone()
+    return bool(found and found[0])
 
 
 def typed_lines(cursor: duckdb.DuckDBPyConnection, folder: Path, paths: Iterable[Path]) -> str:
