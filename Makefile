@@ -8,7 +8,7 @@ ALONE = (echo "Once more, alone:" && $(BIN)/python -m pytest --last-failed --las
 # The JupyterLab extension is built into the package as it is installed (extension/build.py): changed sources mean install again.
 EXTENSION := $(shell find extension/src extension/style extension/schema -type f) $(wildcard extension/*.json extension/*.js extension/*.lock)
 
-.PHONY: demo test lint bench bench-peers dev picture lock down clean packages
+.PHONY: demo test lint bench bench-peers bench-stats dev picture lock down clean packages
 
 demo: .venv/ready-demo
 	$(BIN)/python sample_notebooks/run.py
@@ -24,6 +24,10 @@ lint: .venv/ready-dev
 
 bench: .venv/ready-dev
 	$(BIN)/python -m bench
+
+# How often drift checks and canaries are wrong, by simulation.
+bench-stats: .venv/ready-dev
+	$(BIN)/python -m bench.stats
 
 # Other servers of models beside ours, each in an environment that this makes below bench/out.
 bench-peers: .venv/ready-dev

@@ -79,7 +79,7 @@ def test_installing_what_is_there_does_nothing(no_engine):
     report = Lines()
 
     assert engines.install("scipy", report=report).name == "scipy"
-    assert report.steps == [f"scipy {engines.every()[1].version} is ready"]
+    assert report.steps == [f"scipy {engines.every()[2].version} is ready"]
 
 
 def test_without_uv_the_extra_is_named(no_engine, monkeypatch):
