@@ -84,6 +84,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """The logarithm of the evidence at which a guard counts as violated."""
     needed: int = 0
     verdict: str = ""
+    beyond: list[str] = []
+    """Guards beyond their bound by what the present stage saw, which proves nothing yet."""
 
 
 def advance(rollout: Rollout) -> None:
@@ -137,9 +139,11 @@ def _looked(rollout: Rollout, terms: Terms, evidence: Evidence) -> Evidence:
     found = {str(guard): guards.evidence(guard, mine, others, pairs, terms.expected, truth=truth) for guard in terms.guards}
     seen = msgspec.structs.replace(stage, until=now, candidate=mine, others=others, pairs=len(pairs), evidence=found)
     stages = [*evidence.stages[:-1], seen]
-    look = Look(time=now, percent=stage.percent, requests=mine.requests, evidence=_combined(stages, terms, planned=_judged_steps(rollout)), rates=_rates(mine, others))
+    together = _combined(stages, terms, planned=_judged_steps(rollout))
+    look = Look(time=now, percent=stage.percent, requests=mine.requests, evidence=together, rates=_rates(mine, others))
     return msgspec.structs.replace(
         evidence, stages=stages, trail=_thinned([*evidence.trail, look]), level=_level(terms), needed=_needed(terms, stage.percent, others, mine),
+        beyond=[str(guard) for guard in terms.guards if guards.beyond(guard, mine, others, pairs, truth=truth)],
         verdict="; ".join([*(guards.words(guard, mine, others, pairs, truth=truth) for guard in terms.guards), *_shown(rollout, terms, stage.since)]),
     )  # fmt: skip
 
@@ -244,6 +248,8 @@ def _waiting(rollout: Rollout, evidence: Evidence, terms: Terms) -> str:
         return f"the candidate answered {answered:,} of the {terms.least:,} requests that a step takes"
     if _last_judged(rollout) and in_all < evidence.needed:
         return f"the candidate answered {in_all:,} of the {evidence.needed:,} requests that a promotion takes"
+    if evidence.beyond:
+        return f"{' and '.join(evidence.beyond)} not kept by what was seen, nor yet proven broken: {evidence.verdict}"
     return ""
 
 

@@ -454,7 +454,7 @@ def _deployed(deployed: Any) -> Card:
             ("traffic", Share(deployed.traffic)),
             ("url", deployed.url),
         ),
-        line="edge devices" if deployed.target == "edge" else f"invoke {deployed.endpoint} --data DATA",
+        line="edge devices" if deployed.target == "edge" else f"invoke {deployed.endpoint if deployed.traffic else deployed.deployment} --data DATA",
     )
 
 

@@ -315,7 +315,7 @@ class WorkspaceNotFound(NotFound):
     """The folder that a command was to find a workspace in is not there."""
 
     def __init__(self, folder: object) -> None:
-        super().__init__(f"No workspace in {folder}: there is no such folder. Registering makes it.", hint=f"%mlops register --help, or mkdir {folder}")
+        super().__init__(f"No workspace in {folder}: there is no such folder. Registering makes it.", hint=f"mkdir {folder}, or register a model there")
 
 
 class ModelNotFound(NotFound):

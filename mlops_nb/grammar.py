@@ -500,7 +500,7 @@ def _target(text: str) -> str:
 
 def _percentage(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) <= 100):
-        raise BadOption(f"{text!r} is not a whole percentage from 0 to 100.", hint="--traffic 10")
+        raise BadOption(f"{text!r} is not a whole percentage from 0 to 100.", hint="a whole number such as 10")
     return int(text)
 
 

@@ -152,6 +152,34 @@ def _of_latency(guard: Guard, candidate: Counted, others: Counted) -> float:
     return float(sequential.evidence_below(within, candidate.requests, guard.quantile)) if candidate.requests else 0.0
 
 
+def beyond(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pair], *, truth: tuple[Right, Right] = (Right(), Right())) -> bool:
+    """Whether what was seen lies beyond the bound, proven or not: reason enough to wait for more before a step is taken."""
+    if guard.metric == "accuracy":
+        mine, before = (one.right / one.labelled if one.labelled else None for one in truth)
+        return mine is not None and (mine < (before if before is not None else mine) + guard.bound if guard.relative else mine < guard.bound)
+    if guard.metric == "agreement":
+        return bool(pairs) and sum(map(agreeing, pairs)) < guard.bound * len(pairs)
+    if not candidate.requests or (guard.relative and not others.requests):
+        return False
+    if guard.metric == "error_rate":
+        base = others.errors / others.requests if guard.relative else 0.0
+        return candidate.errors / candidate.requests > base + guard.bound
+    base_ms = quantile_ms(others, guard.quantile) * (1 + guard.bound) if guard.relative else guard.bound
+    return quantile_ms(candidate, guard.quantile) > base_ms * BIN_RATIO  # a bin's width is not known better
+
+
+def quantile_ms(counted: Counted, quantile: float) -> float:
+    """The end of the bin that holds the quantile of the latencies, in milliseconds; 0 without requests."""
+    from .telemetry.copies import bin_end_ms
+
+    seen = 0
+    for place in sorted(counted.latencies):
+        seen += counted.latencies[place]
+        if seen >= quantile * counted.requests:
+            return bin_end_ms(place)
+    return 0.0
+
+
 def words(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pair], *, truth: tuple[Right, Right] = (Right(), Right())) -> str:
     """What was seen, in a person's words: `error_rate 4.1 % of 512, others 1.0 % of 9,802`."""
     if guard.metric == "accuracy":
@@ -166,11 +194,4 @@ def words(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pai
 def _told(guard: Guard, counted: Counted) -> str:
     if guard.metric == "error_rate":
         return f"{counted.errors / counted.requests:.2%} of {counted.requests:,}" if counted.requests else "of no requests"
-    from .telemetry.copies import bin_end_ms
-
-    wanted, seen = guard.quantile * counted.requests, 0
-    for place in sorted(counted.latencies):
-        seen += counted.latencies[place]
-        if seen >= wanted:
-            return f"{bin_end_ms(place):.3g} ms over {counted.requests:,}"
-    return "of no requests"
+    return f"{quantile_ms(counted, guard.quantile):.3g} ms over {counted.requests:,}" if counted.requests else "of no requests"

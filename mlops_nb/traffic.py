@@ -150,8 +150,8 @@ def canary(
 ) -> Rollout:
     """Have the agent give a deployment more and more of the requests while guards watch it, and promote it or roll it back by itself.
 
-    *promises* are guards such as `error_rate<=+0.5pp`, `p95<=+10%` or `agreement>=0.95`, for which it is sent copies; `accuracy>=-1pp` is judged by the labels
-    that come (`labels`), and *metrics*, such as `auc`, are told beside the guards by the same labels.  A candidate that
+    *promises* are guards such as `error_rate<=+0.5pp`, `p95<=+10%` or `agreement>=0.95`, for which it is sent copies; `accuracy>=-1pp` is
+    judged by the labels that come (`labels`), and *metrics*, such as `auc`, are told beside the guards by the same labels.  A candidate that
     keeps them is rolled back with probability *alpha* at most, however often it is looked at.  It is promoted once it answered *needed*
     requests; unless given, as many as find a rise of the error rate by *harm* (0.02: two percentage points) with probability 0.8.
     Raises EndpointNotFound, DeploymentNotFound, BadOption, RolloutUnderWay, TargetCannot.
@@ -164,13 +164,18 @@ def canary(
         raise BadOption("A canary needs a guard, and rates between 0 and 1.", hint='--guard "error_rate<=+0.5pp"')
     watched = [guards.parse(promise) for promise in promises]
     _check_answers_kept(watched)
-    before = _served_by_others(ref)
+    before = _served_by_others(ref, first_step=steps[0])
     terms = Terms(
         guards=watched, metrics=[measuring.checked(name) for name in metrics],
         alpha=alpha, harm=harm, needed=needed, least=least, patience_seconds=patience_seconds, expected=_expected(ref, before, harm),
         before=before, copies=_COPIES if any(guard.metric == "agreement" for guard in watched) else 0,
     )  # fmt: skip
     return _planned(ref, "canary", list(steps), every_seconds=every_seconds, at=None, why=why, settings=judging.settings(terms))
+
+
+def check_promises(promises: Sequence[str]) -> None:
+    """Raises BadOption for a promise that is no guard, or that cannot be judged here."""
+    _check_answers_kept([guards.parse(promise) for promise in promises])
 
 
 def _check_answers_kept(watched: Sequence[guards.Guard]) -> None:
@@ -181,13 +186,16 @@ def _check_answers_kept(watched: Sequence[guards.Guard]) -> None:
         raise BadOption(f"Agreement needs all answers, and {percent:g} % of them are kept.", hint=hint)
 
 
-def _served_by_others(ref: DeploymentRef) -> dict[str, int]:
-    """The split before, which a candidate is compared with and rolled back to."""
+def _served_by_others(ref: DeploymentRef, *, first_step: int) -> dict[str, int]:
+    """The split before, which a candidate is compared with and rolled back to.  Raises BadOption when a canary would take requests from it."""
     with store.reading() as tx:
         targets.require(table.get(tx, ref.endpoint, ref.name or "").target, "traffic", "capture")  # it is judged by what was captured
-        shares = {name: share for name, share in table.traffic(tx, ref.endpoint).items() if share and name != ref.name}
+        now = table.traffic(tx, ref.endpoint)
+    shares = {name: share for name, share in now.items() if share and name != ref.name}
     if not shares:
         raise BadOption(f"No other deployment of {ref.endpoint} takes requests; there is nothing to compare {ref} with.", hint=f"%mlops traffic {ref.endpoint}")
+    if (has := now.get(ref.name or "", 0)) > first_step:
+        raise BadOption(f"{ref} has {has} % of the requests; a canary that begins with {first_step} % would take some away.", hint=f"--steps {has},100")
     return splits.shared_out(shares, 100)
 
 

@@ -44,8 +44,10 @@ def test_weights_that_do_not_sum_to_100_are_refused_with_ones_that_do(weights: d
     assert caught.value.hint.startswith("%mlops traffic delays 1=")
 
 
-HUNDREDS = st.lists(st.integers(0, 100), min_size=1, max_size=6).map(lambda cuts: sorted({0, 100, *cuts})).map(
-    lambda edges: {name: high - low for name, low, high in zip("abcdef", edges, edges[1:], strict=False)}
+HUNDREDS = (
+    st.lists(st.integers(0, 100), min_size=1, max_size=6)
+    .map(lambda cuts: sorted({0, 100, *cuts}))
+    .map(lambda edges: {name: high - low for name, low, high in zip("abcdef", edges, edges[1:], strict=False)})
 )
 
 

@@ -122,9 +122,7 @@ def models(ref: ModelRef | None, tags: Sequence[tuple[str, str]], metric: str | 
 @click.option(
     "--tolerance", type=click.FloatRange(0, 1), metavar="X", help="Largest difference and share of labels that may differ.  [default: 0.0001, no label]"
 )
-@click.option(
-    "--precision", "precisions", type=A_PRECISION, multiple=True, help="FPGA: a fixed-point type; several give a trade-off.  [default: fixed<16,6>]"
-)
+@click.option("--precision", "precisions", type=A_PRECISION, multiple=True, help="FPGA: a fixed-point type; several give a trade-off.  [default: fixed<16,6>]")
 @click.option("--part", metavar="PART", help="FPGA: the device, package and speed grade.  [default: xcu250-figd2104-2L-e]")
 @click.option("--reuse", type=click.IntRange(1, 1024), metavar="COUNT", help="FPGA: multiplications that share one multiplier.  [default: 1]")
 @click.option("--synthesise", is_flag=True, help="FPGA: have Vitis HLS report resources and latency, rather than estimate them.")

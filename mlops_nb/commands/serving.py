@@ -258,14 +258,15 @@ def delete_endpoint(endpoint: str) -> Facts:
     return Facts({"deleted": endpoint, "withdrawn": gone})
 
 
-@mlops.command(heading="Serving", examples=["%invoke delays --data X.head()", "invoke delays --data rows.csv --deployment 2", "$invoke delays --data -"])
-@click.argument("endpoint", type=AN_ENDPOINT)
+@mlops.command(heading="Serving", examples=["%invoke delays --data X.head()", "invoke delays/2 --data rows.csv", "$invoke delays --data -"])
+@click.argument("subject", metavar="ENDPOINT|DEPLOYMENT", type=A_DEPLOYMENT)
 @click.option("--data", type=DATA, required=True, help="An expression in a notebook, a CSV, Parquet or JSON file, or - for JSON from standard input.")
 @click.option("--deployment", type=A_DEPLOYMENT_NAME, help="Ask this one, whatever the split.")
-def invoke(endpoint: str, data: str, deployment: str | None) -> Answer:
-    """Send rows to an endpoint and show the answers."""
+def invoke(subject: DeploymentRef, data: str, deployment: str | None) -> Answer:
+    """Send rows to an endpoint, or to one of its deployments whatever the split, and show the answers."""
     from .. import rollout
 
+    endpoint, deployment = subject.endpoint, deployment or subject.name
     sent = rows_to_send(face().input() if data == "-" else face().meaning(data), endpoint)
     return rollout.invoke(endpoint, sent, deployment=deployment and deployment.removeprefix(f"{endpoint}/"))
 

@@ -152,9 +152,11 @@ def canary(
     """
     from .. import traffic as division
 
+    watched = [*promises, *more] or division.PROMISES
+    division.check_promises(watched)
     ref = _candidate(subject, endpoint)
     return division.canary(
-        ref, steps or division.STEPS, promises=[*promises, *more] or division.PROMISES, metrics=metrics,
+        ref, steps or division.STEPS, promises=watched, metrics=metrics,
         every_seconds=600.0 if every is None else every, alpha=alpha, needed=needed, patience_seconds=patience or 86_400.0, why=why,
     )  # fmt: skip
 

@@ -143,9 +143,9 @@ def _refused(error: docker.errors.APIError, deployment: Deployment) -> Reason:
 
 def _again(deployment: Deployment) -> str:
     """The line that deploys it once more, and so builds its image once more."""
+    words = ["%mlops", "deploy", deployment.model_ref, "--endpoint", deployment.endpoint, "--to", deployment.target]
     options = deployment.spec.options
-    where = "".join(f" --{name} {options[name]}" for name in ("device", "run") if options.get(name))
-    return f"%mlops deploy {deployment.model_ref} --endpoint {deployment.endpoint} --to {deployment.target}{where}"
+    return " ".join([*words, *(f"--{name} {options[name]}" for name in ("device", "run") if options.get(name))])
 
 
 def explained(error: BaseException) -> str:

@@ -153,3 +153,10 @@ def test_a_rollout_that_was_cancelled_is_told_as_cancelled(churn: Workspace) -> 
     assert [plan.status for plan in traffic.cancel("churn")] == ["cancelled"]
     with pytest.raises(errors.EndpointNotFound):
         traffic.of("nobody")
+
+
+def test_a_candidate_that_has_more_than_the_first_step_would_lose_requests_and_is_refused(churn: Workspace) -> None:
+    traffic.split("churn", {"1": 40, "2": 60})
+    with pytest.raises(errors.BadOption, match="would take some away"):
+        traffic.canary("churn/2", [5, 100])
+    assert shares() == {"1": 40, "2": 60}
