@@ -45,6 +45,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     before: dict[str, int] = {}
     metrics: list[str] = []
     """Measures by labels that are told beside the guards, such as `auc`."""
+    generation: int = 0
+    """Which deployment of the candidate's name is meant; one that is deployed anew under it is another."""
     copies: int = 0
     """The percentage of requests of which the candidate is sent copies, where agreement is guarded."""
 
@@ -96,7 +98,7 @@ def advance(rollout: Rollout) -> None:
         current = rollouts.as_it_was(tx, rollout)
         if current is None:
             return
-        if trouble := _trouble(tx, current):
+        if trouble := _trouble(tx, current, terms):
             _give_up(tx, current, terms, evidence, trouble)
         elif looked is None and (unready := progression.troubled(tx, current)):
             progression.hold(tx, current, unready)
@@ -222,11 +224,13 @@ def _thinned(trail: list[Look]) -> list[Look]:
 # ── deciding ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _trouble(tx: store.Transaction, rollout: Rollout) -> str:
+def _trouble(tx: store.Transaction, rollout: Rollout, terms: Terms) -> str:
     """Why the candidate cannot go on, whatever the numbers say."""
     candidate = next((d for d in table.of(tx, rollout.endpoint) if d.name == rollout.deployment), None)
     if candidate is None or candidate.wanted == "stopped":
         return f"{rollout.endpoint}/{rollout.deployment} was withdrawn"
+    if terms.generation and candidate.generation != terms.generation:
+        return f"{candidate.ref} was deployed anew"
     if candidate.status in ("failed", "restarting", "unhealthy"):
         return f"{candidate.ref} is {candidate.status}{f': {candidate.reason.message}' if candidate.reason else ''}"
     return ""
@@ -263,7 +267,14 @@ def _wait(tx: store.Transaction, rollout: Rollout, evidence: Evidence, terms: Te
     if not patient and rollout.status != "held":
         events.record(tx, "RolloutHeld", subject=rollout.endpoint, data={"rollout": rollout.id, "deployment": rollout.deployment, "reason": lacking})
     status: rollouts.Status = rollout.status if patient else "held"
+    if (status, lacking) == (rollout.status, rollout.reason) and _seen(evidence) == _seen(evidence_of(rollout)):
+        return  # nothing new to write down
     _note(tx, rollout, evidence, status=status, reason=lacking, next_time=store.now() + timedelta(seconds=LOOK_SECONDS))
+
+
+def _seen(evidence: Evidence) -> tuple[int, ...]:
+    """How much there was to look at."""
+    return tuple(count for stage in evidence.stages for count in (stage.candidate.requests, stage.others.requests, stage.pairs))
 
 
 def _next_stage(tx: store.Transaction, rollout: Rollout, terms: Terms, evidence: Evidence) -> None:

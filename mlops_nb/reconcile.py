@@ -43,7 +43,9 @@ class World:
         self._rollouts: list[rollouts.Rollout] = []
         self._looked_at: dict[str, float] = {}
         self._stopping: dict[tuple[str, int], Future[None]] = {}
-        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="stop")
+        self._looking: dict[str, Future[Exception | None]] = {}
+        self._look_due: dict[str, float] = {}
+        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="beside")
         self._gateway = GatewayKeeper()
         self._shared: dict[str, Any] = {}
 
@@ -55,7 +57,7 @@ class World:
         self._read_if_changed()
         self._end_strays()
         troubles = [trouble for deployment in self._deployments if (trouble := self._trouble_settling(deployment))]
-        troubles += [trouble for plan in self._rollouts if plan.next_time <= store.now() and (trouble := _trouble_advancing(plan))]
+        troubles += [trouble for plan in self._rollouts if plan.next_time <= store.now() and (trouble := self._trouble_with(plan))]
         self._read_if_changed()
         self._gateway.step(self._endpoints, self._deployments, self._splits)
         troubles += [trouble for name in self._endpoints if (trouble := self._trouble_sharing(name))]
@@ -97,6 +99,17 @@ class World:
         except Exception as error:  # told by the agent; one deployment must not keep it from the others
             return error
         return None
+
+    def _trouble_with(self, plan: rollouts.Rollout) -> Exception | None:
+        """Take the step that a plan is due.  A canary reads what was captured, which takes its time: it does so beside the loop."""
+        if plan.kind != "canary":
+            return _trouble_advancing(plan)
+        looking = self._looking.get(plan.id)
+        if (looking and not looking.done()) or time.monotonic() < self._look_due.get(plan.id, 0.0):
+            return None
+        self._look_due[plan.id] = time.monotonic() + canary.LOOK_SECONDS
+        self._looking[plan.id] = self._pool.submit(_trouble_advancing, plan)
+        return looking.result() if looking else None
 
     def _trouble_sharing(self, endpoint: str) -> Exception | None:
         """Have a target that divides requests by its own means do so; again only when something changed."""

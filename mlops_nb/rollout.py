@@ -19,6 +19,7 @@ from .errors import (
     GatewayUnreachable,
     LastHealthy,
     NameTaken,
+    RolloutUnderWay,
     SecretVariable,
     StillRunning,
     TargetCannot,
@@ -29,7 +30,7 @@ from .safety import checked_name, names_a_secret
 from .settings import Workspace
 from .store import deployments as table
 from .store import environments as environment_table
-from .store import events, models, state
+from .store import events, models, rollouts, state
 from .store.deployments import Deployment, DeploymentSpec, Reason
 from .store.environments import Environment
 
@@ -269,6 +270,8 @@ def _wanted(
     """The deployment as it should be: the one already there when it is the same, else a new generation."""
     author = getpass.getuser()
     table.ensure_endpoint(tx, endpoint, author=author)
+    for plan in rollouts.going(tx, endpoint) if traffic is not None else ():
+        raise RolloutUnderWay(endpoint, kind=plan.kind, since=plan.created_at)
     there = next((d for d in table.of(tx, endpoint) if d.name == name), None)
     if there and there.wanted == "running" and there.status not in ("failed", "stopped"):
         same = (there.model_ref, there.target, there.spec) == (version.ref, target, spec)

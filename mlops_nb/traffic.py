@@ -114,7 +114,7 @@ def ramp(ref: DeploymentRef | str, steps: Sequence[int], *, every_seconds: float
     BadOption, RolloutUnderWay, TargetCannot.
     """
     ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
-    _check_steps(steps)
+    _check_steps(steps, option="--ramp")
     if every_seconds <= 0:
         raise BadOption("A step must last some time.", hint="--every 10m")
     if not ref.name:
@@ -157,18 +157,18 @@ def canary(
     Raises EndpointNotFound, DeploymentNotFound, BadOption, RolloutUnderWay, TargetCannot.
     """
     ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
-    _check_steps(steps)
+    _check_steps(steps, option="--steps")
     if not ref.name or steps[0] == 100:
         raise BadOption("A canary needs a deployment, and a step below 100 in which it is compared.", hint="--steps 5,25,50,100")
     if not promises or not 0 < alpha < 1 or not 0 < harm < 1 or least < 1:
         raise BadOption("A canary needs a guard, and rates between 0 and 1.", hint='--guard "error_rate<=+0.5pp"')
     watched = [guards.parse(promise) for promise in promises]
     _check_answers_kept(watched)
-    before = _served_by_others(ref, first_step=steps[0])
+    before, generation = _served_by_others(ref, first_step=steps[0])
     terms = Terms(
         guards=watched, metrics=[measuring.checked(name) for name in metrics],
         alpha=alpha, harm=harm, needed=needed, least=least, patience_seconds=patience_seconds, expected=_expected(ref, before, harm),
-        before=before, copies=_COPIES if any(guard.metric == "agreement" for guard in watched) else 0,
+        generation=generation, before=before, copies=_COPIES if any(guard.metric == "agreement" for guard in watched) else 0,
     )  # fmt: skip
     return _planned(ref, "canary", list(steps), every_seconds=every_seconds, at=None, why=why, settings=judging.settings(terms))
 
@@ -186,17 +186,21 @@ def _check_answers_kept(watched: Sequence[guards.Guard]) -> None:
         raise BadOption(f"Agreement needs all answers, and {percent:g} % of them are kept.", hint=hint)
 
 
-def _served_by_others(ref: DeploymentRef, *, first_step: int) -> dict[str, int]:
-    """The split before, which a candidate is compared with and rolled back to.  Raises BadOption when a canary would take requests from it."""
+def _served_by_others(ref: DeploymentRef, *, first_step: int) -> tuple[dict[str, int], int]:
+    """The split before, which a candidate is compared with and rolled back to, and the candidate's generation.
+
+    Raises BadOption where nobody else takes requests, or a canary would take some from it.
+    """
     with store.reading() as tx:
-        targets.require(table.get(tx, ref.endpoint, ref.name or "").target, "traffic", "capture")  # it is judged by what was captured
+        candidate = table.get(tx, ref.endpoint, ref.name or "")
+        targets.require(candidate.target, "traffic", "capture")  # it is judged by what was captured
         now = table.traffic(tx, ref.endpoint)
     shares = {name: share for name, share in now.items() if share and name != ref.name}
     if not shares:
         raise BadOption(f"No other deployment of {ref.endpoint} takes requests; there is nothing to compare {ref} with.", hint=f"%mlops traffic {ref.endpoint}")
     if (has := now.get(ref.name or "", 0)) > first_step:
         raise BadOption(f"{ref} has {has} % of the requests; a canary that begins with {first_step} % would take some away.", hint=f"--steps {has},100")
-    return splits.shared_out(shares, 100)
+    return splits.shared_out(shares, 100), candidate.generation
 
 
 def _expected(ref: DeploymentRef, before: Mapping[str, int], harm: float) -> Expected:
@@ -248,9 +252,9 @@ def _planned(ref: DeploymentRef, kind: Any, steps: list[int], *, every_seconds: 
     return plan
 
 
-def _check_steps(steps: Sequence[int]) -> None:
+def _check_steps(steps: Sequence[int], *, option: str) -> None:
     if not steps or any(not 0 < step <= 100 for step in steps) or list(steps) != sorted(set(steps)):
-        raise BadOption(f"The steps {','.join(map(str, steps)) or '(none)'} do not rise from 1 to 100.", hint="--ramp 1,5,25,50,100")
+        raise BadOption(f"The steps {','.join(map(str, steps)) or '(none)'} do not rise from 1 to 100.", hint=f"{option} 1,5,25,50,100")
 
 
 def _check_able(tx: store.Transaction, endpoint: str, weights: Mapping[str, int]) -> None:

@@ -65,7 +65,12 @@ def traffic(
     if at:
         return division.schedule(subject.endpoint, shares, at=at, sticky=sticky, why=why)
     if shares:
-        return division.split(subject.endpoint, shares, sticky=sticky, why=why)
+        with face().reporting(f"dividing the requests of {subject.endpoint}") as report:
+            under_way = [plan for plan in division.of(subject.endpoint) if plan.going]
+            view = division.split(subject.endpoint, shares, sticky=sticky, why=why)
+            for plan in under_way:
+                report.step(f"the {plan.kind} that was under way is cancelled")
+            return view
     return division.known_by(subject.endpoint, sticky, why=why) if sticky else rollout.endpoints(subject.endpoint)[0]
 
 
@@ -162,13 +167,13 @@ def canary(
 
 
 def _candidate(subject: str, endpoint: str | None) -> str:
-    """The deployment that is meant; a model version is deployed without traffic first."""
+    """The deployment that is meant; a model version that does not run yet is deployed first, without traffic."""
     if "/" in subject:
         return subject
     from .. import rollout
 
     with face().reporting(f"deploying {subject}") as report:
-        return rollout.deploy(subject, endpoint=endpoint, traffic=0, report=report).deployment
+        return rollout.deploy(subject, endpoint=endpoint, report=report).deployment
 
 
 @mlops.group(default="list", heading="Serving")

@@ -160,3 +160,15 @@ def test_a_candidate_that_has_more_than_the_first_step_would_lose_requests_and_i
     with pytest.raises(errors.BadOption, match="would take some away"):
         traffic.canary("churn/2", [5, 100])
     assert shares() == {"1": 40, "2": 60}
+
+
+def test_a_candidate_deployed_anew_under_its_name_does_not_inherit_the_evidence(churn: Workspace) -> None:
+    traffic.canary("churn/2", [10, 100], every_seconds=600.0)
+    wait_for(lambda: shares()["2"] == 10, what="its share")
+    with pytest.raises(errors.RolloutUnderWay):
+        rollout.deploy("churn:2", traffic=50)
+    rollout.undeploy("churn/2")
+    rollout.deploy("churn:2")
+    plan = wait_for(ended, what="the end")
+    assert plan.status == "rolled back" and ("withdrawn" in plan.reason or "deployed anew" in plan.reason)
+    assert shares()["1"] == 100
