@@ -48,7 +48,7 @@ def world(mosquitto: Mosquitto, base_image: str, tmp_path_factory: pytest.TempPa
         versions = [churn_model(), churn_model()]
         yield Workspace(root)
         rollout.down()
-        engine = docker.DockerClient(timeout=60)
+        engine = docker.DockerClient.from_env(timeout=60)
         for version in versions:
             with contextlib.suppress(docker.errors.ImageNotFound):  # only what was deployed has one
                 engine.api.remove_image(packaging.default_tag(version, "edge"), force=True)
