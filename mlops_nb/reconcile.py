@@ -113,7 +113,8 @@ class World:
 
     def _trouble_sharing(self, endpoint: str) -> Exception | None:
         """Have a target that divides requests by its own means do so; again only when something changed."""
-        own = [d for d in self._deployments if d.endpoint == endpoint and d.wanted == "running" and targets.get(d.target).TRAFFIC == "own"]
+        here = [d for d in self._deployments if d.endpoint == endpoint and d.wanted == "running" and d.target in targets.NAMES]
+        own = [d for d in here if targets.get(d.target).TRAFFIC == "own"]
         wanted = (self._weights.get(endpoint, {}), [(d.name, d.status, d.handle) for d in own])
         if not own or self._shared.get(endpoint) == wanted:
             return None

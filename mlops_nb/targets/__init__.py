@@ -161,17 +161,22 @@ def runs_as(name: str) -> str:
 
 def hardware(deployment: Deployment) -> str:
     """What a deployment runs on, as every face shows it: what was asked for, or the emulation that stands in for it."""
-    said = getattr(get(deployment.target), "hardware", None)
+    said = _own_words(deployment, "hardware")
     return said(deployment) if callable(said) else deployment.spec.hardware
 
 
 def limits(deployment: Deployment) -> str:
     """What holds a deployment to its cores and memory where it runs, in words; nothing when nothing does."""
-    said = getattr(get(deployment.target), "limits", None)
+    said = _own_words(deployment, "limits")
     if callable(said):
         return said(deployment)
     spec = deployment.spec
     return ", ".join(filter(None, [f"{spec.cpus:g} cores" if spec.cpus else "", f"{spec.memory_mb} MB" if spec.memory_mb else ""]))
+
+
+def _own_words(deployment: Deployment, verb: str) -> Any:
+    """The target's own function called *verb*, where it has one; a deployment of a newer version's target is shown all the same."""
+    return getattr(get(deployment.target), verb, None) if deployment.target in NAMES else None
 
 
 def may_share(name: str, other: str) -> bool:
