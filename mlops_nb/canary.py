@@ -45,8 +45,10 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     before: dict[str, int] = {}
     metrics: list[str] = []
     """Measures by labels that are told beside the guards, such as `auc`."""
-    generation: int = 0
+    deployed_at: datetime | None = None
     """Which deployment of the candidate's name is meant; one that is deployed anew under it is another."""
+    restarts: int = 0
+    """How often it had been started again by then."""
     copies: int = 0
     """The percentage of requests of which the candidate is sent copies, where agreement is guarded."""
 
@@ -229,10 +231,12 @@ def _trouble(tx: store.Transaction, rollout: Rollout, terms: Terms) -> str:
     candidate = next((d for d in table.of(tx, rollout.endpoint) if d.name == rollout.deployment), None)
     if candidate is None or candidate.wanted == "stopped":
         return f"{rollout.endpoint}/{rollout.deployment} was withdrawn"
-    if terms.generation and candidate.generation != terms.generation:
+    if terms.deployed_at and candidate.created_at != terms.deployed_at:
         return f"{candidate.ref} was deployed anew"
     if candidate.status in ("failed", "restarting", "unhealthy"):
         return f"{candidate.ref} is {candidate.status}{f': {candidate.reason.message}' if candidate.reason else ''}"
+    if candidate.restarts > terms.restarts:
+        return f"{candidate.ref} is up again after it ended by itself"
     return ""
 
 

@@ -164,11 +164,12 @@ def canary(
         raise BadOption("A canary needs a guard, and rates between 0 and 1.", hint='--guard "error_rate<=+0.5pp"')
     watched = [guards.parse(promise) for promise in promises]
     _check_answers_kept(watched)
-    before, generation = _served_by_others(ref, first_step=steps[0])
+    before, candidate = _served_by_others(ref, first_step=steps[0])
+    copies = _COPIES if any(guard.metric == "agreement" for guard in watched) else 0
     terms = Terms(
-        guards=watched, metrics=[measuring.checked(name) for name in metrics],
-        alpha=alpha, harm=harm, needed=needed, least=least, patience_seconds=patience_seconds, expected=_expected(ref, before, harm),
-        generation=generation, before=before, copies=_COPIES if any(guard.metric == "agreement" for guard in watched) else 0,
+        guards=watched, metrics=[measuring.checked(name) for name in metrics], alpha=alpha, harm=harm, needed=needed, least=least,
+        patience_seconds=patience_seconds, expected=_expected(ref, before, harm), deployed_at=candidate.created_at, restarts=candidate.restarts,
+        before=before, copies=copies,
     )  # fmt: skip
     return _planned(ref, "canary", list(steps), every_seconds=every_seconds, at=None, why=why, settings=judging.settings(terms))
 
@@ -186,8 +187,8 @@ def _check_answers_kept(watched: Sequence[guards.Guard]) -> None:
         raise BadOption(f"Agreement needs all answers, and {percent:g} % of them are kept.", hint=hint)
 
 
-def _served_by_others(ref: DeploymentRef, *, first_step: int) -> tuple[dict[str, int], int]:
-    """The split before, which a candidate is compared with and rolled back to, and the candidate's generation.
+def _served_by_others(ref: DeploymentRef, *, first_step: int) -> tuple[dict[str, int], table.Deployment]:
+    """The split before, which a candidate is compared with and rolled back to, and the candidate as it is.
 
     Raises BadOption where nobody else takes requests, or a canary would take some from it.
     """
@@ -200,7 +201,7 @@ def _served_by_others(ref: DeploymentRef, *, first_step: int) -> tuple[dict[str,
         raise BadOption(f"No other deployment of {ref.endpoint} takes requests; there is nothing to compare {ref} with.", hint=f"%mlops traffic {ref.endpoint}")
     if (has := now.get(ref.name or "", 0)) > first_step:
         raise BadOption(f"{ref} has {has} % of the requests; a canary that begins with {first_step} % would take some away.", hint=f"--steps {has},100")
-    return splits.shared_out(shares, 100), candidate.generation
+    return splits.shared_out(shares, 100), candidate
 
 
 def _expected(ref: DeploymentRef, before: Mapping[str, int], harm: float) -> Expected:
