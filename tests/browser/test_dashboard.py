@@ -170,7 +170,7 @@ def test_what_was_really_measured_is_shown_with_its_limits_environment_and_hardw
 
         expect(light_tab.get_by_text("churn:1: cores by CPU affinity; memory is measured, not limited; environment: as here")).to_be_visible()
         expect(light_tab.get_by_text("one instance keeps p95 ≤ 400 ms").first).to_be_visible()
-        expect(light_tab.get_by_test_id("stPlotlyChart")).to_have_count(3)
+        expect(light_tab.get_by_test_id("stPlotlyChart")).to_have_count(3, timeout=30_000)
         keep(light_tab, "profiling-measured")
 
         settle(light_tab, f"{url}/hardware")
