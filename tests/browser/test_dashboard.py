@@ -16,7 +16,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from mlops_nb import dashboards, hardware, profiling, settings
 
-pytestmark = pytest.mark.xdist_group("dashboard")
+# Containers come and go with network interfaces, and Chromium drops what it is loading whenever one does: never beside the tests of the engine.
+pytestmark = pytest.mark.xdist_group("engine")
 
 SCREENSHOTS = Path(__file__).parents[1] / "out" / "screenshots"
 PAGES = {

@@ -13,7 +13,7 @@ from mlops_nb import store
 from mlops_nb.store import models
 from mlops_nb.store.models import ModelVersion
 
-pytestmark = pytest.mark.xdist_group("lab")  # one server for all of these
+pytestmark = pytest.mark.xdist_group("engine")  # one server for all of these
 ROUTES = [("mlops_nb/summary", None), ("mlops_nb/deploy", {"model": "delays:1"}), ("mlops_nb/dashboard", {})]
 
 

@@ -15,7 +15,7 @@ from mlops_nb.store.checks import DriftCheck
 from mlops_nb.store.deployments import Deployment, DeploymentSpec, Reason
 from mlops_nb.store.models import ModelVersion
 
-pytestmark = pytest.mark.xdist_group("lab")  # one server for all of these
+pytestmark = pytest.mark.xdist_group("engine")  # one server for all of these, and no network that changes meanwhile (test_dashboard.py)
 MARKUP = "<img src=x onerror=\"window.pwned='yes'\">"
 
 
