@@ -30,6 +30,7 @@ def model_files(model: str | None) -> Path | ModelRef | None:
 
 
 def takes_raw(ref: ModelRef) -> bool:
+    """Whether the version is an entry script, which is sent a body as it is."""
     from .. import registry
 
     return registry.get(ref).engine == "script"
@@ -60,6 +61,7 @@ def _is_record(data: Any) -> bool:
 
 
 def table_in(file: Path, *, text: Sequence[str] = ()) -> Any:
+    """The rows of a CSV, Parquet or JSON file; the columns *text* stay text."""
     from .. import datasets
 
     return datasets.read(file, text=text)
@@ -77,6 +79,7 @@ def _text_columns(endpoint: str) -> list[str]:
 
 
 def whole_percent(share: float) -> int:
+    """*share* as a whole number.  Raises BadOption for a fraction."""
     if share != int(share):
         raise BadOption(f"{share} is not a whole percentage.", hint="%mlops traffic churn 1=90 2=10")
     return int(share)
