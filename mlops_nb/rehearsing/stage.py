@@ -28,6 +28,7 @@ from ..settings import Workspace
 from ..store.deployments import Reason
 from ..store.environments import Environment
 from ..store.models import ModelVersion
+from ..targets import local
 
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
 _PREFIX = "mlops-rehearsal-"
@@ -159,24 +160,13 @@ def variables(play: Play, folder: Path) -> dict[str, str]:
 
 def _until_ready(process: subprocess.Popen[bytes], spec: ServerSpec, folder: Path) -> None:
     deadline = time.monotonic() + Workspace.current().settings().start_timeout_seconds
-    while not _ready(spec.port):
+    while not local.ready(spec.port):
         if process.poll() is not None or (folder / "failure.json").exists():
             log = "\n".join((folder / "log").read_text(errors="replace").splitlines()[-12:])
             raise Broken(_told(spec) or Reason(kind="exited", message=f"its server ended with exit code {process.wait()}", log=log))
         if time.monotonic() > deadline:
             raise Broken(Reason(kind="too slow", message=f"it was not ready within {Workspace.current().settings().start_timeout_seconds:.0f} s"))
         time.sleep(0.01)
-
-
-def _ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=0.5)
-    try:
-        connection.request("GET", "/v2/health/ready")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _told(spec: ServerSpec) -> Reason | None:
