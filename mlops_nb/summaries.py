@@ -65,7 +65,17 @@ def of_table(connection: duckdb.DuckDBPyConnection, parquet: Path, schema: Seque
     """The summaries of a data set's columns, moments and nested values left out."""
     sampled = rows > SAMPLE and not any(column["name"].lower() == "file_row_number" for column in schema)
     source = f"read_parquet('{_escaped(str(parquet))}'{', file_row_number = true' if sampled else ''})"
-    shapes = [shape for column in schema if (shape := _shape(connection, source, column, SAMPLE / rows if sampled else 1.0))]
+    return _summed(connection, source, schema, f"hash(file_row_number) < {int(SAMPLE / rows * 2**64)}" if sampled else "true")
+
+
+def of_columns(connection: duckdb.DuckDBPyConnection, table: str, schema: Sequence[Mapping[str, Any]]) -> list[ColumnSummary]:
+    """The same of a table of *connection*'s own."""
+    rows = _one(connection, f"SELECT count(*) FROM {table}")
+    return _summed(connection, table, schema, f"hash(rowid) < {int(SAMPLE / rows * 2**64)}" if rows > SAMPLE else "true")
+
+
+def _summed(connection: duckdb.DuckDBPyConnection, source: str, schema: Sequence[Mapping[str, Any]], sample: str) -> list[ColumnSummary]:
+    shapes = [shape for column in schema if (shape := _shape(connection, source, column, sample))]
     chosen = ", ".join(f"{value(shape, _quoted(shape.name))} AS c{n}" for n, shape in enumerate(shapes))
     return next(iter(counted(connection, f"SELECT 0 AS w, {chosen} FROM {source}", shapes).values()), []) if shapes else []
 
@@ -104,14 +114,14 @@ def counted(
 # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _shape(connection: duckdb.DuckDBPyConnection, source: str, column: Mapping[str, Any], share: float) -> ColumnSummary | None:
+def _shape(connection: duckdb.DuckDBPyConnection, source: str, column: Mapping[str, Any], sample: str) -> ColumnSummary | None:
     """What a column is counted over; None where counts tell nothing."""
     name, type_ = column["name"], column["type"]
     if type_.startswith(_NUMBERS):
         few = _few_integers(connection, source, name) if "float" not in type_ else []
         if few:
             return ColumnSummary(name=name, kind="category", categories=dict.fromkeys(few, 0), distinct=len(few), integers=True)
-        return ColumnSummary(name=name, kind="number", edges=_edges(connection, source, name, share))
+        return ColumnSummary(name=name, kind="number", edges=_edges(connection, source, name, sample))
     if type_ not in ("string", "bool"):
         return None
     text = f"{_quoted(name)}::VARCHAR"
@@ -128,13 +138,12 @@ def _few_integers(connection: duckdb.DuckDBPyConnection, source: str, name: str)
     return [str(int(number)) for number in found] if len(found) <= FEW_INTEGERS else []
 
 
-def _edges(connection: duckdb.DuckDBPyConnection, source: str, name: str, share: float) -> list[float]:
+def _edges(connection: duckdb.DuckDBPyConnection, source: str, name: str, sample: str) -> list[float]:
     """The ends of about equally full bins, with a second end just below every atom."""
     column = f"nullif(TRY_CAST({_quoted(name)} AS DOUBLE), 'nan'::DOUBLE)"
     low, high = connection.execute(f"SELECT min(x), max(x) FROM (SELECT {column} AS x FROM {source}) WHERE isfinite(x)").fetchone() or (None, None)
     if low is None:
         return []
-    sample = f"hash(file_row_number) < {int(share * 2**64)}" if share < 1 else "true"
     places = [k / BINS for k in range(1, BINS)]
     sql = f"SELECT quantile_disc(x, {places}) FROM (SELECT {column} AS x FROM {source} WHERE {sample}) WHERE isfinite(x)"
     quantiles = _one(connection, sql) or []

@@ -5,9 +5,9 @@ Row groups are read in a stream and leave nothing but their counts, so memory do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -30,6 +30,19 @@ class Asked(msgspec.Struct, frozen=True):
     shape: ColumnSummary
     place: tuple[int, ...] = ()
     """Which element, where an entry is an array."""
+    side: Literal["inputs", "outputs"] = "inputs"
+
+
+class Sought(msgspec.Struct, frozen=True):
+    """A column of the requests that is to become a reference: its bins are not known yet."""
+
+    name: str
+    """What the summary is called."""
+    type: str
+    """The signature's."""
+    column: str
+    place: tuple[int, ...] = ()
+    side: Literal["inputs", "outputs"] = "inputs"
 
 
 class Windowed(msgspec.Struct, frozen=True):
@@ -53,36 +66,93 @@ def histograms(
     seconds: float | None = None,
     size: int | None = None,
     most: int = 1,
+    months: Collection[int] = (),
+    weekdays: Collection[int] = (),
 ) -> list[Windowed]:
     """The counts of the newest *most* windows of so many *seconds* before *until*, or of *size* rows; of one window without either.
 
-    A column that no request had is counted as missing throughout.
+    With *months* (1 is January) or *weekdays* (0 is Monday), both in UTC, only requests of those.  A column that no request had is counted as
+    missing throughout.
     """
-    where, bounds = _during(since, until)
+    where, bounds = _when(since, until, months, weekdays)
 
     def ask(standings: list[Standing]) -> list[Windowed]:
         cursor = rows.connection()
-        tables = [rows.whole(cursor, s, _parquet(s, since, until), _lines(s)) for s in standings]
-        table = " UNION ALL BY NAME ".join(f"({table})" for table in tables if table)
-        columns = _columns(cursor, table, "inputs") if table else []
-        if not columns:
+        kept, there = _kept(cursor, standings, since, until, where, {a.side for a in asked} or {"inputs"})
+        if not there:
             return []
-        kept = f"SELECT * FROM ({table}) WHERE {where} AND {_any_of(columns)}"
         numbered = f"SELECT *, {_window(until, seconds, size)} AS w FROM ({kept})"
-        return _counted(cursor, f"SELECT * FROM ({numbered}) WHERE w < {int(most)}", bounds, columns, asked)
+        return _counted(cursor, f"SELECT * FROM ({numbered}) WHERE w < {int(most)}", bounds, there, asked)
 
     return _steady(files.folders(endpoint, deployment), ask)
 
 
-def columns(endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None) -> set[str]:
-    """The names of the columns that were asked."""
+def shapes(
+    endpoint: str,
+    sought: Sequence[Sought],
+    *,
+    deployment: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    months: Collection[int] = (),
+    weekdays: Collection[int] = (),
+) -> list[ColumnSummary]:
+    """A past window as a reference: its columns over bins of its own, as those of a data set; moments and nested values are left out.
+
+    Nothing where no request of that time had one of those columns.
+    """
+    where, bounds = _when(since, until, months, weekdays)
+
+    def ask(standings: list[Standing]) -> list[ColumnSummary]:
+        cursor = rows.connection()
+        kept, there = _kept(cursor, standings, since, until, where, {one.side for one in sought})
+        if not there:
+            return []
+        flat = _flat(kept, there, [(one.side, one.column) for one in sought])
+        chosen = ", ".join(f"{_element(f'u{n}', one.place)} AS {rows.quoted(f'c{n}')}" for n, one in enumerate(sought))
+        cursor.execute(f"CREATE OR REPLACE TEMP TABLE past AS SELECT {chosen} FROM ({flat})", bounds)
+        found = summaries.of_columns(cursor, "past", [{"name": f"c{n}", "type": one.type} for n, one in enumerate(sought)])
+        return [msgspec.structs.replace(one, name=sought[int(one.name[1:])].name) for one in found]
+
+    return _steady(files.folders(endpoint, deployment), ask) if sought else []
+
+
+def columns(
+    endpoint: str,
+    *,
+    deployment: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    side: Literal["inputs", "outputs"] = "inputs",
+) -> set[str]:
+    """The names of the columns that were asked, or answered."""
 
     def ask(standings: list[Standing]) -> set[str]:
         cursor = rows.connection()
         tables = [table for s in standings if (table := rows.whole(cursor, s, _parquet(s, since, until), _lines(s)))]
-        return {rows.name_of(column) for table in tables for column in _columns(cursor, table, "inputs")}
+        return {rows.name_of(column) for table in tables for column in _columns(cursor, table, side)}
 
     return _steady(files.folders(endpoint, deployment), ask)
+
+
+def _when(since: datetime | None, until: datetime | None, months: Collection[int], weekdays: Collection[int]) -> tuple[str, list[datetime]]:
+    where, bounds = _during(since, until)
+    seasons = [f"{part} IN ({', '.join(str(int(n)) for n in sorted(among))})" for part, among in _seasons(months, weekdays) if among]
+    return " AND ".join([where, *seasons]), bounds
+
+
+def _seasons(months: Collection[int], weekdays: Collection[int]) -> list[tuple[str, Collection[int]]]:
+    return [("month(time)", months), ("isodow(time) - 1", weekdays)]
+
+
+def _kept(
+    cursor: duckdb.DuckDBPyConnection, standings: list[Standing], since: datetime | None, until: datetime | None, where: str, sides: Collection[str]
+) -> tuple[str, dict[tuple[str, str], str]]:
+    """The requests of that time with a payload on one of the *sides*, and their columns by side and name."""
+    tables = [rows.whole(cursor, s, _parquet(s, since, until), _lines(s)) for s in standings]
+    table = " UNION ALL BY NAME ".join(f"({table})" for table in tables if table)
+    there = {(side, rows.name_of(column)): column for side in sorted(sides) for column in _columns(cursor, table, side)} if table else {}
+    return f"SELECT * FROM ({table}) WHERE {where} AND {_any_of(list(there.values()))}", there
 
 
 def _window(until: datetime | None, seconds: float | None, size: int | None) -> str:
@@ -92,16 +162,20 @@ def _window(until: datetime | None, seconds: float | None, size: int | None) -> 
     return f"((sum(rows) OVER (ORDER BY time DESC, id) - rows) // {int(size)})::BIGINT" if size else "0"
 
 
-def _counted(cursor: duckdb.DuckDBPyConnection, kept: str, bounds: list[datetime], there: list[str], asked: Sequence[Asked]) -> list[Windowed]:
-    by_name = {rows.name_of(column): column for column in there}
-    unnested = ", ".join(f"{_unnested(by_name.get(a.column))} AS u{n}" for n, a in enumerate(asked))
-    flat = f"SELECT w, unnest(range(rows)) AS r, {unnested} FROM ({kept})"
+def _counted(cursor: duckdb.DuckDBPyConnection, kept: str, bounds: list[datetime], there: dict[tuple[str, str], str], asked: Sequence[Asked]) -> list[Windowed]:
+    flat = _flat(kept, there, [(a.side, a.column) for a in asked])
     values = ", ".join(f"{summaries.value(a.shape, _element(f'u{n}', a.place))} AS c{n}" for n, a in enumerate(asked))
     told = summaries.counted(cursor, f"SELECT w, {values} FROM ({flat})", [a.shape for a in asked], bounds)
     spans = cursor.execute(f"SELECT w, sum(rows)::BIGINT, min(time), max(time) FROM ({kept}) GROUP BY w ORDER BY w", bounds).fetchall()
     named = [_with_new(cursor, flat, bounds, window, asked) for window in told.values()]
     found = dict(zip(told, named, strict=True))
     return [Windowed(number, count, _aware(first), _aware(last), found[number]) for number, count, first, last in spans if number in found]
+
+
+def _flat(kept: str, there: dict[tuple[str, str], str], wanted: Sequence[tuple[str, str]]) -> str:
+    """One row per scored row, its values as `u0`, `u1` …"""
+    unnested = ", ".join(f"{_unnested(there.get(one))} AS u{n}" for n, one in enumerate(wanted))
+    return f"SELECT * EXCLUDE (rows), unnest(range(rows)) AS r, {unnested} FROM ({kept})"
 
 
 def _unnested(column: str | None) -> str:
