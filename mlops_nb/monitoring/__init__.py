@@ -2,6 +2,7 @@
 
 from .drift import check_drift
 from .figures import distribution_figure, figure
+from .over_time import DriftMap, drift_map, window_check
 from .reports import Compared, DriftReport, FeatureDrift
 
-__all__ = ["check_drift", "figure", "distribution_figure", "DriftReport", "FeatureDrift", "Compared"]
+__all__ = ["check_drift", "figure", "distribution_figure", "DriftReport", "FeatureDrift", "Compared", "drift_map", "window_check", "DriftMap"]

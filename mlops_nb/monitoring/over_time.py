@@ -1,0 +1,334 @@
+"""Drift by feature and time: each of many windows against the training data, judged as a check at its end would have judged it.
+
+Windows begin at whole multiples of their length, so those that are over never change and are counted once: what was counted is kept in this
+process, beside how many requests there were, which is how rows that come late (a device that was offline) are noticed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Generic, TypeVar
+
+import msgspec
+
+from .. import store, summaries, telemetry
+from ..errors import NothingToCompare
+from ..reference import ModelRef
+from ..settings import Workspace
+from ..store import datasets, deployments, models
+from ..store.checks import DriftCheck
+from ..store.deployments import Deployment
+from ..summaries import ColumnSummary
+from ..telemetry import Asked
+from . import columns, counting, judging, telling
+from .judging import Judged
+from .reports import Compared, DriftReport, FeatureDrift
+
+MOST_WINDOWS = 120
+_ORIGIN = datetime(2000, 1, 3, tzinfo=UTC)
+"""A Monday at midnight, from which windows (as telemetry's stretches) are counted."""
+T = TypeVar("T")
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature in one window."""
+
+    feature: str
+    effect: float | None
+    """Share of the window's rows, 0–1, that lies elsewhere than in the training data; None where there are too few to tell."""
+    alarm: bool = False
+    kind: str = ""
+    """What the alarm is about: `values`, `missing` or `new`."""
+    span: int = 1
+    """How many windows, this one the newest, say so together."""
+    missing: float = 0.0
+    new: float = 0.0
+    """Share of the rows with a category, or beyond the range, that the training data never showed."""
+
+
+class Slot(msgspec.Struct, frozen=True, kw_only=True):
+    """One window that was asked something."""
+
+    begin: datetime
+    end: datetime
+    rows: int
+    cells: list[Cell]
+
+
+class DriftMap(msgspec.Struct, frozen=True, kw_only=True):
+    """Features × windows."""
+
+    endpoint: str
+    deployments: list[str] | None
+    """Whose requests; None stands for all, also those withdrawn since."""
+    model: str
+    dataset: str
+    seconds: float
+    effect: float
+    """The smallest share of rows that counts."""
+    alpha: float
+    promise: str
+    features: list[str]
+    """Those with most alarms first, then by their largest effect."""
+    slots: list[Slot]
+    """Oldest first; windows in which nobody asked are left out."""
+    skipped: dict[str, list[str]]
+    """The columns that are not compared, by why not."""
+
+    def cell(self, feature: str, begin: datetime) -> Cell | None:
+        """One cell, where there is one."""
+        return next((cell for slot in self.slots if slot.begin == begin for cell in slot.cells if cell.feature == feature), None)
+
+
+def drift_map(endpoint: str, *, seconds: float, since: datetime, until: datetime, among: Collection[str] | None = None) -> DriftMap:
+    """Every window of so many *seconds* from *since* to *until*, at most MOST_WINDOWS of the newest, against the training data.
+
+    The training data is that of the version with most traffic; *among* narrows the requests, and the versions, to those deployments.
+    Each window is a look of its own under the settings' budget.  Raises EndpointNotFound, NothingToCompare.
+    """
+    settings = Workspace.current().settings()
+    subject = _subject(endpoint, among)
+    stretch = _Stretch.around(since, until, seconds)
+    found = _counts(subject, stretch)
+    budget = judging.budget(settings.drift_budget, every_seconds=seconds)
+    shown = [place for place in sorted(found) if place >= stretch.shown]
+    slots = [_slot(subject, stretch, found, place, budget.alpha, settings.drift_effect) for place in shown]
+    absent = {a.shape.name for n, a in enumerate(subject.asked) if slots and all(not found[place].columns[n].count for place in found)}
+    slots = [msgspec.structs.replace(slot, cells=[cell for cell in slot.cells if cell.feature not in absent]) for slot in slots]
+    return DriftMap(
+        endpoint=endpoint, deployments=subject.names, model=subject.model, dataset=subject.dataset, seconds=seconds, effect=settings.drift_effect,
+        alpha=budget.alpha, promise=budget.promise(len(subject.asked) - len(absent), len(judging.SPANS)), features=_ordered(slots), slots=slots,
+        skipped=subject.skipped | ({"not in the requests": sorted(absent)} if absent else {}),
+    )  # fmt: skip
+
+
+def window_check(drift_map: DriftMap, begin: datetime) -> DriftCheck | None:
+    """One window of a map as a check that is not stored, for `figure` and `distribution_figure`; None where nobody asked in it."""
+    slot = next((slot for slot in drift_map.slots if slot.begin == begin), None)
+    if slot is None:
+        return None
+    subject = _subject(drift_map.endpoint, drift_map.deployments)
+    stretch = _Stretch.around(begin, slot.end, drift_map.seconds)
+    counted = _counts(subject, stretch)
+    place = stretch.place_of(begin)
+    told = {cell.feature: cell for cell in slot.cells}
+    judged = _judged(subject, counted, place, drift_map.effect)
+    features = [_alone(one, counted[place].columns[n], told[one.reference.name], drift_map) for n, one in enumerate(judged) if one.reference.name in told]
+    report = DriftReport(
+        is_drift=any(feature.is_drift for feature in features), engine="histograms", alpha=drift_map.alpha, correction="Holm", promise=drift_map.promise,
+        reference=Compared(rows=subject.rows, compared=subject.rows, dataset=subject.dataset),
+        window=Compared(rows=slot.rows, compared=slot.rows, since=begin, until=slot.end), features=features,
+    )  # fmt: skip
+    alone = drift_map.deployments[0] if drift_map.deployments and len(drift_map.deployments) == 1 else None
+    return DriftCheck(
+        id="", endpoint=drift_map.endpoint, deployment=alone, dataset=subject.dataset, engine="histograms", is_drift=report.is_drift,
+        report=msgspec.to_builtins(report), time=slot.end,
+    )  # fmt: skip
+
+
+# ── what is compared ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Subject(msgspec.Struct, frozen=True):
+    endpoint: str
+    names: list[str] | None
+    model: str
+    dataset: str
+    rows: int
+    asked: list[Asked]
+    skipped: dict[str, list[str]]
+
+
+def _subject(endpoint: str, among: Collection[str] | None) -> _Subject:
+    with store.reading() as tx:
+        deployments.endpoint(tx, endpoint)
+        there = [d for d in deployments.of(tx, endpoint) if among is None or d.name in among]
+        chosen = _most_asked(endpoint, there, deployments.traffic(tx, endpoint))
+        version = models.get(tx, ModelRef(chosen.model, version=chosen.version))
+        if not version.dataset:
+            raise NothingToCompare.no_dataset(endpoint, version.ref)
+        dataset = datasets.get(tx, ModelRef.parse(version.dataset, what="dataset"))
+    side = counting.Side(endpoint, None, version, dataset)
+    wanted, skipped = counting._comparable(side, {counting._column(column) for column in columns.wanted(version, dataset)})
+    if not wanted:
+        raise NothingToCompare.no_column(version.ref, dataset.ref, skipped)
+    asked = [Asked(counting._column(column), shape, column.place) for column, shape in wanted]
+    return _Subject(endpoint, None if among is None else sorted(d.name for d in there), version.ref, dataset.ref, dataset.rows, asked, skipped)
+
+
+def _most_asked(endpoint: str, there: Sequence[Deployment], traffic: dict[str, int]) -> Deployment:
+    if not there:
+        raise NothingToCompare.no_deployment(endpoint)
+    return max(there, key=lambda d: (traffic.get(d.name, 0), d.created_at))
+
+
+# ── windows ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Stretch(msgspec.Struct, frozen=True):
+    """Windows by their place, counted from the origin; the first few before what is shown are there to be put together with it."""
+
+    first: int
+    end: int
+    seconds: float
+    shown: int
+
+    @classmethod
+    def around(cls, since: datetime, until: datetime, seconds: float) -> _Stretch:
+        """From the window that *since* lies in to the one that *until* ends in."""
+        end = -int((_ORIGIN - until).total_seconds() // seconds)
+        shown = max(int((since - _ORIGIN).total_seconds() // seconds), end - MOST_WINDOWS)
+        return cls(shown - max(judging.SPANS) + 1, end, seconds, shown)
+
+    def begin_of(self, place: int) -> datetime:
+        """When a window begins."""
+        return _ORIGIN + timedelta(seconds=place * self.seconds)
+
+    def place_of(self, time: datetime) -> int:
+        """The window that a moment lies in."""
+        return int((time - _ORIGIN).total_seconds() // self.seconds)
+
+
+class _Counted(msgspec.Struct, frozen=True):
+    """One window of all that was chosen."""
+
+    rows: int
+    columns: list[ColumnSummary]
+    mark: tuple[int, int]
+    """Requests and rows that there were when it was counted."""
+
+
+def _key(subject: _Subject, stretch: _Stretch, place: int, mark: tuple[int, int]) -> tuple[object, ...]:
+    names = None if subject.names is None else tuple(subject.names)
+    return (str(Workspace.current().root), subject.endpoint, names, subject.model, subject.dataset, stretch.seconds, place, mark)
+
+
+def _counts(subject: _Subject, stretch: _Stretch) -> dict[int, _Counted]:
+    """The windows in which somebody asked, by their place; only those that changed since they were last counted are read."""
+    marks = _marks(subject, stretch)
+    found = {place: _windows.get(_key(subject, stretch, place, mark)) for place, mark in marks.items()}
+    missing = [place for place, known in found.items() if known is None]
+    if missing:
+        found |= _read(subject, stretch, marks, min(missing), max(missing) + 1)
+    return {place: counted for place, counted in found.items() if counted and counted.rows}
+
+
+def _marks(subject: _Subject, stretch: _Stretch) -> dict[int, tuple[int, int]]:
+    since, until = stretch.begin_of(stretch.first), stretch.begin_of(stretch.end)
+    marks: dict[int, tuple[int, int]] = {}
+    for row in telemetry.traffic(subject.endpoint, since=since, until=until, bucket_seconds=stretch.seconds):
+        if subject.names is None or row["deployment"] in subject.names:
+            place = stretch.place_of(row["time"])
+            requests, rows = marks.get(place, (0, 0))
+            marks[place] = (requests + row["requests"], rows + (row["rows"] or 0))
+    return marks
+
+
+def _read(subject: _Subject, stretch: _Stretch, marks: dict[int, tuple[int, int]], first: int, end: int) -> dict[int, _Counted]:
+    """Windows *first* to *end*, counted in one pass for each deployment, or for all together."""
+    read: dict[int, list[telemetry.Windowed]] = {}
+    until = stretch.begin_of(end) - timedelta(microseconds=1)  # telemetry's windows end with their last moment, ours before the next one's first
+    for name in [None] if subject.names is None else subject.names:
+        windows = telemetry.histograms(
+            subject.endpoint, subject.asked, deployment=name, since=stretch.begin_of(first), until=until, seconds=stretch.seconds, most=end - first
+        )
+        for window in windows:
+            read.setdefault(end - 1 - window.number, []).append(window)
+    found: dict[int, _Counted] = {}
+    for place in range(first, end):
+        if place in marks:
+            found[place] = _counted(subject, read.get(place, []), marks[place])
+            _windows.put(_key(subject, stretch, place, marks[place]), found[place])
+    return found
+
+
+def _counted(subject: _Subject, parts: Sequence[telemetry.Windowed], mark: tuple[int, int]) -> _Counted:
+    if not parts:
+        return _Counted(0, [], mark)
+    together = [summaries.together(many) for many in zip(*(part.columns for part in parts), strict=True)]
+    return _Counted(sum(part.rows for part in parts), together, mark)
+
+
+# ── verdicts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _slot(subject: _Subject, stretch: _Stretch, counted: dict[int, _Counted], place: int, alpha: float, effect: float) -> Slot:
+    marks = tuple(counted[before].mark if before in counted else None for before in _before(place))
+    key = (*_key(subject, stretch, place, counted[place].mark), marks, alpha, effect)
+    cells = _verdicts.get(key)
+    if cells is None:
+        cells = [_cell(one, counted[place].columns[n], alpha) for n, one in enumerate(_judged(subject, counted, place, effect))]
+        _verdicts.put(key, cells)
+    return Slot(begin=stretch.begin_of(place), end=stretch.begin_of(place + 1), rows=counted[place].rows, cells=cells)
+
+
+def _judged(subject: _Subject, counted: dict[int, _Counted], place: int, effect: float) -> list[Judged]:
+    """The window and those before it, as a check at its end sees them."""
+    windows = [counted[before].columns for before in _before(place) if before in counted]
+    return judging.judge([asked.shape for asked in subject.asked], windows, effect=effect)
+
+
+def _before(place: int) -> range:
+    return range(place, place - max(judging.SPANS), -1)
+
+
+def _cell(judged: Judged, window: ColumnSummary, alpha: float) -> Cell:
+    decisive, alone = judged.tests[0], [test for test in judged.tests if test.span == 1 and test.test != "none"]
+    alarm = decisive.p_adjusted < alpha
+    return Cell(
+        feature=judged.reference.name, effect=max((test.effect for test in alone), default=None) if window.rows >= judging.FEWEST_ROWS else None,
+        alarm=alarm, kind=decisive.kind if alarm else "", span=decisive.span if alarm else 1, missing=window.missing / max(window.rows, 1),
+        new=judging.outside(judged.reference, window) / max(window.count, 1),
+    )  # fmt: skip
+
+
+def _alone(judged: Judged, window: ColumnSummary, cell: Cell, drift_map: DriftMap) -> FeatureDrift:
+    """The feature in this window alone, with the verdict that the windows together gave."""
+    own = Judged(judged.reference, window, [test for test in judged.tests if test.span == 1])
+    told = telling.feature(own, alpha=drift_map.alpha, effect=drift_map.effect)
+    return msgspec.structs.replace(told, is_drift=cell.alarm, kind=cell.kind, span=cell.span)
+
+
+def _ordered(slots: Sequence[Slot]) -> list[str]:
+    alarms: dict[str, tuple[int, float]] = {}
+    for cell in (cell for slot in slots for cell in slot.cells):
+        count, largest = alarms.get(cell.feature, (0, 0.0))
+        alarms[cell.feature] = (count + cell.alarm, max(largest, cell.effect or 0.0))
+    return sorted(alarms, key=lambda name: (-alarms[name][0], -alarms[name][1], name))
+
+
+# ── what was counted already ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Kept(Generic[T]):
+    """The values used last, packed, up to so many bytes; several threads may use it."""
+
+    def __init__(self, kind: type[T], most: int = 64 << 20) -> None:
+        self._decoder = msgspec.msgpack.Decoder(kind)
+        self._values: OrderedDict[object, bytes] = OrderedDict()
+        self._lock, self._most, self._bytes = threading.Lock(), most, 0
+
+    def get(self, key: object) -> T | None:
+        """The value, where it is still here."""
+        with self._lock:
+            packed = self._values.get(key)
+            if packed is None:
+                return None
+            self._values.move_to_end(key)
+        return self._decoder.decode(packed)
+
+    def put(self, key: object, value: T) -> None:
+        """Keep it, and let go of those that were not asked for longest."""
+        packed = msgspec.msgpack.encode(value)
+        with self._lock:
+            self._bytes += len(packed) - len(self._values.pop(key, b""))
+            self._values[key] = packed
+            while self._bytes > self._most:
+                self._bytes -= len(self._values.popitem(last=False)[1])
+
+
+_windows = _Kept(_Counted)
+_verdicts: _Kept[list[Cell]] = _Kept(list[Cell])
