@@ -21,10 +21,10 @@ leftover.  Lines are deleted before their Parquet file may be merged, so lines w
 
 from .compaction import Compaction, compact
 from .copies import Counted, Pair, count, counted, hourly, pairs
-from .histograms import Asked, Sought, Windowed, columns, histograms, shapes
+from .histograms import Asked, Segment, Sought, Windowed, columns, histograms, shapes
 from .queries import Captured, captured, inputs, outputs, requests, totals, traffic
 
 __all__ = [
     "requests", "inputs", "outputs", "traffic", "totals", "captured", "compact", "Compaction", "Captured",
-    "count", "counted", "Counted", "hourly", "pairs", "Pair", "histograms", "columns", "shapes", "Asked", "Sought", "Windowed",
+    "count", "counted", "Counted", "hourly", "pairs", "Pair", "histograms", "columns", "shapes", "Asked", "Segment", "Sought", "Windowed",
 ]  # fmt: skip

@@ -45,6 +45,13 @@ class Sought(msgspec.Struct, frozen=True):
     side: Literal["inputs", "outputs"] = "inputs"
 
 
+class Segment(msgspec.Struct, frozen=True):
+    """The rows whose *asked* column has one *value*, as its shape's categories are told."""
+
+    asked: Asked
+    value: str
+
+
 class Windowed(msgspec.Struct, frozen=True):
     """The counts of one window, the newest being number 0."""
 
@@ -68,21 +75,22 @@ def histograms(
     most: int = 1,
     months: Collection[int] = (),
     weekdays: Collection[int] = (),
+    segment: Segment | None = None,
 ) -> list[Windowed]:
     """The counts of the newest *most* windows of so many *seconds* before *until*, or of *size* rows; of one window without either.
 
-    With *months* (1 is January) or *weekdays* (0 is Monday), both in UTC, only requests of those.  A column that no request had is counted as
-    missing throughout.
+    With *months* (1 is January) or *weekdays* (0 is Monday), both in UTC, only requests of those; with *segment* only its rows.  A column that no
+    request had is counted as missing throughout.
     """
     where, bounds = _when(since, until, months, weekdays)
 
     def ask(standings: list[Standing]) -> list[Windowed]:
         cursor = rows.connection()
-        kept, there = _kept(cursor, standings, since, until, where, {a.side for a in asked} or {"inputs"})
+        kept, there = _kept(cursor, standings, since, until, where, {a.side for a in (*asked, *([segment.asked] if segment else []))} or {"inputs"})
         if not there:
             return []
         numbered = f"SELECT *, {_window(until, seconds, size)} AS w FROM ({kept})"
-        return _counted(cursor, f"SELECT * FROM ({numbered}) WHERE w < {int(most)}", bounds, there, asked)
+        return _counted(cursor, f"SELECT * FROM ({numbered}) WHERE w < {int(most)}", bounds, there, asked, segment)
 
     return _steady(files.folders(endpoint, deployment), ask)
 
@@ -162,14 +170,29 @@ def _window(until: datetime | None, seconds: float | None, size: int | None) -> 
     return f"((sum(rows) OVER (ORDER BY time DESC, id) - rows) // {int(size)})::BIGINT" if size else "0"
 
 
-def _counted(cursor: duckdb.DuckDBPyConnection, kept: str, bounds: list[datetime], there: dict[tuple[str, str], str], asked: Sequence[Asked]) -> list[Windowed]:
-    flat = _flat(kept, there, [(a.side, a.column) for a in asked])
+def _counted(
+    cursor: duckdb.DuckDBPyConnection,
+    kept: str,
+    bounds: list[datetime],
+    there: dict[tuple[str, str], str],
+    asked: Sequence[Asked],
+    segment: Segment | None,
+) -> list[Windowed]:
+    flat = _within(kept, there, asked, segment) if segment else _flat(kept, there, [(a.side, a.column) for a in asked])
     values = ", ".join(f"{summaries.value(a.shape, _element(f'u{n}', a.place))} AS c{n}" for n, a in enumerate(asked))
     told = summaries.counted(cursor, f"SELECT w, {values} FROM ({flat})", [a.shape for a in asked], bounds)
     spans = cursor.execute(f"SELECT w, sum(rows)::BIGINT, min(time), max(time) FROM ({kept}) GROUP BY w ORDER BY w", bounds).fetchall()
     named = [_with_new(cursor, flat, bounds, window, asked) for window in told.values()]
     found = dict(zip(told, named, strict=True))
-    return [Windowed(number, count, _aware(first), _aware(last), found[number]) for number, count, first, last in spans if number in found]
+    rows_of = {number: columns[0].rows for number, columns in found.items() if segment and columns}
+    return [Windowed(number, rows_of.get(number, count), _aware(first), _aware(last), found[number]) for number, count, first, last in spans if number in found]
+
+
+def _within(kept: str, there: dict[tuple[str, str], str], asked: Sequence[Asked], segment: Segment) -> str:
+    """One row per scored row of the segment."""
+    one, last = segment.asked, len(asked)
+    flat = _flat(kept, there, [*((a.side, a.column) for a in asked), (one.side, one.column)])
+    return f"SELECT * FROM ({flat}) WHERE {summaries.value(one.shape, _element(f'u{last}', one.place))} = {rows.literal(segment.value)}"
 
 
 def _flat(kept: str, there: dict[tuple[str, str], str], wanted: Sequence[tuple[str, str]]) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from mlops_nb import datasets, telemetry
 from mlops_nb.summaries import ColumnSummary
-from mlops_nb.telemetry import Asked, Sought
+from mlops_nb.telemetry import Asked, Segment, Sought
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)  # a Monday
 AGE = ColumnSummary(name="age", kind="number", edges=[0.0, 1.0, 2.0])
@@ -81,3 +81,13 @@ def test_part_of_a_year_is_a_reference_of_its_own(recorded):
     [june] = telemetry.shapes("delays", [Sought("age", "float64", "age")], months={6})
 
     assert (june.rows, june.edges[-1]) == (30, 29.0)
+
+
+def test_only_the_rows_of_a_segment_are_counted_whatever_else_is_in_their_requests(recorded):
+    recorded.append([recorded.line(time=NOON, inputs={"age": [0.5, 1.5, 1.5], "code": ["x", "y", "x"]})])
+    recorded.append([recorded.line(time=NOON + timedelta(hours=1), inputs={"age": [0.5, 0.5], "code": ["y", "y"]})])
+    code = Asked("code", ColumnSummary(name="code", kind="category", categories={"x": 0, "y": 0}))
+
+    found = telemetry.histograms("delays", [Asked("age", AGE)], until=NOON + timedelta(hours=2), seconds=3600, most=3, segment=Segment(code, "x"))
+
+    assert [(window.rows, window.columns[0].counts) for window in found] == [(2, [0, 1, 1, 0])]
