@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from . import ssh
 from .errors import MissingExtra, NoContainerEngine
 from .settings import Workspace
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 QUICK_SECONDS = 3.0
 """How long a client waits for the engine to say something, unless told otherwise."""
+_OVER_SSH_SECONDS = 10.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _clients: dict[tuple[str, float, int], docker.DockerClient] = {}
 _making = threading.Lock()
@@ -52,9 +54,15 @@ def address() -> str:
 
 
 def is_local(where: str | None = None) -> bool:
-    """Whether the engine (or the one at *where*) runs on this machine, judged by its address."""
+    """Whether the engine (or the one at *where*) runs on this machine, judged by its address; what leads over ssh is elsewhere, whatever its name."""
     parts = urlsplit(where or address())
-    return parts.scheme in ("unix", "npipe") or parts.hostname in _LOOPBACK
+    return parts.scheme in ("unix", "npipe") or (parts.scheme != ssh.SCHEME and parts.hostname in _LOOPBACK)
+
+
+def socket_address() -> str:
+    """By which the docker command reaches the engine as this process does: over ssh, with this workspace's configuration for it."""
+    where = address()
+    return ssh.door(where).address if ssh.is_meant(where) else where
 
 
 def client(*, timeout_seconds: float = QUICK_SECONDS, at: str | None = None) -> docker.DockerClient:
@@ -95,7 +103,8 @@ def ask(what: str) -> dict[str, Any]:
 
 def silent(error: BaseException | str, *, at: str | None = None) -> NoContainerEngine:
     """The error for an engine (or the one *at* an address) that did not answer, from what the client raised."""
-    return NoContainerEngine(at or address(), why=_plain(error))
+    where = at or address()
+    return NoContainerEngine(where, why=_plain(error, where))
 
 
 def _connection(at: str | None = None) -> dict[str, Any]:
@@ -121,7 +130,7 @@ def _of_context(name: str | None) -> dict[str, Any]:
     try:
         found = ContextAPI.kwargs_from_context(name=name)
     except docker.errors.DockerException as error:
-        raise NoContainerEngine(f"context {name}", why=_plain(error)) from error
+        raise NoContainerEngine(f"context {name}", why=str(error)) from error
     if name and name != "default" and not found:
         raise NoContainerEngine(f"context {name}", why="docker knows no context of this name")
     where = str(found.get("base_url") or "unix:///var/run/docker.sock")
@@ -135,17 +144,21 @@ def _connected(connection: dict[str, Any], timeout_seconds: float) -> docker.Doc
     import requests
 
     where = connection["base_url"]
+    if ssh.is_meant(where):
+        connection, timeout_seconds = {"base_url": ssh.door(where).address}, max(timeout_seconds, _OVER_SSH_SECONDS)
     try:
-        return docker.DockerClient(**connection, version="auto", timeout=timeout_seconds, use_ssh_client=where.startswith("ssh://"), max_pool_size=20)
+        return docker.DockerClient(**connection, version="auto", timeout=timeout_seconds, max_pool_size=20)
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        raise NoContainerEngine(where, why=_plain(error)) from error
+        raise NoContainerEngine(where, why=_plain(error, where)) from error
 
 
-def _plain(error: BaseException | str) -> str:
-    """What went wrong, in the few words of its innermost cause."""
+def _plain(error: BaseException | str, where: str) -> str:
+    """What went wrong, in the few words of its innermost cause; of a connection over ssh that ended, in ssh's."""
     said = str(error)
     if isinstance(error, BaseException) and isinstance(error.__cause__ or error.__context__, OSError):
         said = str(error.__cause__ or error.__context__)
+    if ssh.is_meant(where) and "timed out" not in said and ssh.door(where).trouble:
+        return ssh.door(where).trouble
     for mark, words in _CAUSES.items():
         if mark.lower() in said.lower():
             return words

@@ -56,6 +56,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A file of two lines, user and password, that only its owner can read."""
     container_engine: str = ""
     """A `unix://`, `tcp://` or `ssh://` address, or a docker context's name; empty means as the docker command finds it."""
+    ssh_config: str = ""
+    """The configuration file that the ssh client is told to use for an engine on another machine; empty means its own."""
 
 
 class Workspace(msgspec.Struct, frozen=True):
