@@ -82,7 +82,7 @@ class Door:
         """Give the connection to an ssh of its own; hold it until it is known why that ended, so that the caller is not told before us."""
         with caller:
             try:
-                process = subprocess.Popen(self._command, stdin=caller, stdout=caller, stderr=subprocess.PIPE, start_new_session=True)
+                process = subprocess.Popen(self._command, stdin=caller.fileno(), stdout=caller.fileno(), stderr=subprocess.PIPE, start_new_session=True)
             except OSError as error:
                 self.trouble = f"no ssh command can be run here ({error.strerror})"
                 return

@@ -6,12 +6,9 @@ somebody deleted.  The agent's loop never waits for a cluster: `kubernetes.keepi
 
 from __future__ import annotations
 
-import platform
 import re
-import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import keys, packaging, splits, store
@@ -23,6 +20,7 @@ from ..settings import Workspace
 from ..store import deployments as table
 from ..store import state
 from ..store.deployments import Deployment, Reason
+from ..store.identity import at_home, workspace_id
 from . import Observed, Usage
 
 if TYPE_CHECKING:
@@ -363,34 +361,6 @@ def _name(deployment: Deployment) -> str:
 
 
 # ── what the workspace remembers ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def workspace_id() -> str:
-    """By which a cluster knows this workspace's objects from others'; made once."""
-    return _workspace_id(str(Workspace.current().root))
-
-
-@lru_cache(maxsize=64)
-def _workspace_id(root: str) -> str:
-    with store.reading() as tx:
-        known = state.get(tx, "workspace_id")
-    if known:
-        return known
-    with store.writing() as tx:
-        known = state.get(tx, "workspace_id") or secrets.token_hex(8)
-        state.put(tx, "workspace_id", known)
-        state.put(tx, "workspace_home", _home())
-    return known
-
-
-def at_home() -> bool:
-    """Whether this workspace is where it got its id.  A copy has the same id, and what it does not know may well be the original's."""
-    with store.reading() as tx:
-        return state.get(tx, "workspace_home") == _home()
-
-
-def _home() -> str:
-    return f"{platform.node()}:{Workspace.current().root.resolve()}"
 
 
 def _places() -> list[list[str]]:
