@@ -14,23 +14,36 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from .. import store, summaries, telemetry
-from ..errors import NothingToCompare
+from .. import artifacts, store, summaries, telemetry
+from ..errors import NothingToCompare, UnknownColumn
 from ..reference import ModelRef
 from ..settings import Workspace
 from ..store import datasets, deployments, models
 from ..store.checks import DriftCheck
+from ..store.datasets import DatasetVersion
 from ..store.deployments import Deployment
 from ..summaries import ColumnSummary
-from ..telemetry import Asked
+from ..telemetry import Asked, Segment
 from . import columns, counting, judging, telling
+from .columns import Wanted
 from .judging import Judged
 from .reports import Compared, DriftReport, FeatureDrift
 
 MOST_WINDOWS = 120
 _ORIGIN = datetime(2000, 1, 3, tzinfo=UTC)
 """A Monday at midnight, from which windows (as telemetry's stretches) are counted."""
+_MOST_PARTS = 20
 T = TypeVar("T")
+
+
+class Part(msgspec.Struct, frozen=True):
+    """The rows, of requests and of training data, whose *column* has one *value*."""
+
+    column: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.column}={self.value}"
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +77,8 @@ class DriftMap(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     deployments: list[str] | None
     """Whose requests; None stands for all, also those withdrawn since."""
+    part: Part | None
+    """Which rows, on either side; None stands for all."""
     model: str
     dataset: str
     seconds: float
@@ -77,20 +92,23 @@ class DriftMap(msgspec.Struct, frozen=True, kw_only=True):
     """Oldest first; windows in which nobody asked are left out."""
     skipped: dict[str, list[str]]
     """The columns that are not compared, by why not."""
+    parts: dict[str, list[str]]
+    """The columns by which rows can be told apart, with their most frequent values in the training data."""
 
     def cell(self, feature: str, begin: datetime) -> Cell | None:
         """One cell, where there is one."""
         return next((cell for slot in self.slots if slot.begin == begin for cell in slot.cells if cell.feature == feature), None)
 
 
-def drift_map(endpoint: str, *, seconds: float, since: datetime, until: datetime, among: Collection[str] | None = None) -> DriftMap:
+def drift_map(endpoint: str, *, seconds: float, since: datetime, until: datetime, among: Collection[str] | None = None, part: Part | None = None) -> DriftMap:
     """Every window of so many *seconds* from *since* to *until*, at most MOST_WINDOWS of the newest, against the training data.
 
-    The training data is that of the version with most traffic; *among* narrows the requests, and the versions, to those deployments.
-    Each window is a look of its own under the settings' budget.  Raises EndpointNotFound, NothingToCompare.
+    The training data is that of the version with most traffic; *among* narrows the requests, and the versions, to those deployments,
+    *part* the rows of both sides.  Each window is a look of its own under the settings' budget.  Raises EndpointNotFound, NothingToCompare,
+    UnknownColumn for a part by a column that has no categories, FileMissing.
     """
     settings = Workspace.current().settings()
-    subject = _subject(endpoint, among)
+    subject = _subject(endpoint, among, part)
     stretch = _Stretch.around(since, until, seconds)
     found = _counts(subject, stretch)
     budget = judging.budget(settings.drift_budget, every_seconds=seconds)
@@ -99,7 +117,8 @@ def drift_map(endpoint: str, *, seconds: float, since: datetime, until: datetime
     absent = {a.shape.name for n, a in enumerate(subject.asked) if slots and all(not found[place].columns[n].count for place in found)}
     slots = [msgspec.structs.replace(slot, cells=[cell for cell in slot.cells if cell.feature not in absent]) for slot in slots]
     return DriftMap(
-        endpoint=endpoint, deployments=subject.names, model=subject.model, dataset=subject.dataset, seconds=seconds, effect=settings.drift_effect,
+        endpoint=endpoint, deployments=subject.names, part=part, parts=subject.parts, model=subject.model, dataset=subject.dataset,
+        seconds=seconds, effect=settings.drift_effect,
         alpha=budget.alpha, promise=budget.promise(len(subject.asked) - len(absent), len(judging.SPANS)), features=_ordered(slots), slots=slots,
         skipped=subject.skipped | ({"not in the requests": sorted(absent)} if absent else {}),
     )  # fmt: skip
@@ -110,7 +129,7 @@ def window_check(drift_map: DriftMap, begin: datetime) -> DriftCheck | None:
     slot = next((slot for slot in drift_map.slots if slot.begin == begin), None)
     if slot is None:
         return None
-    subject = _subject(drift_map.endpoint, drift_map.deployments)
+    subject = _subject(drift_map.endpoint, drift_map.deployments, drift_map.part)
     stretch = _Stretch.around(begin, slot.end, drift_map.seconds)
     counted = _counts(subject, stretch)
     place = stretch.place_of(begin)
@@ -137,12 +156,21 @@ class _Subject(msgspec.Struct, frozen=True):
     names: list[str] | None
     model: str
     dataset: str
-    rows: int
     asked: list[Asked]
+    """What is counted of the requests."""
+    references: list[ColumnSummary]
+    """The same of the training data."""
     skipped: dict[str, list[str]]
+    segment: Segment | None
+    parts: dict[str, list[str]]
+
+    @property
+    def rows(self) -> int:
+        """Of the training data."""
+        return self.references[0].rows
 
 
-def _subject(endpoint: str, among: Collection[str] | None) -> _Subject:
+def _subject(endpoint: str, among: Collection[str] | None, part: Part | None) -> _Subject:
     with store.reading() as tx:
         deployments.endpoint(tx, endpoint)
         there = [d for d in deployments.of(tx, endpoint) if among is None or d.name in among]
@@ -156,7 +184,41 @@ def _subject(endpoint: str, among: Collection[str] | None) -> _Subject:
     if not wanted:
         raise NothingToCompare.no_column(version.ref, dataset.ref, skipped)
     asked = [Asked(counting._column(column), shape, column.place) for column, shape in wanted]
-    return _Subject(endpoint, None if among is None else sorted(d.name for d in there), version.ref, dataset.ref, dataset.rows, asked, skipped)
+    segment = _segment(part, asked) if part else None
+    references = _references(dataset, wanted, segment) if segment else [shape for _, shape in wanted]
+    names = None if among is None else sorted(d.name for d in there)
+    return _Subject(endpoint, names, version.ref, dataset.ref, asked, references, skipped, segment, _parts(asked))
+
+
+def _parts(asked: Sequence[Asked]) -> dict[str, list[str]]:
+    shapes = [one.shape for one in asked if one.shape.kind == "category" and not one.place]
+    return {shape.name: sorted(shape.categories, key=lambda name: -shape.categories[name])[:_MOST_PARTS] for shape in shapes}
+
+
+def _segment(part: Part, asked: Sequence[Asked]) -> Segment:
+    found = next((one for one in asked if one.shape.name == part.column and part.column in _parts(asked)), None)
+    if not found:
+        raise UnknownColumn(part.column, "--segment", known=list(_parts(asked)))
+    return Segment(found, part.value)
+
+
+def _references(dataset: DatasetVersion, wanted: Sequence[tuple[Wanted, ColumnSummary]], segment: Segment) -> list[ColumnSummary]:
+    """The segment's rows of the training data, over the bins of all of it.  Raises FileMissing."""
+    import duckdb
+
+    source = {shape.name: '"' + (column.source or "").replace('"', '""') + '"' for column, shape in wanted}
+    values = ", ".join(f"{summaries.value(shape, source[shape.name])} AS c{n}" for n, (_, shape) in enumerate(wanted))
+    inside = f"{summaries.value(segment.asked.shape, source[segment.asked.shape.name])} = ?"
+    select = f"SELECT 0 AS w, {values} FROM read_parquet(?) WHERE {inside}"
+    bound = [str(artifacts.address(dataset.file)), segment.value]
+    with duckdb.connect(":memory:", config={"autoinstall_known_extensions": False}) as connection:
+        found = summaries.counted(connection, select, [shape for _, shape in wanted], bound)
+    return found.get(0) or [_emptied(shape) for _, shape in wanted]
+
+
+def _emptied(shape: ColumnSummary) -> ColumnSummary:
+    counts, categories = [0] * len(shape.counts), dict.fromkeys(shape.categories, 0)
+    return msgspec.structs.replace(shape, count=0, missing=0, other=0, counts=counts, categories=categories, mean=None, deviation=None)
 
 
 def _most_asked(endpoint: str, there: Sequence[Deployment], traffic: dict[str, int]) -> Deployment:
@@ -203,7 +265,8 @@ class _Counted(msgspec.Struct, frozen=True):
 
 def _key(subject: _Subject, stretch: _Stretch, place: int, mark: tuple[int, int]) -> tuple[object, ...]:
     names = None if subject.names is None else tuple(subject.names)
-    return (str(Workspace.current().root), subject.endpoint, names, subject.model, subject.dataset, stretch.seconds, place, mark)
+    part = (subject.segment.asked.shape.name, subject.segment.value) if subject.segment else None
+    return (str(Workspace.current().root), subject.endpoint, names, subject.model, subject.dataset, part, stretch.seconds, place, mark)
 
 
 def _counts(subject: _Subject, stretch: _Stretch) -> dict[int, _Counted]:
@@ -233,8 +296,9 @@ def _read(subject: _Subject, stretch: _Stretch, marks: dict[int, tuple[int, int]
     until = stretch.begin_of(end) - timedelta(microseconds=1)  # telemetry's windows end with their last moment, ours before the next one's first
     for name in [None] if subject.names is None else subject.names:
         windows = telemetry.histograms(
-            subject.endpoint, subject.asked, deployment=name, since=stretch.begin_of(first), until=until, seconds=stretch.seconds, most=end - first
-        )
+            subject.endpoint, subject.asked, deployment=name, since=stretch.begin_of(first), until=until, seconds=stretch.seconds, most=end - first,
+            segment=subject.segment,
+        )  # fmt: skip
         for window in windows:
             read.setdefault(end - 1 - window.number, []).append(window)
     found: dict[int, _Counted] = {}
@@ -268,7 +332,7 @@ def _slot(subject: _Subject, stretch: _Stretch, counted: dict[int, _Counted], pl
 def _judged(subject: _Subject, counted: dict[int, _Counted], place: int, effect: float) -> list[Judged]:
     """The window and those before it, as a check at its end sees them."""
     windows = [counted[before].columns for before in _before(place) if before in counted]
-    return judging.judge([asked.shape for asked in subject.asked], windows, effect=effect)
+    return judging.judge(subject.references, windows, effect=effect)
 
 
 def _before(place: int) -> range:
@@ -277,9 +341,9 @@ def _before(place: int) -> range:
 
 def _cell(judged: Judged, window: ColumnSummary, alpha: float) -> Cell:
     decisive, alone = judged.tests[0], [test for test in judged.tests if test.span == 1 and test.test != "none"]
-    alarm = decisive.p_adjusted < alpha
+    alarm, enough = decisive.p_adjusted < alpha, min(window.rows, judged.reference.rows) >= judging.FEWEST_ROWS
     return Cell(
-        feature=judged.reference.name, effect=max((test.effect for test in alone), default=None) if window.rows >= judging.FEWEST_ROWS else None,
+        feature=judged.reference.name, effect=max((test.effect for test in alone), default=None) if enough else None,
         alarm=alarm, kind=decisive.kind if alarm else "", span=decisive.span if alarm else 1, missing=window.missing / max(window.rows, 1),
         new=judging.outside(judged.reference, window) / max(window.count, 1),
     )  # fmt: skip

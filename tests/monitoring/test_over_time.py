@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mlops_nb import monitoring, telemetry
-from mlops_nb.errors import NothingToCompare
-from mlops_nb.monitoring import drift_map, window_check
+from mlops_nb.errors import NothingToCompare, UnknownColumn
+from mlops_nb.monitoring import Part, drift_map, window_check
 
 from .conftest import flights
 
@@ -139,3 +139,31 @@ def test_no_more_windows_than_can_be_seen_are_looked_at(delays):
     found = drift_map("delays", seconds=60, since=NOON - timedelta(days=400), until=NOON)
 
     assert [NOON - slot.begin for slot in found.slots] == [timedelta(minutes=90), timedelta(minutes=30)]
+
+
+def test_a_part_of_the_rows_is_compared_with_the_same_part_of_the_training_data(delays):
+    rows = flights(4000, seed=3)
+    rows.loc[rows["carrier"] == "UA", "dep_delay"] += 8
+    delays.ask(rows, at=NOON - timedelta(minutes=20))
+
+    ua, aa = (of(1, part=Part("carrier", value)) for value in ("UA", "AA"))
+
+    assert ua.slots[0].rows == (rows["carrier"] == "UA").sum()
+    assert {cell.feature for cell in ua.slots[0].cells if cell.alarm} == {"dep_delay"}
+    assert ua.cell("carrier", NOON - timedelta(hours=1)).effect == 0
+    assert not any(cell.alarm for cell in aa.slots[0].cells)
+    assert ua.parts == {"carrier": ["AA", "B6", "UA", "WN"], "wet": ["false", "true"]}
+
+
+def test_a_part_that_the_training_data_has_not_is_shown_without_a_verdict(delays):
+    delays.ask(flights(500, seed=3, carrier="ZZ"), at=NOON - timedelta(minutes=20))
+
+    found = of(1, part=Part("carrier", "ZZ"))
+
+    assert found.slots[0].rows == 500
+    assert {cell.effect for cell in found.slots[0].cells} == {None}
+
+
+def test_a_part_by_a_column_of_many_numbers_is_refused(delays):
+    with pytest.raises(UnknownColumn, match="carrier, wet"):
+        of(1, part=Part("dep_delay", "3"))
