@@ -19,7 +19,7 @@
             EnvironmentMismatch  NotExportable  CannotConvert  ConversionFailed
             DeploymentFailed  NothingToRollBack  NothingToPromote  DashboardFailed  GatewayUnreachable  BrokerUnreachable  NothingToCompare  HardwareMissing
             ModelFailedUnderLoad
-            DriftCheckFailed  EngineMissing  EngineInstallFailed  TookTooLong  ServerEnding
+            DriftCheckFailed  EngineMissing  DetectorMissing  EngineInstallFailed  TookTooLong  ServerEnding
             NoContainerEngine  ImageMissing  BaseUnfit  ImageNotBuilt  ImageNotPushed  WheelsMissing  ClusterUnreachable  ClusterRefused
             EnvironmentNotBuilt  EntryScriptFailed  CompilerMissing  EmulationNotBuilt  SynthesisFailed  …
 
@@ -841,6 +841,14 @@ class EngineMissing(Failed):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"The drift engine {name} is not installed on this machine.", hint=f"%mlops engines install {name}, or --engine scipy")
+
+
+class DetectorMissing(Failed):
+    """A drift detector was asked for whose library lacks what it works with."""
+
+    def __init__(self, name: str, *, needs: str) -> None:
+        super().__init__(f"The drift detector {name} needs {needs}, which is not beside alibi-detect.", hint=f"%mlops engines install alibi-detect --with {needs}")
+        self.name = name
 
 
 class EngineInstallFailed(Failed):

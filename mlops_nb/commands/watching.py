@@ -80,12 +80,13 @@ def list_engines() -> Listing[Any]:
 @engines.command("install", examples=["engines install alibi-detect --accept-licence"])
 @click.argument("name", type=A_DRIFT_ENGINE)
 @click.option("--accept-licence", is_flag=True, help="You have read its licence and agree.")
-def install_engine(name: str, accept_licence: bool) -> Any:
+@click.option("--with", "needs", metavar="LIBRARY", default="", help="What some detectors need beside it: tensorflow, about 2 GB.")
+def install_engine(name: str, accept_licence: bool, needs: str) -> Any:
     """Install a drift engine in an environment of its own."""
     from ..monitoring import engines as drift_engines
 
     with face().reporting(f"installing {name}") as report:
-        return drift_engines.install(name, accept_licence=accept_licence, report=report)
+        return drift_engines.install(name, accept_licence=accept_licence, needs=needs, report=report)
 
 
 @mlops.command(heading="Watching", examples=["lineage delays:2", "lineage delays", "lineage"])

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from .. import rebuilding
-from ..errors import BadOption, EngineInstallFailed, EngineMissing, LicenceNotAccepted, MissingExtra, suggested
+from ..errors import BadOption, DriftCheckFailed, EngineInstallFailed, EngineMissing, LicenceNotAccepted, MissingExtra, suggested
 from ..progress import SILENT, Reporter
 from ..version import __version__
 
@@ -53,17 +53,25 @@ class Recipe(msgspec.Struct, frozen=True):
     requirements: tuple[str, ...]
     python: str
     licence: str
+    tensorflow: tuple[str, ...] = ()
+    """What it needs beside for the detectors that work with TensorFlow."""
 
 
+_LINUX = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 RECIPES = (
-    Recipe("0.11.4", ("alibi-detect==0.11.4", "scipy<1.12"), ">=3.10,<3.12", _APACHE),
-    Recipe("0.13.0", ("alibi-detect==0.13.0",), ">=3.10,<3.13", _BUSINESS),
-)
+    Recipe(
+        "0.11.4", ("alibi-detect==0.11.4", "scipy<1.12"), ">=3.10,<3.12", _APACHE,
+        (f"tensorflow-cpu>=2.12,<2.13; {_LINUX}", f"tensorflow>=2.12,<2.13; not ({_LINUX})", "tensorflow-probability<0.21"),
+    ),
+    Recipe("0.13.0", ("alibi-detect==0.13.0",), ">=3.10,<3.13", _BUSINESS, ("alibi-detect[tensorflow]==0.13.0",)),
+)  # fmt: skip
+TENSORFLOW = "tensorflow"
+_TIMEOUT_SECONDS = 900.0
 
 
 def every() -> list[Engine]:
     """All engines, ready or not."""
-    return [_histograms(), _alibi_detect(), _scipy()]
+    return [_histograms(), alibi_detect(), _scipy()]
 
 
 def choose(name: str | None = None) -> Engine:
@@ -86,7 +94,7 @@ def choose(name: str | None = None) -> Engine:
 
 
 def _histograms() -> Engine:
-    return Engine(name="histograms", version=__version__, licence="Apache-2.0", ready=True, where="this environment")
+    return Engine(name="histograms", version=__version__, licence="Apache-2.0", ready=True, python=sys.executable, where="this environment")
 
 
 def _scipy() -> Engine:
@@ -95,29 +103,34 @@ def _scipy() -> Engine:
     return Engine(name="scipy", version=version, licence="BSD-3-Clause", ready=there, python=sys.executable if there else "", where="this environment" * there)
 
 
-def _alibi_detect() -> Engine:
-    if importlib.util.find_spec("alibi_detect") is not None:
+def alibi_detect(*, needs: str = "") -> Engine:
+    """alibi-detect as it is here, with what some of its detectors need (`tensorflow`) beside it; without that the smallest environment there is."""
+    if importlib.util.find_spec("alibi_detect") is not None and (not needs or importlib.util.find_spec(needs) is not None):
         version = importlib.metadata.version("alibi-detect")
         licence = _APACHE if version.startswith("0.11.") else _BUSINESS
         return Engine(name="alibi-detect", version=version, licence=licence, ready=True, python=sys.executable, where="this environment")
     for recipe in RECIPES:
-        if (home := _home(recipe)).is_dir():
-            python = str(_interpreter(home))
-            return Engine(name="alibi-detect", version=recipe.version, licence=recipe.licence, ready=True, python=python, where=str(home))
+        for home in [_home(recipe, TENSORFLOW)] if needs else [_home(recipe), _home(recipe, TENSORFLOW)]:
+            if home.is_dir():
+                python = str(_interpreter(home))
+                return Engine(name="alibi-detect", version=recipe.version, licence=recipe.licence, ready=True, python=python, where=str(home))
     return Engine(name="alibi-detect", licence=f"{_APACHE} up to 0.11.4, {_BUSINESS} since", ready=False)
 
 
 # ── installing ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def install(name: str, *, accept_licence: bool = False, report: Reporter = SILENT) -> Engine:
+def install(name: str, *, accept_licence: bool = False, needs: str = "", report: Reporter = SILENT) -> Engine:
     """Make *name* ready in an environment of its own (about 800 MB), shared by all workspaces of this user and usable offline.
 
     Where this machine has a Python up to 3.11, that is alibi-detect 0.11.4 (Apache-2.0).  Otherwise it is 0.13, which needs
-    *accept_licence*.  Built beside and renamed, so that a kill leaves nothing half.
+    *accept_licence*.  With *needs*, `tensorflow`, another environment of about 2 GB is made for the detectors that work with it.
+    Built beside and renamed, so that a kill leaves nothing half.
     Raises BadOption, LicenceNotAccepted, MissingExtra (uv), EngineInstallFailed with uv's last lines.
     """
-    found = next((engine for engine in every() if engine.name == name), None)
+    if needs and (needs != TENSORFLOW or name != "alibi-detect"):
+        raise BadOption(f"{name} has no detector that needs {needs!r}.", hint="%mlops engines install alibi-detect --with tensorflow")
+    found = alibi_detect(needs=needs) if name == "alibi-detect" else next((engine for engine in every() if engine.name == name), None)
     if found is None:
         raise BadOption(f"No drift engine named {name!r}. There are: {', '.join(NAMES)}.", hint=suggested(name, NAMES, "alibi-detect"))
     if found.ready:
@@ -127,9 +140,9 @@ def install(name: str, *, accept_licence: bool = False, report: Reporter = SILEN
         raise MissingExtra("scipy", extra="drift", doing="The scipy engine")
     recipe, python = _recipe(accept_licence)
     report.step(f"installing alibi-detect {recipe.version} ({recipe.licence})")
-    _build(recipe, python, report)
+    _build(recipe, python, report, needs)
     report.step(f"alibi-detect {recipe.version} is ready")
-    return _alibi_detect()
+    return alibi_detect(needs=needs)
 
 
 def _recipe(accept_licence: bool) -> tuple[Recipe, str]:
@@ -152,15 +165,16 @@ def _python(versions: str) -> str | None:
     return found.stdout.strip() or None
 
 
-def _build(recipe: Recipe, python: str, report: Reporter) -> None:
-    home = _home(recipe)
+def _build(recipe: Recipe, python: str, report: Reporter, needs: str) -> None:
+    home = _home(recipe, needs)
+    requirements = (*recipe.requirements, *(recipe.tensorflow if needs else ()))
     home.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
     try:
         _run([_uv(), "venv", "--relocatable", "--allow-existing", "--python", python, str(scratch)], report)
-        _run([_uv(), "pip", "install", "--python", str(_interpreter(scratch)), "--only-binary", ":all:", *recipe.requirements], report)
+        _run([_uv(), "pip", "install", "--python", str(_interpreter(scratch)), "--only-binary", ":all:", *requirements], report)
         report.step("importing it once")
-        _run([str(_interpreter(scratch)), "-c", "import alibi_detect.cd"], report)
+        _run([str(_interpreter(scratch)), "-c", f"import {', '.join(('alibi_detect.cd', *filter(None, [needs])))}"], report)
         _put_in_place(scratch, home)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -187,15 +201,29 @@ def _run(command: list[str], report: Reporter) -> None:
         raise EngineInstallFailed("alibi-detect", why=f"{Path(command[0]).name} ended with {process.returncode}", detail="\n".join(lines[-8:]))
 
 
+def answer(engine: Engine, script: Path, job: str) -> str:
+    """What *script* says of *job* under the engine's interpreter.  Raises DriftCheckFailed with its last lines when it ends without an answer."""
+    try:
+        done = subprocess.run(
+            [engine.python, str(script)], input=job, capture_output=True, text=True, env=environment_for(engine), timeout=_TIMEOUT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise DriftCheckFailed(f"took longer than {_TIMEOUT_SECONDS:.0f} s") from None
+    if done.returncode:
+        ended = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
+        raise DriftCheckFailed(ended, detail="\n".join(done.stderr.strip().splitlines()[-6:]))
+    return done.stdout
+
+
 def environment_for(engine: Engine) -> dict[str, str]:
     """The environment variables to run it with: in its own environment, nothing that would lead it to this one's packages."""
     return dict(os.environ) if engine.python == sys.executable else rebuilding.variables()
 
 
-def _home(recipe: Recipe) -> Path:
+def _home(recipe: Recipe, needs: str = "") -> Path:
     named = os.environ.get("MLOPS_ENGINES")
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(named).expanduser() if named else Path(cache) / "mlops_nb" / "engines") / f"alibi-detect-{recipe.version}"
+    return (Path(named).expanduser() if named else Path(cache) / "mlops_nb" / "engines") / "-".join(filter(None, ("alibi-detect", recipe.version, needs)))
 
 
 def _interpreter(home: Path) -> Path:

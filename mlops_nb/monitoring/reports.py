@@ -20,6 +20,8 @@ class FeatureDrift(msgspec.Struct, frozen=True, kw_only=True):
     p_value: float | None = None
     p_adjusted: float | None = None
     """The p-value corrected for the number of tests of the check."""
+    threshold: float | None = None
+    """Of a distance or an online detector: what the statistic must reach."""
     effect: float | None = None
     """Share of the rows, 0–1, that lies elsewhere now."""
     effect_name: str = ""
