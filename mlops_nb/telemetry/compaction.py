@@ -1,4 +1,4 @@
-"""Closed lines become Parquet files, small files become large ones, old ones go."""
+"""Closed lines become Parquet files, small files become large ones, each gets its counts, old ones go."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import msgspec
 from ..errors import StoreFull
 from ..settings import Workspace
 from ..splits import COPY_MARK
-from . import files, rows
+from . import aggregates, files, rows
 from .files import Parquet
 
 try:
@@ -35,6 +35,8 @@ class Compaction(msgspec.Struct, frozen=True):
 
     converted: int = 0
     merged: int = 0
+    aggregated: int = 0
+    """Files that got their counts."""
     dropped: int = 0
     bytes_dropped: int = 0
 
@@ -50,14 +52,15 @@ def compact() -> Compaction:
     with _alone() as alone:
         if not alone:
             return Compaction()
-        converted = merged = 0
+        converted = merged = aggregated = 0
         for folder in files.folders():
             _clear(folder)
             _close_abandoned(folder)
             converted += _convert(folder)
             merged += _merge(folder)
+            aggregated += _aggregate(folder)
         dropped, size = _drop_old()
-    return Compaction(converted, merged, dropped, size)
+    return Compaction(converted, merged, aggregated, dropped, size)
 
 
 @contextmanager
@@ -89,7 +92,10 @@ def _locked(descriptor: int) -> bool:
 
 def _clear(folder: Path) -> None:
     """Delete what a killed compaction left: finished sources and unfinished results."""
-    for path in (*files.standing(folder).leftovers, *folder.glob("date=*/.*.tmp"), *folder.glob(".*.tmp")):
+    standing = files.standing(folder)
+    counted = {parquet.aggregates for parquet in standing.parquet}
+    orphans = [path for path in folder.glob("aggregates/[0-9]*.parquet") if path not in counted]
+    for path in (*standing.leftovers, *orphans, *folder.glob("*/.*.tmp"), *folder.glob(".*.tmp")):
         with files.held(exclusive=True):
             path.unlink(missing_ok=True)
 
@@ -165,9 +171,17 @@ def _merge(folder: Path) -> int:
     for group in _groups(files.standing(folder).parquet):
         target = group[0].path.with_name(f"{group[0].first}-{group[-1].last}.parquet")
         sources = [parquet.path for parquet in group]
-        _replace(sources, f"SELECT * FROM {rows.read_parquet(sources)}", target)
+        _replace(sources, f"SELECT * FROM {rows.read_parquet(sources)}", target, beside=[parquet.aggregates for parquet in group])
         merged += len(group)
     return merged
+
+
+def _aggregate(folder: Path) -> int:
+    """Count the rows of every file whose counts are not there: of new ones, and of those that are older than counts are."""
+    waiting = [parquet for parquet in files.standing(folder).parquet if not parquet.aggregates.exists()]
+    for parquet in waiting:
+        _replace([], aggregates.of_parquet(parquet.path), parquet.aggregates)
+    return len(waiting)
 
 
 def _groups(parquet: tuple[Parquet, ...]) -> Iterator[list[Parquet]]:
@@ -191,14 +205,15 @@ def _up_to_size(parquet: Iterable[Parquet]) -> Iterator[list[Parquet]]:
     yield group
 
 
-def _replace(sources: list[Path], select: str, target: Path) -> None:
-    """Write the rows beside *target*, then rename, so that it is there whole or not at all; only then delete the *sources*."""
+def _replace(sources: list[Path], select: str, target: Path, *, beside: Iterable[Path] = ()) -> None:
+    """Write the rows near *target*, then rename, so that it is there whole or not at all; only then delete the *sources*, and what was *beside* them."""
     import duckdb
 
     target.parent.mkdir(exist_ok=True)
     scratch = target.with_name(f".{target.name}.tmp")
+    note = _marked(select) if sources else ""
     try:
-        rows.connection().execute(f"COPY ({select}) TO {rows.literal(str(scratch))} (FORMAT parquet, COMPRESSION zstd{_marked(select)})")
+        rows.connection().execute(f"COPY ({select}) TO {rows.literal(str(scratch))} (FORMAT parquet, COMPRESSION zstd{note})")
         with scratch.open("rb") as file:
             os.fsync(file.fileno())
     except (duckdb.IOException, OSError) as error:
@@ -210,6 +225,8 @@ def _replace(sources: list[Path], select: str, target: Path) -> None:
         os.replace(scratch, target)
         for source in sources:
             source.unlink()
+        for path in beside:
+            path.unlink(missing_ok=True)
 
 
 def _marked(select: str) -> str:
@@ -228,13 +245,21 @@ def _drop_old() -> tuple[int, int]:
     for parquet in everything:
         if parquet.date >= oldest_day and freed >= excess:
             break
-        freed += parquet.path.stat().st_size
+        freed += _dropped(parquet)
         dropped += 1
-        with files.held(exclusive=True):
-            parquet.path.unlink()
         if not any(parquet.path.parent.iterdir()):
             parquet.path.parent.rmdir()
     return dropped, freed
+
+
+def _dropped(parquet: Parquet) -> int:
+    """Delete a file and its counts; return their bytes."""
+    there = [path for path in (parquet.path, parquet.aggregates) if path.exists()]
+    size = sum(path.stat().st_size for path in there)
+    with files.held(exclusive=True):
+        for path in there:
+            path.unlink()
+    return size
 
 
 def _size_of_all() -> int:

@@ -13,17 +13,15 @@ import msgspec
 
 from ..splits import COPY_MARK
 from . import files, rows
+from .aggregates import BIN_RATIO, BINS, bin_end_ms
 from .files import Standing
-from .queries import _during, _lines, _over_facts, _parquet, _steady
+from .queries import _during, _lines, _over_counts, _parquet, _steady
 
 if TYPE_CHECKING:
     import duckdb
     import numpy as np
 
-BIN_RATIO = 1.01
-"""Each bin of latencies ends this much higher than the last."""
-BINS = 2000
-_FIRST_BIN_MS = 0.001
+__all__ = ["BINS", "BIN_RATIO", "Counted", "Pair", "agreeing", "bin_end_ms", "count", "counted", "difference", "hourly", "pairs"]
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,31 +54,25 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
 def counted(endpoint: str, *, since: datetime, until: datetime | None = None) -> dict[str, Counted]:
     """Per deployment what it answered callers: requests, errors, latencies in bins of 1 %; copies are not counted."""
-    place = f"least(greatest(ceil(ln(latency_ms / {_FIRST_BIN_MS}) / ln({BIN_RATIO})), 0), {BINS - 1})::INTEGER"
-    select = f"SELECT deployment, {place} AS bin, count(*) AS requests, count(*) FILTER (status >= 400) AS errors FROM facts GROUP BY 1, 2"
+    select = "SELECT deployment, bin, sum(requests)::BIGINT AS requests, sum(requests) FILTER (status >= 400)::BIGINT AS errors FROM counts GROUP BY 1, 2"
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in _over_facts(endpoint, since, until, select):
+    for row in _over_counts(endpoint, since, until, select):
         found.setdefault(row["deployment"], []).append(row)
     return {
-        name: Counted(requests=sum(r["requests"] for r in many), errors=sum(r["errors"] for r in many), latencies={r["bin"]: r["requests"] for r in many})
+        name: Counted(requests=sum(r["requests"] for r in many), errors=sum(r["errors"] or 0 for r in many), latencies={r["bin"]: r["requests"] for r in many})
         for name, many in found.items()
     }
 
 
 def count(endpoint: str, *, since: datetime, until: datetime | None = None) -> int:
     """How many requests callers sent."""
-    return sum(row["requests"] for row in _over_facts(endpoint, since, until, "SELECT count(*) AS requests FROM facts"))
+    return sum(row["requests"] or 0 for row in _over_counts(endpoint, since, until, "SELECT sum(requests)::BIGINT AS requests FROM counts"))
 
 
 def hourly(endpoint: str, *, since: datetime, until: datetime | None = None) -> dict[datetime, int]:
     """Beginning of each hour (UTC) → how many requests callers sent in it; hours without any are left out."""
-    select = "SELECT time_bucket(INTERVAL 1 HOUR, time) AS hour, count(*) AS requests FROM facts GROUP BY 1 ORDER BY 1"
-    return {row["hour"]: row["requests"] for row in _over_facts(endpoint, since, until, select)}
-
-
-def bin_end_ms(place: int) -> float:
-    """Where a bin of latencies ends, in milliseconds."""
-    return _FIRST_BIN_MS * BIN_RATIO**place
+    select = "SELECT time_bucket(INTERVAL 1 HOUR, time) AS hour, sum(requests)::BIGINT AS requests FROM counts GROUP BY 1 ORDER BY 1"
+    return {row["hour"]: row["requests"] for row in _over_counts(endpoint, since, until, select, step=3600)}
 
 
 def pairs(endpoint: str, shadow: str, *, since: datetime | None = None, until: datetime | None = None, most: int = 100_000) -> list[Pair]:

@@ -32,6 +32,11 @@ class Parquet(msgspec.Struct, frozen=True, order=True):
         """The day of its earliest row."""
         return date.fromisoformat(self.path.parent.name.removeprefix("date="))
 
+    @property
+    def aggregates(self) -> Path:
+        """Where the counts of its rows are, once they are made."""
+        return self.path.parent.parent / "aggregates" / self.path.name
+
 
 class Standing(msgspec.Struct, frozen=True):
     """The files of one deployment that count at one moment."""

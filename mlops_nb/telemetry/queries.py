@@ -1,6 +1,7 @@
 """Questions about what was asked and answered.  Each covers the Parquet files and the lines not yet compacted.
 
-`traffic` and `totals` count what callers asked; the copies that a shadow was sent are not in them.
+`traffic` and `totals` count what callers asked; the copies that a shadow was sent are not in them.  Their latencies are quantiles by nearest rank,
+told to 0.5 % (see `aggregates`); counts are exact.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from ..splits import COPY_MARK
-from . import files, rows
+from . import aggregates, files, rows
 from .files import Standing
 
 if TYPE_CHECKING:
@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _ATTEMPTS = 10
-_PERCENTILES = "quantile_cont(latency_ms, 0.5) AS p50_ms, quantile_cont(latency_ms, 0.95) AS p95_ms, quantile_cont(latency_ms, 0.99) AS p99_ms"
-_OF_CALLERS = f"NOT coalesce(suffix(id, '{COPY_MARK}'), false)"
-_ERRORS = "count(*) FILTER (status >= 400) AS errors"
+_QUANTILES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99, "p999_ms": 0.999}
+_FIGURES = ", ".join(
+    [
+        "sum(n)::BIGINT AS requests, coalesce(sum(wrong), 0)::BIGINT AS errors, sum(held)::BIGINT AS rows",
+        *(f"{aggregates.middle_ms(f'min(bin) FILTER (reached >= ceil({share} * of_all))')} AS {name}" for name, share in _QUANTILES.items()),
+    ]
+)
 
 
 class Captured(msgspec.Struct, frozen=True):
@@ -36,24 +40,25 @@ class Captured(msgspec.Struct, frozen=True):
 
 
 def traffic(endpoint: str, *, since: datetime, until: datetime | None = None, bucket_seconds: float = 10) -> list[dict[str, Any]]:
-    """Per deployment and stretch of *bucket_seconds*: `deployment, time, requests, errors, rows, p50_ms, p95_ms, p99_ms`, by time.
+    """Per deployment and stretch of *bucket_seconds*: `deployment, time, requests, errors, rows, p50_ms, p95_ms, p99_ms, p999_ms`, by time.
 
     `time` is the stretch's beginning in UTC; an error is an answer of status 400 or above; stretches without requests are left out.
     """
     bucket = f"time_bucket(INTERVAL {int(bucket_seconds * 1000)} MILLISECOND, time)"
-    select = f"SELECT deployment, {bucket} AS time, count(*) AS requests, {_ERRORS}, sum(rows)::BIGINT AS rows, {_PERCENTILES}"
-    return _over_facts(endpoint, since, until, f"{select} FROM facts GROUP BY 1, 2 ORDER BY 2, 1")
+    select = f"{_ranked('deployment, time', time=bucket)} SELECT deployment, time, {_FIGURES} FROM ranked GROUP BY 1, 2 ORDER BY 2, 1"
+    return _over_counts(endpoint, since, until, select, step=int(bucket_seconds) if float(bucket_seconds).is_integer() else 1)
 
 
 def totals(endpoint: str, *, since: datetime) -> list[dict[str, Any]]:
-    """One row per deployment that answered since then: `deployment, share (0–1), requests, requests_per_second, errors, error_rate, p50_ms, p95_ms, p99_ms`.
+    """One row per deployment that answered since then: `deployment, share (0–1), requests, requests_per_second, errors, error_rate, rows`, and
+    `p50_ms, p95_ms, p99_ms, p999_ms`.
 
     The rate is over the whole time from *since* to now.
     """
     seconds = max((datetime.now(UTC) - since).total_seconds(), 1.0)
-    select = f"""SELECT deployment, count(*) / sum(count(*)) OVER () AS share, count(*) AS requests, count(*) / {seconds} AS requests_per_second,
-        {_ERRORS}, count(*) FILTER (status >= 400) / count(*) AS error_rate, {_PERCENTILES}"""
-    return _over_facts(endpoint, since, None, f"{select} FROM facts GROUP BY 1 ORDER BY 1")
+    told = "*, requests / sum(requests) OVER () AS share, errors / requests AS error_rate"
+    select = f"{_ranked('deployment')}, told AS (SELECT deployment, {_FIGURES} FROM ranked GROUP BY 1) SELECT {told} FROM told ORDER BY deployment"
+    return [row | {"requests_per_second": row["requests"] / seconds} for row in _over_counts(endpoint, since, None, select)]
 
 
 def captured(endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None) -> Captured:
@@ -134,30 +139,25 @@ def _naive(time: datetime) -> datetime:
     return time.astimezone(UTC).replace(tzinfo=None)
 
 
-# ── facts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── counts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _over_facts(endpoint: str, since: datetime | None, until: datetime | None, select: str) -> list[dict[str, Any]]:
-    where, bounds = _during(since, until)
+def _over_counts(endpoint: str, since: datetime | None, until: datetime | None, select: str, *, step: int | None = None) -> list[dict[str, Any]]:
+    """*select* over the table `counts` (see `aggregates.counts`)."""
 
     def ask(standings: list[Standing]) -> list[dict[str, Any]]:
-        parts = [part for standing in standings for part in _facts(standing, since, until)]
-        if not parts:
-            return []
-        return _dicts(
-            rows.connection().execute(f"WITH facts AS (SELECT * FROM ({' UNION ALL '.join(parts)}) WHERE {where} AND {_OF_CALLERS}) {select}", bounds)
-        )
+        counts = aggregates.counts(standings, since, until, step=step)
+        return _dicts(rows.connection().execute(f"WITH counts AS ({counts}){', ' * (not select.startswith('SELECT'))} {select}")) if counts else []
 
     return _steady(files.folders(endpoint), ask)
 
 
-def _facts(standing: Standing, since: datetime | None, until: datetime | None) -> list[str]:
-    parquet, lines = _parquet(standing, since, until), _lines(standing)
-    plain = [path for path in parquet if rows.without_copies(path)]
-    mixed = [path for path in parquet if path not in plain]
-    sources = ([rows.facts_but_ids_of_parquet(plain)] if plain else []) + ([rows.facts_of_parquet(mixed)] if mixed else [])
-    sources += [rows.facts_of_lines(lines)] if lines else []
-    return [f"SELECT {rows.literal(standing.deployment)} AS deployment, * FROM ({source})" for source in sources]
+def _ranked(by: str, *, time: str = "") -> str:
+    """The counts of each *by* and bin, with how many were as fast or faster; *time* is what a column `time` among them is."""
+    group = by.replace("time", f"{time} AS time") if time else by
+    binned = f"SELECT {group}, bin, sum(requests) AS n, sum(requests) FILTER (status >= 400) AS wrong, sum(rows) AS held FROM counts GROUP BY ALL"
+    ranks = f"SELECT *, sum(n) OVER (PARTITION BY {by} ORDER BY bin) AS reached, sum(n) OVER (PARTITION BY {by}) AS of_all FROM binned"
+    return f"binned AS ({binned}), ranked AS ({ranks})"
 
 
 def _dicts(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:

@@ -1,0 +1,128 @@
+"""Many requests in one line read as the same requests in a line each."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from mlops_nb import telemetry
+from mlops_nb.blocks import LEAST, Table
+from mlops_nb.serving.capture import Capture, Record
+from mlops_nb.settings import Workspace
+from mlops_nb.signature import Column
+
+MANY = 3 * LEAST
+SOME_TIME_AGO = int(time.time()) - 3600 + 0.25
+
+
+def kept(workspace: Workspace, records, *, deployment: str = "1"):
+    """Write the records of a server at once; gives its lines."""
+    folder = workspace.telemetry / "endpoint=e" / f"deployment={deployment}"
+    writer = Capture(folder, payload_percent=100)
+    for record in records:
+        writer.put(record)
+    writer.start(signature=None)
+    writer.end()
+    return [line for file in sorted(folder.glob("*.jsonl")) for line in file.read_bytes().splitlines()]
+
+
+def asked():
+    newest_first = telemetry.requests("e", most=1000)
+    return {one["id"]: one for one in newest_first}
+
+
+def record(number: int, given, outputs, *, rows: int = 1, status: int = 200, error: str | None = None) -> Record:
+    values = sum(array.size for array in (outputs or {}).values())
+    return Record(SOME_TIME_AGO + number, f"id-{number}", status, 1.5 + number, rows, error=error, given=given, outputs=outputs, values=values)
+
+
+def a_tensor(number: int, rows: int = 1):
+    numbers = np.random.default_rng(number).normal(size=(rows, 3))
+    return {"x": numbers}, {"label": np.arange(rows) + number, "probabilities": numbers[:, :2] / 3}
+
+
+@pytest.mark.parametrize("compacted", [False, True], ids=["as lines", "as Parquet"])
+def test_every_request_of_a_block_is_read_as_it_was(workspace: Workspace, compacted: bool):
+    records = [record(number, *a_tensor(number, 1 + number % 3), rows=1 + number % 3) for number in range(MANY)]
+    lines = kept(workspace, records)
+    if compacted:
+        telemetry.compact()
+
+    found = asked()
+
+    assert len(lines) == 1
+    for number, one in enumerate(records):
+        request = found[f"id-{number}"]
+        assert (request["rows"], request["status"], request["latency_ms"], request["error"]) == (one.rows, 200, one.latency_ms, None)
+        assert request["time"].timestamp() == one.time
+        assert request["inputs"] == {"x": one.given["x"].tolist()}
+        assert request["outputs"] == {name: array.tolist() for name, array in one.outputs.items()}
+
+
+def test_a_block_reads_as_lines_of_their_own_do(workspace: Workspace):
+    records = [record(number, *a_tensor(number, 2), rows=2) for number in range(MANY)]
+    kept(workspace, records, deployment="block")
+    for number, one in enumerate(records):
+        kept(workspace, [one], deployment=f"alone-{number}")
+
+    alone = {one["id"]: one | {"deployment": ""} for one in telemetry.requests("e", most=1000) if one["deployment"] != "block"}
+    together = {one["id"]: one | {"deployment": ""} for one in telemetry.requests("e", deployment="block", most=1000)}
+
+    assert together == alone
+
+
+def test_a_tables_columns_keep_their_types(workspace: Workspace):
+    columns = [Column(name="hour", type="int64"), Column(name="distance", type="float64")]
+    records = [record(number, Table(np.array([[number, 0.5]]), columns), {"label": np.array([1])}) for number in range(MANY)]
+    lines = kept(workspace, records)
+
+    assert len(lines) == 1
+    assert asked()["id-5"]["inputs"] == {"hour": [5], "distance": [0.5]}
+
+
+def test_text_and_gaps_are_read_as_they_were(workspace: Workspace):
+    given = [
+        {"carrier": np.array(["UA", None, 'Ün"ï'][number % 3 :][:1], dtype=object), "delay": np.array([np.nan if number % 2 else 0.1])}
+        for number in range(MANY)
+    ]
+    lines = kept(workspace, [record(number, one, {"label": np.array([True])}) for number, one in enumerate(given)])
+
+    found = asked()
+
+    assert len(lines) == 1
+    assert [found[f"id-{n}"]["inputs"]["carrier"] for n in range(3)] == [["UA"], [None], ['Ün"ï']]
+    assert [found[f"id-{n}"]["inputs"]["delay"] for n in range(2)] == [[0.1], [None]]
+
+
+def test_what_is_not_alike_gets_a_line_each(workspace: Workspace):
+    """A refused request, one of another width, and one with a value that JSON has no word for take nothing from the others."""
+    records = [record(number, *a_tensor(number)) for number in range(MANY)]
+    records[3] = record(3, None, None, status=400, error="Column 'x' (row 0): no.")
+    lines = kept(workspace, records)
+    odd = [record(MANY + number, *a_tensor(number)) for number in range(MANY)]
+    odd[3] = record(MANY + 3, {"x": np.ones((1, 5))}, {"label": np.array([0])})
+    more = kept(workspace, odd, deployment="odd")
+
+    found = asked()
+
+    assert (len(lines), len(more)) == (2, MANY)
+    assert len(found) == 2 * MANY
+    assert (found["id-3"]["status"], found["id-3"]["error"], found["id-3"]["inputs"]) == (400, "Column 'x' (row 0): no.", None)
+
+
+def test_facts_are_counted_without_any_payload(workspace: Workspace):
+    kept(workspace, [record(number, *a_tensor(number, 2), rows=2) for number in range(MANY)])
+
+    assert telemetry.captured("e").rows == 2 * MANY
+
+
+def test_half_a_block_at_the_end_of_a_file_is_passed_over(workspace: Workspace):
+    kept(workspace, [record(number, *a_tensor(number)) for number in range(MANY)])
+    kept(workspace, [record(MANY + number, *a_tensor(number)) for number in range(MANY)])
+    folder = workspace.telemetry / "endpoint=e" / "deployment=1"
+    last = max(folder.glob("*.jsonl"))
+    last.write_bytes(last.read_bytes()[:-200])
+
+    assert set(asked()) == {f"id-{number}" for number in range(MANY)}
