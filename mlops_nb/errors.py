@@ -10,6 +10,7 @@
     ├── NotFound                   exit 3   HTTP 404   no such thing in this workspace
     │   └── WorkspaceNotFound  ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
     │       EndpointNotFound  DeploymentNotFound  FileMissing  LineageRootNotFound  FeatureNotFound  DeviceNotFound  RuleNotFound
+    │       ScheduleNotFound
     ├── Busy                       exit 4   HTTP 409   somebody or something holds it
     │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  StillRunning  NotOurs  RolloutUnderWay  LastHealthy
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
@@ -139,13 +140,10 @@ class TargetCannot(UsageError):
 
 
 class EngineElsewhere(UsageError):
-    """A container engine of another machine, where a deployment's port, token and telemetry would be out of reach."""
+    """A container engine of another machine, where what was asked for would be out of reach."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(
-            f"The container engine at {address} is on another machine; a deployment's port, key and telemetry would be there, not here.",
-            hint="container_engine in [tool.mlops], naming an engine of this machine",
-        )
+    def __init__(self, address: str, *, why: str) -> None:
+        super().__init__(f"The container engine at {address} is on another machine; {why}.", hint="container_engine in [tool.mlops], naming another engine")
 
 
 class ImageOfAnother(UsageError):
@@ -188,10 +186,10 @@ class UnknownColumn(UsageError):
 class WeightsDoNotSum(UsageError):
     """Traffic weights that are not percentages adding up to 100."""
 
-    def __init__(self, endpoint: str, weights: Mapping[str, int]) -> None:
-        said = " ".join(f"{name}={weight}" for name, weight in weights.items())
+    def __init__(self, endpoint: str, weights: Mapping[str, int], *, instead: Mapping[str, int]) -> None:
         super().__init__(
-            f"Weights of {endpoint!r} must be 0–100 and sum to 100; {said} sums to {sum(weights.values())}.", hint=even_split(endpoint, list(weights))
+            f"Weights of {endpoint!r} must be 0–100 and sum to 100; {_weights(weights)} sums to {sum(weights.values())}.",
+            hint=f"%mlops traffic {endpoint} {_weights(instead) or 'NAME=100'}",
         )
 
 
@@ -215,10 +213,16 @@ class SignatureMismatch(UsageError):
 
 
 class NotAModel(UsageError):
-    """An object that cannot answer a request."""
+    """An object or a file that cannot answer a request; *script* is set where it is a Python file that was to be registered."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} has no predict method and came without an entry script.", hint="%mlops register OBJECT --name NAME --entry score.py")
+    def __init__(self, what: str, *, script: str = "") -> None:
+        if script:
+            message = f"{what} holds code and no model."
+            hint = f"%mlops register {script} --name NAME --entry {script}, whose run(raw_data) answers; name the folder of its model files first"
+        else:
+            message = f"{what} has no predict method and came without an entry script."
+            hint = "%mlops register MODEL --name NAME --entry score.py, a file of yours whose init() loads it and whose run(raw_data) answers for it"
+        super().__init__(message, hint=hint)
 
 
 class NotAnEntryScript(UsageError):
@@ -402,6 +406,13 @@ class RuleNotFound(NotFound):
 
     def __init__(self, id: str, *, known: Sequence[str]) -> None:
         super().__init__(f"No alert {id!r}. Watched: {listed(known)}.", hint=suggested(id, known, "%mlops alerts"))
+
+
+class ScheduleNotFound(NotFound):
+    """No scheduled check has this id."""
+
+    def __init__(self, id: str, *, known: Sequence[str]) -> None:
+        super().__init__(f"No schedule {id!r}. Scheduled: {listed(known)}.", hint=suggested(id, known, "%mlops schedules"))
 
 
 class FileMissing(NotFound):
@@ -796,7 +807,10 @@ class NothingToCompare(Failed):
     def no_dataset(cls, endpoint: str, model: str) -> NothingToCompare:
         """The model's training data is not registered."""
         name = model.partition(":")[0]
-        message = f"{model} was registered without its training data, so the requests of {endpoint} have nothing to be compared with."
+        message = (
+            f"{model} was registered without its training data, so the requests of {endpoint} have nothing to be compared with; "
+            f"--reference last-week --since 1d compares them with past ones."
+        )
         return cls(message, hint=f"%mlops register MODEL --name {name} --data DATASET")
 
     @classmethod
@@ -810,6 +824,23 @@ class NothingToCompare(Failed):
         """Nothing was asked, or payloads were not kept."""
         when = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
         return cls(f"No answered request of {who} is kept{when}.", hint=f"%mlops invoke {endpoint} --data X.head()")
+
+    @classmethod
+    def no_check(cls, endpoint: str) -> NothingToCompare:
+        """The endpoint was never checked for drift."""
+        return cls(f"{endpoint} was never checked for drift; there is nothing to acknowledge.", hint=f"%mlops drift {endpoint}")
+
+    @classmethod
+    def nothing_past(cls, endpoint: str, span: str, kept: tuple[str, str] | None) -> NothingToCompare:
+        """No request of the time that was to be the reference is kept."""
+        there = f"kept are those from {kept[0]} to {kept[1]} UTC" if kept else "none at all is kept"
+        day = kept[0][:10] if kept else "2026-10-01"
+        return cls(f"No request of {endpoint} {span} is kept; {there}.", hint=f"%mlops drift {endpoint} --reference {day}..{day}")
+
+    @classmethod
+    def no_season(cls, dataset: str, season: str, there: str) -> NothingToCompare:
+        """The data set has no row of the season that was to be the reference."""
+        return cls(f"{dataset} has no row in {season}; it has {there or 'no time at all'}.", hint="--reference training, or --dataset another one")
 
     @classmethod
     def no_copies(cls, endpoint: str, shadow: str) -> NothingToCompare:
@@ -957,6 +988,10 @@ def suggested(name: str, known: Iterable[str], otherwise: str) -> str:
     """A hint: the nearest known name, else the line that lists them."""
     near = closest(name, known)
     return f"did you mean {near}?" if near else otherwise
+
+
+def _weights(weights: Mapping[str, int]) -> str:
+    return " ".join(f"{name}={weight}" for name, weight in weights.items())
 
 
 def even_split(endpoint: str, names: list[str]) -> str:

@@ -239,7 +239,7 @@ def _main_file(path: Path, files: Files, *, trust: bool) -> tuple[ModelFile, boo
     """The file that holds the model, and whether it may be opened though it is a pickle.  Raises NotAModel, BadOption, TrustNeeded."""
     found = _candidates(path, files)
     if not found:
-        raise NotAModel(f"{'The folder' if path.is_dir() else 'The file'} {path.name}")
+        raise NotAModel(f"{'The folder' if path.is_dir() else 'The file'} {path.name}", script=path.name if path.suffix == ".py" else "")
     safe = [file for file in found if not file.runs_code]
     code_is_ours = trust or all(_written_here(content, place) for place, content in files.items() if place.startswith("code/") and isinstance(content, Path))
     vouched = [file for file in found if file.runs_code and (trust or (code_is_ours and _written_here(file.path, *flavors.PLACES.values())))]

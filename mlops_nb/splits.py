@@ -43,11 +43,34 @@ def sticky(text: str) -> Sticky | None:
     raise BadOption(f"{text[:60]!r} does not say by what callers are known.", hint="--sticky header:x-user, cookie:uid, field:parameters.user or none")
 
 
-def checked(endpoint: str, weights: Mapping[str, int]) -> dict[str, int]:
-    """*weights* as given, zeros kept.  Raises WeightsDoNotSum unless each is 0–100 and together they are 100."""
+def checked(endpoint: str, weights: Mapping[str, int], *, now: Mapping[str, int]) -> dict[str, int]:
+    """*weights* as given, zeros kept.
+
+    Raises WeightsDoNotSum, with a split that does, unless each is 0–100 and together they are 100; *now* is what the endpoint's
+    deployments have.
+    """
     if not weights or any(not 0 <= weight <= 100 for weight in weights.values()) or sum(weights.values()) != 100:
-        raise WeightsDoNotSum(endpoint, weights)
+        raise WeightsDoNotSum(endpoint, weights, instead=completed(weights, now))
     return dict(weights)
+
+
+def completed(weights: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+    """The split that was most likely meant by *weights* that do not sum to 100.
+
+    What they leave goes to the deployments they do not name, in the proportions these have *now*; where nothing is left or nobody else
+    is there, the weights themselves are scaled.
+    """
+    said = {name: min(100, max(0, weight)) for name, weight in weights.items()}
+    others = {name: share for name, share in now.items() if name not in said}
+    left = 100 - sum(said.values())
+    if left > 0 and others:
+        return {**said, **_proportional(others, left)}
+    return _proportional(said, 100) if said else {}
+
+
+def _proportional(weights: Mapping[str, int], whole: int) -> dict[str, int]:
+    """*weights* scaled to sum to *whole*; evenly where all of them are nothing."""
+    return shared_out(weights if any(weights.values()) else dict.fromkeys(weights, 1), whole)
 
 
 def shifted(weights: Mapping[str, int], name: str, percent: int) -> dict[str, int]:

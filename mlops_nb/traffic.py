@@ -35,8 +35,9 @@ def split(endpoint: str, weights: Mapping[str, int], *, sticky: str | None = Non
     `field:parameters.user` (of the request's JSON), `none`; None leaves it as it is.  A rollout under way is cancelled.
     Raises EndpointNotFound, DeploymentNotFound, WeightsDoNotSum; BadOption for a share given to one that is not healthy.
     """
-    weights, sticky = splits.checked(endpoint, weights), _known_by(sticky)
+    sticky = _known_by(sticky)
     with store.writing() as tx:
+        weights = splits.checked(endpoint, weights, now=_shares(tx, endpoint))
         _check_able(tx, endpoint, weights)
         _cancel(tx, endpoint, "the split was set by hand")
         _record(tx, endpoint, weights, why=why, sticky=sticky)
@@ -124,7 +125,8 @@ def ramp(ref: DeploymentRef | str, steps: Sequence[int], *, every_seconds: float
 
 def schedule(endpoint: str, weights: Mapping[str, int], *, at: datetime, sticky: str | None = None, why: str = "") -> Rollout:
     """Have the agent set a split *at* a moment to come.  Raises as `split`, and BadOption for a moment past, RolloutUnderWay."""
-    weights = splits.checked(endpoint, weights)
+    with store.reading() as tx:
+        weights = splits.checked(endpoint, weights, now=_shares(tx, endpoint))
     if at <= store.now():
         raise BadOption(f"{at:%Y-%m-%d %H:%M} is past.", hint=f"%mlops traffic {endpoint} {' '.join(f'{n}={w}' for n, w in weights.items())}")
     settings: dict[str, Any] = {"weights": dict(weights), "sticky": _known_by(sticky)}
@@ -265,6 +267,13 @@ def _check_able(tx: store.Transaction, endpoint: str, weights: Mapping[str, int]
         if share and (deployment.wanted == "stopped" or deployment.status not in ("healthy", "restarting", "unhealthy")):
             said = "being withdrawn" if deployment.wanted == "stopped" else deployment.status
             raise BadOption(f"{deployment.ref} is {said}; it can take no traffic.", hint=f"%mlops logs {deployment.ref}")
+
+
+def _shares(tx: store.Transaction, endpoint: str) -> dict[str, int]:
+    """What each deployment that is to run has of the requests now, in percent, those with none too.  Raises EndpointNotFound."""
+    table.endpoint(tx, endpoint)
+    shares = table.traffic(tx, endpoint)
+    return {d.name: shares.get(d.name, 0) for d in table.of(tx, endpoint) if d.wanted == "running"}
 
 
 def _before(tx: store.Transaction, endpoint: str) -> dict[str, int]:

@@ -40,8 +40,32 @@ def test_only_the_able_get_traffic_while_there_is_one(weights: dict[str, int], a
 @pytest.mark.parametrize("weights", [{}, {"1": 99}, {"1": 60, "2": 60}, {"1": 110, "2": -10}])
 def test_weights_that_do_not_sum_to_100_are_refused_with_ones_that_do(weights: dict[str, int]) -> None:
     with pytest.raises(WeightsDoNotSum, match="sum to 100") as caught:
-        splits.checked("delays", weights)
+        splits.checked("delays", weights, now={"1": 100})
     assert caught.value.hint.startswith("%mlops traffic delays 1=")
+
+
+@pytest.mark.parametrize(
+    ("said", "now", "meant"),
+    [
+        ({"1": 50}, {"1": 100, "2": 0}, "1=50 2=50"),
+        ({"1": 50}, {"1": 20, "2": 60, "3": 20}, "1=50 2=38 3=12"),
+        ({"3": 10, "1": 30}, {"1": 90, "2": 10, "3": 0}, "3=10 1=30 2=60"),
+        ({"1": 80, "2": 80}, {"1": 90, "2": 10}, "1=50 2=50"),
+        ({"1": 150}, {"1": 90, "2": 10}, "1=100"),
+        ({"1": 0}, {"1": 100}, "1=100"),
+        ({"2": 30}, {}, "2=100"),
+    ],
+)
+def test_the_split_that_is_offered_instead_leaves_the_others_their_proportions(said: dict[str, int], now: dict[str, int], meant: str) -> None:
+    with pytest.raises(WeightsDoNotSum) as caught:
+        splits.checked("delays", said, now=now)
+    assert caught.value.hint == f"%mlops traffic delays {meant}"
+
+
+@given(weights=WEIGHTS, now=WEIGHTS)
+def test_the_split_that_is_offered_instead_is_one(weights: dict[str, int], now: dict[str, int]) -> None:
+    offered = splits.completed(weights, now)
+    assert sum(offered.values()) == 100 and min(offered.values()) >= 0
 
 
 HUNDREDS = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from ..errors import UsageError
+from ..errors import UsageError, listed
 from ..grammar import (
     A_DEPLOYMENT,
     A_DEPLOYMENT_NAME,
@@ -243,15 +243,19 @@ def endpoint_key(endpoint: str, rotate: bool) -> Key:
     return Key(endpoint=endpoint, key=keys.rotate(endpoint) if rotate else keys.key(endpoint))
 
 
-@endpoints.command("delete", examples=["endpoints delete delays"])
+@endpoints.command("delete", examples=["endpoints delete delays --yes", "$endpoints delete delays"])
 @click.argument("endpoint", type=AN_ENDPOINT)
-def delete_endpoint(endpoint: str) -> Facts:
-    """Withdraw all of an endpoint's deployments and forget it.
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete_endpoint(endpoint: str, yes: bool) -> Facts:
+    """Withdraw all of an endpoint's deployments, and forget it and its key.
 
-    Its history stays.
+    It asks before, where one of them takes requests.  Its history stays.
     """
     from .. import rollout
 
+    answering = [f"{d.name} ({d.traffic} %)" for d in rollout.endpoints(endpoint)[0].deployments if d.traffic]
+    if answering and not yes and not face().agrees(f"Delete {endpoint} and its key, and withdraw {listed(answering)} that its callers are answered by?"):
+        raise UsageError(f"{endpoint} was kept.", hint=f"%mlops endpoints delete {endpoint} --yes")
     with face().reporting(f"deleting {endpoint}") as report:
         gone = rollout.delete_endpoint(endpoint)
         report.step(f"deleted {endpoint}")

@@ -230,6 +230,17 @@ def test_a_file_that_holds_no_model_is_refused(workspace, tmp_path, name):
         packing.pack_path(tmp_path / name)
 
 
+def test_a_script_that_was_to_be_a_model_is_registered_by_the_line_that_is_told(workspace, tmp_path):
+    script = tmp_path / "score.py"
+    script.write_text("def run(raw_data):\n    return raw_data\n")
+
+    with pytest.raises(NotAModel, match=r"score\.py holds code and no model") as caught:
+        packing.pack_path(script)
+
+    assert caught.value.hint.startswith("%mlops register score.py --name NAME --entry score.py")
+    assert packing.pack_path(script, entry=script).engine == "script"
+
+
 def test_two_models_in_a_folder_are_not_guessed_between(workspace, tmp_path, onnx_bytes):
     (tmp_path / "m").mkdir()
     for name in ("a.onnx", "b.onnx"):

@@ -236,6 +236,15 @@ def test_a_person_at_a_terminal_is_asked_before_anything_is_deleted(terminal: An
     assert terminal.json("models", ref)["ok"] is left
 
 
+def test_an_endpoint_that_answers_callers_is_not_deleted_where_nobody_can_be_asked(terminal: Any) -> None:
+    done = terminal("endpoints", "delete", "delays", "--json")
+    told = json.loads(done.stdout)
+
+    assert (done.returncode, told["hint"]) == (2, "add --yes")
+    assert "1 (100 %)" in told["error"]
+    assert terminal.result("endpoints")[0]["deployments"]
+
+
 def test_a_name_close_to_a_known_one_is_suggested(terminal: Any) -> None:
     assert [terminal.json(*words)["hint"] for words in (("models", "delay"), ("traffic", "delyas"), ("datasets", "flight"))] == [
         "did you mean delays?",

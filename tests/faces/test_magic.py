@@ -123,8 +123,9 @@ def test_a_failed_step_is_marked_so(kernel: Any) -> None:
     assert ran.updates[-1]["text/plain"].startswith("✗ ")
 
 
-def test_deleting_needs_yes(kernel: Any) -> None:
-    ran = kernel.run("%mlops delete delays:2")
+@pytest.mark.parametrize("line", ["delete delays:2", "endpoints delete delays"])
+def test_deleting_needs_yes(kernel: Any, line: str) -> None:
+    ran = kernel.run(f"%mlops {line}")
 
     assert ran.error == "UsageError"
     assert ran.traceback[-1] == "Try: add --yes"
