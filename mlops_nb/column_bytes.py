@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LEAST = 256
 """Fewer numbers than this go as digits: such a line can be read with the eye."""
 
 
-def packed(columns: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """*columns* without those whose floats are many enough, and the groups that hold these."""
+def packed(columns: Mapping[str, Any], *, least: int = LEAST) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """*columns* without those whose floats are *least* or more, and the groups that hold these."""
     import numpy as np
 
     alike: dict[tuple[str, tuple[int, ...]], list[str]] = {}
@@ -27,7 +30,7 @@ def packed(columns: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, A
             alike.setdefault((array.dtype.newbyteorder("<").str, array.shape), []).append(name)
     groups = []
     for (type_, shape), names in alike.items():
-        if len(names) * int(np.prod(shape)) >= LEAST:
+        if len(names) * int(np.prod(shape)) >= least:
             numbers = np.stack([columns[name] for name in names]) if len(names) > 1 else np.ascontiguousarray(columns[names[0]])[None]
             data = str(binascii.b2a_base64(numbers.astype(type_, copy=False).tobytes(), newline=False), "ascii")
             groups.append({"columns": names, "type": type_, "shape": numbers.shape, "data": data})
@@ -37,11 +40,18 @@ def packed(columns: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, A
 
 def unpacked(inputs: str, groups: str) -> str:
     """The whole `inputs` of a line, as JSON in digits."""
-    import numpy as np
     import orjson
 
-    columns = msgspec.json.decode(inputs)
+    columns = msgspec.json.decode(inputs) | {name: array.tolist() for name, array in arrays_of(groups).items()}
+    return orjson.dumps(columns).decode()
+
+
+def arrays_of(groups: str) -> dict[str, np.ndarray]:
+    """The arrays that a line's groups hold, by name."""
+    import numpy as np
+
+    found: dict[str, np.ndarray] = {}
     for group in msgspec.json.decode(groups):
         numbers = np.frombuffer(binascii.a2b_base64(group["data"]), dtype=group["type"]).reshape(group["shape"])
-        columns |= zip(group["columns"], numbers.tolist(), strict=True)
-    return orjson.dumps(columns).decode()
+        found |= zip(group["columns"], numbers, strict=True)
+    return found

@@ -14,7 +14,6 @@ import time
 import uuid
 from collections import deque
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -245,9 +244,8 @@ class Module:
         if desired is None:
             return None
         kept = columns is not None and random.random() * 100 < desired.capture_percent
-        payload = partial(_payload, columns, outputs) if kept else None
         text = error.decode(errors="replace")[:300] if error else None
-        record = Record(time.time(), id, status, latency_ms, rows, payload, 0, text)
+        record = Record(time.time(), id, status, latency_ms, rows, error=text, given=columns if kept else None, outputs=outputs)
         return Line(desired.endpoint, desired.deployment, line(record))
 
     # ── answers ──
@@ -530,11 +528,6 @@ def _key(topic: str, id: str, message: Message) -> bytes:
     """By which a request is known again; two callers' ids do not meet unless topic and body are equal too."""
     parts = (topic.encode(), id.encode(), message.correlation or b"", message.body)
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()[:16]
-
-
-def _payload(columns: Any, outputs: Any) -> tuple[Any, Any]:
-    plain = None if outputs is None else {name: array.tolist() if array.dtype.kind != "M" else array for name, array in outputs.items()}
-    return columns, plain
 
 
 def _generation(body: bytes) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from .. import blocks
 from ..column_bytes import LEAST, packed
 from ..signature import as_lists
 
@@ -41,10 +42,14 @@ class Record(msgspec.Struct, gc=False):
     status: int
     latency_ms: float
     rows: int
-    payload: Callable[[], tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]] | None
-    """Gives inputs and outputs, arrays or lists by name; called in the writer's thread."""
-    values: int
-    error: str | None
+    error: str | None = None
+    given: Mapping[str, Any] | blocks.Table | None = None
+    """Its columns, arrays by name, when they are kept as they are."""
+    outputs: Any = None
+    """What was answered, arrays by name; whatever *payload* takes where there is one."""
+    payload: Callable[[Any], tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]] | None = None
+    """Else: gives inputs and outputs, arrays or lists by name, out of the outputs; called in the writer's thread."""
+    values: int = 0
 
 
 class Capture:
@@ -112,18 +117,28 @@ class Capture:
 
     def _flush(self) -> None:
         """Write all that waits, a few megabytes at a time so that a full queue does not double in memory."""
-        buffer = bytearray()
-        for _ in range(len(self._queue)):
-            record = self._queue.popleft()
-            self._values_out += record.values
-            buffer += line(record)
+        buffer, records = bytearray(), 0
+        while waiting := self._next(MOST_QUEUED):
+            buffer += _lines(waiting)
+            records += len(waiting)
             if len(buffer) > 4_000_000:
-                self._append(buffer)
-                buffer.clear()
+                self._append(buffer, records)
+                buffer, records = bytearray(), 0
         if buffer:
-            self._append(buffer)
+            self._append(buffer, records)
 
-    def _append(self, buffer: bytearray) -> None:
+    def _next(self, most: int) -> list[Record]:
+        """The next records that wait, as many as one line may hold."""
+        found: list[Record] = []
+        values = 0
+        while self._queue and len(found) < most and values < blocks.MOST_VALUES:
+            record = self._queue.popleft()
+            values += record.values
+            found.append(record)
+        self._values_out += values
+        return found
+
+    def _append(self, buffer: bytearray, records: int) -> None:
         try:
             if self._file is None:
                 self._open()
@@ -134,7 +149,7 @@ class Capture:
             self._torn = False
             self._size += len(buffer)
         except OSError as error:
-            self.dropped += buffer.count(b"\n")
+            self.dropped += records
             self._disk_said(error)
 
     def _disk_said(self, error: OSError) -> None:
@@ -185,21 +200,45 @@ def _lives(pid: int) -> bool:
     return True
 
 
+def _lines(records: list[Record]) -> bytes:
+    """All of *records*: those that are alike in one line, when they are many."""
+    alike = [record for record in records if record.given is not None and record.status == 200 and record.outputs]
+    if len(alike) < blocks.LEAST or not (block := _block(alike)):
+        return b"".join(map(line, records))
+    return block + b"".join(line(record) for record in records if record.given is None or record.status != 200 or not record.outputs)
+
+
+def _block(records: list[Record]) -> bytes | None:
+    asked = [blocks.Asked(round(r.time * 1_000_000), r.id, round(r.latency_ms, 3), r.rows, r.given, r.outputs) for r in records]  # type: ignore[arg-type]
+    try:
+        return _json(found) if (found := blocks.block(asked)) else None
+    except (TypeError, ValueError, OverflowError):  # one of them holds a value that JSON has no word for: its own line says which
+        return None
+
+
 def line(record: Record) -> bytes:
     """The record as JSON; many numbers as `column_bytes` has them, few as digits, which orjson writes in a quarter of the time lists of them take."""
     facts = {"time": _moment(record.time), "id": record.id, "status": record.status, "latency_ms": round(record.latency_ms, 3), "rows": record.rows}
     try:
-        return _json(facts | _payload(record) | {"error": record.error})
+        return _json(facts | _kept(record) | {"error": record.error})
     except (TypeError, ValueError, OverflowError) as error:  # a value that JSON has no word for, such as a 70-bit number
         return _json(facts | {"inputs": None, "outputs": None, "error": record.error or f"not kept: {error}"})
 
 
-def _payload(record: Record) -> dict[str, Any]:
-    inputs, outputs = record.payload() if record.payload else (None, None)
+def _kept(record: Record) -> dict[str, Any]:
+    inputs, outputs = record.payload(record.outputs) if record.payload else _arrays(record)
     if not inputs or record.values < LEAST:
         return {"inputs": _plain(inputs), "outputs": _plain(outputs)}
     few, groups = packed(inputs)
     return {"inputs": _plain(few), "outputs": _plain(outputs)} | ({"packed": groups} if groups else {})
+
+
+def _arrays(record: Record) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    """Outputs as lists, so that their digits are those of the answer."""
+    given = record.given.arrays() if isinstance(record.given, blocks.Table) else record.given
+    if given is None or record.outputs is None:
+        return given, None
+    return given, {name: array.tolist() if array.dtype.kind != "M" else array for name, array in record.outputs.items()}
 
 
 def _json(facts: Mapping[str, Any]) -> bytes:

@@ -10,7 +10,7 @@ import sysconfig
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -58,19 +58,26 @@ def where(error: BaseException, spec: ServerSpec) -> str:
 
 def innermost(frames: Sequence[tuple[str, int]], spec: ServerSpec) -> str:
     """The last of *frames* (file and line, outermost first) that is the user's own code, in words; empty when none is."""
-    cells = {cell.filename: cell for cell in spec.cells if cell.filename}
+    return place_of(frames, {cell.filename: cell.number for cell in spec.cells if cell.filename}, is_users=lambda filename: is_users(filename, spec))
+
+
+def place_of(frames: Sequence[tuple[str, int]], cells: Mapping[str, int | None], *, is_users: Callable[[str], bool]) -> str:
+    """The last of *frames* that is in one of *cells* (filename → number), as `cell [12], line 3`, or in a file of the user's; empty when none is."""
     for filename, line in reversed(frames):
         if filename in cells:
-            return f"cell [{cells[filename].number if cells[filename].number is not None else ' '}], line {line}"
-        if is_users(filename, spec):
+            return f"cell [{cells[filename] if cells[filename] is not None else ' '}], line {line}"
+        if is_users(filename):
             return f"{filename}:{line}"
     return ""
 
 
 def is_users(filename: str, spec: ServerSpec) -> bool:
     """Whether this file is the user's own code: of the model, or neither ours nor installed."""
-    if filename.startswith(spec.folder):
-        return True
+    return filename.startswith(spec.folder) or is_own(filename)
+
+
+def is_own(filename: str) -> bool:
+    """Whether this file is neither ours nor installed."""
     if filename.startswith("<") or not Path(filename).is_absolute():
         return False
     return not filename.startswith((*_OURS, *_INSTALLED)) and f"{os.sep}site-packages{os.sep}" not in filename

@@ -35,6 +35,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ..blocks import Table
 from ..errors import MlopsError, SignatureMismatch
 from . import failures
 from .capture import Capture, Record
@@ -63,15 +64,17 @@ class Refused(MlopsError):
 class Job:
     """One request on its way."""
 
-    __slots__ = ("feed", "id", "moment", "payload", "request", "rows", "started", "word")
+    __slots__ = ("feed", "given", "id", "moment", "payload", "request", "rows", "started", "word")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.moment, self.started = time.time(), time.perf_counter()
         self.id = ""
         self.feed: Arrays = {}
+        self.given: Arrays | Table | None = None
+        """The columns as they are kept, beside the outputs."""
         self.payload: Callable[[Any], tuple[Any, Any]] | None = None
-        """Gives the inputs and the outputs as they are kept, out of the outputs."""
+        """Where they are kept otherwise: gives the inputs and the outputs as they are kept, out of the outputs."""
         self.rows = 0
         self.word: Callable[[Arrays, str], Said]
 
@@ -205,9 +208,11 @@ class Scorer:
         self.metrics.count(status, milliseconds / 1000, job.rows)
         if _UNCAPTURED in request.headers and self.trusts(request.headers[_UNCAPTURED]):
             return
-        payload = partial(job.payload, outputs) if job.payload is not None and self.capture.sampled() else None
-        values = sum(array.size for array in job.feed.values()) or len(request.body) // 8 if payload else 0
-        self.capture.put(Record(job.moment, job.id, status, milliseconds, job.rows, payload, values, error))
+        record = Record(job.moment, job.id, status, milliseconds, job.rows, error=error)
+        if self.capture.sampled():
+            record.given, record.outputs, record.payload = job.given, outputs, job.payload
+            record.values = sum(array.size for array in job.feed.values()) or len(request.body) // 8
+        self.capture.put(record)
 
     def fail(self, job: Job, error: BaseException) -> None:
         """Answer what was wrong: with the request (4xx), or in the model's own code (500), which the owner is told too."""

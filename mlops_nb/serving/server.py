@@ -173,7 +173,7 @@ class Server:
     # ── in and out ──
 
     def _take(self, job: Job, fitting: typed.Fitting, word: Callable[[Arrays, str], Said]) -> None:
-        job.feed, job.rows, job.word, job.payload = fitting.feed, fitting.rows, word, partial(_payload, fitting.columns)
+        job.feed, job.rows, job.word, job.given = fitting.feed, fitting.rows, word, fitting.given
 
     def _check(self, job: Job, given: Mapping[str, Any], word: Callable[[Arrays, str], Said]) -> None:
         """The careful way: columns against the signature, each fault named.  Raises SignatureMismatch."""
@@ -181,7 +181,7 @@ class Server:
         job.rows = _rows(columns)
         if not job.rows:
             raise SignatureMismatch("The request has no rows.", hint="at least one row")
-        job.payload = partial(_payload, lambda: columns)
+        job.given = columns
         job.feed, job.word = self.engine.feed(columns), word
 
     def _packed(self, job: Job, word: Callable[[Arrays, str], Said]) -> Callable[[Arrays, str], Said]:
@@ -292,11 +292,6 @@ def _word(headers: Mapping[bytes, bytes]) -> bytes | None:
 def _rows(columns: Arrays) -> int:
     first = next(iter(columns.values()), None)
     return len(first) if first is not None and first.ndim else 1
-
-
-def _payload(columns: Callable[[], Arrays], outputs: Arrays | None) -> tuple[Arrays, Arrays | None]:
-    """Outputs as lists, so that their digits are those of the answer."""
-    return columns(), None if outputs is None else {name: array.tolist() if array.dtype.kind != "M" else array for name, array in outputs.items()}
 
 
 def _script_payload(signature: Signature | None, text: str, result: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:

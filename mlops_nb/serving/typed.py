@@ -18,6 +18,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import numpy as np
 
+from ..blocks import Table
 from ..signature import Column, Signature
 from .engines import Arrays, Engine, Matrix
 from .protocol import DATATYPES, Wanted, datatype_of
@@ -35,7 +36,7 @@ class Fitting(NamedTuple):
     """What a body says, ready for the engine."""
 
     feed: Arrays
-    columns: Callable[[], Arrays]
+    given: Arrays | Table
     """The columns as the signature has them, for whoever keeps the request."""
     rows: int
     asked: Any
@@ -121,7 +122,7 @@ def binary(signature: Signature | None, engine: Engine) -> Callable[[bytes, byte
             if dtype.kind == "f" and not math.isfinite(flat.dot(flat)):
                 return None
             arrays[column.name], place = flat.reshape(shape), place + size
-        return Fitting(engine.feed(arrays), lambda: arrays, plan.rows, plan.asked)
+        return Fitting(engine.feed(arrays), arrays, plan.rows, plan.asked)
 
     return decode
 
@@ -233,7 +234,7 @@ def _takers(columns: list[Column], engine: Engine) -> tuple[Callable[..., Fittin
         if not rows or any(len(values) != rows for values in lists):
             return None
         arrays = {column.name: _array(column, values) for column, values in zip(columns, lists, strict=True)}
-        return Fitting(engine.feed(arrays), lambda: arrays, rows, asked)
+        return Fitting(engine.feed(arrays), arrays, rows, asked)
 
     return (lambda rows, asked: of_lists(list(zip(*rows, strict=True)), asked) if rows else None), of_lists
 
@@ -249,7 +250,7 @@ def _matrix_takers(columns: list[Column], matrix: Matrix) -> tuple[Callable[...,
         fed = numbers.astype(matrix.type, order="C", copy=False)
         if code == "d" and matrix.type != np.float64 and not math.isfinite(fed.ravel().dot(fed.ravel())):
             return None
-        return Fitting({matrix.name: fed}, lambda: {c.name: numbers[:, place].astype(c.type) for place, c in enumerate(columns)}, len(fed), asked)
+        return Fitting({matrix.name: fed}, Table(numbers, columns), len(fed), asked)
 
     def of_rows(rows: Sequence[tuple[Any, ...]], asked: Any) -> Fitting | None:
         flat = rows[0] if len(rows) == 1 else tuple(chain.from_iterable(rows))
@@ -294,6 +295,6 @@ def _taker_of_tensors(columns: list[Column], engine: Engine) -> Callable[..., Fi
             if not rows or any(want is not None and want != size for want, size in zip(wanted, shape, strict=True)):
                 return None
             arrays[column.name] = _array(column, tensor.data).reshape(shape)
-        return Fitting(engine.feed(arrays), lambda: arrays, rows, asked)
+        return Fitting(engine.feed(arrays), arrays, rows, asked)
 
     return take

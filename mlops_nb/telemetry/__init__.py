@@ -10,7 +10,8 @@
 One row per request.  A column `x` of the model's input is a list column `in.x` (of the signature's type: `"001"` stays text,
 moments stay ISO text), one entry per scored row, and an output `y` is `out.y`; so a drift check on a million requests reads
 just the columns it compares, and a question about traffic reads no payload at all.  In a line, many numbers are bytes in base64
-(`column_bytes.py`), which become columns as any others when the payload is first read.  Requests that were refused or failed keep
+(`column_bytes.py`), which become columns as any others when the payload is first read; requests that came in quick succession share a
+line (`blocks.py`) and are a row each for every reader.  Requests that were refused or failed keep
 their payload as JSON text in `raw_inputs` and `raw_outputs`, because it need not fit those types.
 
 No row is lost or counted twice, whenever a process is killed, and no file changes under a reader's hands.  A Parquet file
@@ -21,10 +22,11 @@ leftover.  Lines are deleted before their Parquet file may be merged, so lines w
 
 from .compaction import Compaction, compact
 from .copies import Counted, Pair, count, counted, hourly, pairs
+from .files import asked_since
 from .histograms import Asked, Segment, Sought, Windowed, columns, histograms, shapes
 from .queries import Captured, captured, inputs, outputs, requests, totals, traffic
 
 __all__ = [
-    "requests", "inputs", "outputs", "traffic", "totals", "captured", "compact", "Compaction", "Captured",
+    "requests", "inputs", "outputs", "traffic", "totals", "captured", "asked_since", "compact", "Compaction", "Captured",
     "count", "counted", "Counted", "hourly", "pairs", "Pair", "histograms", "columns", "shapes", "Asked", "Segment", "Sought", "Windowed",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ..blocks import parts
 from ..column_bytes import unpacked
 from .files import Standing, column_types
 
@@ -23,7 +24,14 @@ _SQL_TYPES = {
     "string": "VARCHAR", "datetime": "VARCHAR", "json": "JSON",
 }  # fmt: skip
 _SEEN_TYPES = {"BOOLEAN": "BOOLEAN", "BIGINT": "BIGINT", "UBIGINT": "BIGINT", "DOUBLE": "DOUBLE", "VARCHAR": "VARCHAR", "NULL": "VARCHAR"}
-_LINE = "time: 'TIMESTAMP', id: 'VARCHAR', status: 'INTEGER', latency_ms: 'DOUBLE', rows: 'BIGINT', error: 'VARCHAR'"
+_LINE = (
+    "time: 'TIMESTAMP', id: 'VARCHAR', status: 'INTEGER', latency_ms: 'DOUBLE', rows: 'BIGINT', error: 'VARCHAR', "
+    """block: 'STRUCT("time" BIGINT[], id VARCHAR[], latency_ms DOUBLE[], "rows" BIGINT[])'"""
+)
+_OF_BLOCKS = (
+    "unnest(list_transform(block.time, lambda micros: make_timestamp(micros))) AS time, unnest(block.id) AS id, 200 AS status, "
+    "unnest(block.latency_ms) AS latency_ms, unnest(block.rows) AS rows, NULL::VARCHAR AS error"
+)
 FACTS = "time, id, status, latency_ms, rows, error"
 SCORED = "status < 400"
 NO_COPIES = "KV_METADATA {copies: 'none'}"
@@ -40,6 +48,7 @@ def connection() -> duckdb.DuckDBPyConnection:
         import duckdb
 
         _instance = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
+        _instance.create_function("parts", parts, ["BIGINT[]", "VARCHAR", "VARCHAR"], "VARCHAR[]")  # type: ignore[list-item, arg-type]
         _instance.create_function("unpacked", unpacked, ["VARCHAR", "VARCHAR"], "VARCHAR")  # type: ignore[list-item, arg-type]
     return _instance.cursor()
 
@@ -54,7 +63,7 @@ os.register_at_fork(after_in_child=_forget)
 
 def facts_of_lines(paths: Iterable[Path]) -> str:
     """Time, id, status, latency, rows and error of lines; payloads are not read."""
-    return f"SELECT {FACTS} FROM {_read_json(paths)} WHERE time IS NOT NULL"
+    return f"SELECT {FACTS} FROM {_read_json(paths)} WHERE time IS NOT NULL UNION ALL SELECT {_OF_BLOCKS} FROM {_read_json(paths)} WHERE block IS NOT NULL"
 
 
 def facts_of_parquet(paths: Iterable[Path]) -> str:
@@ -79,8 +88,11 @@ def typed_lines(cursor: duckdb.DuckDBPyConnection, folder: Path, paths: Iterable
 
     This is what a Parquet file gets, and what a reader sees before there is one.
     """
-    whole = "CASE WHEN packed IS NULL THEN inputs ELSE unpacked(inputs, packed)::JSON END AS inputs"
-    lines = f"(SELECT * EXCLUDE (packed) REPLACE ({whole}) FROM {_read_json(paths, payload=True)} WHERE time IS NOT NULL)"
+    read = _read_json(paths, payload=True)
+    inputs = "CASE WHEN packed IS NULL THEN inputs ELSE unpacked(inputs, packed)::JSON END AS inputs"
+    apart = "unnest(parts(block.rows, inputs, packed))::JSON AS inputs, unnest(parts(block.rows, outputs, packed_outputs))::JSON AS outputs"
+    alone = f"SELECT {FACTS}, {inputs}, outputs FROM {read} WHERE time IS NOT NULL"
+    lines = f"({alone} UNION ALL SELECT {_OF_BLOCKS}, {apart} FROM {read} WHERE block IS NOT NULL)"
     known = column_types(folder)
     columns = [_Column(side, name, seen) for side in PREFIX for name, seen in _seen(cursor, lines, side, known[side]).items()]
     first: dict[tuple[str, str], _Column] = {}
@@ -158,7 +170,7 @@ def read_parquet(paths: Iterable[Path]) -> str:
 def _read_json(paths: Iterable[Path], *, payload: bool = False) -> str:
     """A table of lines.  One that was half written reads as a row of nothing, which every query passes over."""
     paths = list(paths)
-    columns = _LINE + (", inputs: 'JSON', outputs: 'JSON', packed: 'JSON'" if payload else "")
+    columns = _LINE + (", inputs: 'JSON', outputs: 'JSON', packed: 'JSON', packed_outputs: 'JSON'" if payload else "")
     longest = max(1 << 20, *(path.stat().st_size for path in paths)) + 1
     return f"read_json({_listed(paths)}, format = 'newline_delimited', ignore_errors = true, maximum_object_size = {longest}, columns = {{{columns}}})"
 

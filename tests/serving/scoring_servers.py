@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -10,16 +11,34 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 
+from mlops_nb.blocks import parts
 from mlops_nb.store.deployments import Reason
 
 DEADLINE_SECONDS = 150.0
 """A server takes a second or two of CPU to start, which is a minute on a machine where twenty others want the same two cores."""
+
+
+def _requests(line: dict[str, Any]) -> list[dict[str, Any]]:
+    """The requests that a line tells of: one, or those of a block."""
+    if not (block := line.get("block")):
+        return [line]
+    inputs, outputs = (
+        map(msgspec.json.decode, parts(block["rows"], json.dumps(line[side]), json.dumps(line[groups])))
+        for side, groups in (("inputs", "packed"), ("outputs", "packed_outputs"))
+    )
+    times = [datetime.fromtimestamp(micros / 1e6, UTC).isoformat(timespec="microseconds") for micros in block["time"]]
+    facts = [dict(zip(("id", "latency_ms", "rows"), values, strict=True)) for values in zip(block["id"], block["latency_ms"], block["rows"], strict=True)]
+    return [
+        one | {"time": time, "status": 200, "error": None, "inputs": asked, "outputs": answered}
+        for one, time, asked, answered in zip(facts, times, inputs, outputs, strict=True)
+    ]
 
 
 class Running:
@@ -71,7 +90,7 @@ class Running:
     def lines(self) -> list[dict[str, Any]]:
         """Every whole line of telemetry, by time."""
         found = [line for file in self.capture_folder.glob("*.jsonl") for line in file.read_bytes().split(b"\n")[:-1] if line]
-        return sorted(map(msgspec.json.decode, found), key=lambda line: line["time"])
+        return sorted((one for line in found for one in _requests(msgspec.json.decode(line))), key=lambda line: line["time"])
 
     def until_lines(self, count: int) -> list[dict[str, Any]]:
         wait_for(lambda: len(self.lines()) >= count, f"{count} lines of telemetry")

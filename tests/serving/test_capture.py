@@ -226,7 +226,7 @@ def test_a_full_file_is_closed_and_a_new_one_begun(tmp_path: Path, monkeypatch: 
 def test_a_value_json_has_no_word_for_does_not_stop_the_writer(tmp_path: Path):
     writer = Capture(tmp_path, payload_percent=100)
     writer.start(signature=None)
-    writer.put(record(1, payload=lambda: ({"a": [2**80]}, {"b": [{(1, 2): 3}]})))
+    writer.put(record(1, payload=lambda _: ({"a": [2**80]}, {"b": [{(1, 2): 3}]})))
     writer.put(record(2))
     writer.end()
 
