@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from mlops_nb import metrics, telemetry
+from mlops_nb import alerts, metrics, telemetry
 from mlops_nb.settings import Workspace
 from mlops_nb.telemetry import rows
 
@@ -16,24 +17,56 @@ REQUESTS = 10_000_000
 DAYS = 7
 _SHARES = {"1": 0.9, "2": 0.1}
 _GOAL_SECONDS = 0.5
+_BUCKETS = {"15 minutes": (timedelta(minutes=15), 10), "an hour": (timedelta(hours=1), 60), "six hours": (timedelta(hours=6), 300)} | {
+    "a day": (timedelta(days=1), 900), "a week": (timedelta(days=7), 7200),
+}  # fmt: skip
+"""The periods that pages offer, and the seconds of one point of a line: `dashboard/queries.py`."""
 
 
 def measure() -> list[Figure]:
-    """Each question at the longest period a page offers, and those that the agent and a scrape ask again and again."""
+    """Each question of each page, at each period it offers, and what the agent and a scrape ask again and again; beside a plain look at every row's time.
+
+    The first compaction counts them all: its time is told too.  Of the pages, Overview and Rollout ask about requests; Deployments asks for what
+    callers got wrong; Drift, Events, Fleet, Hardware, Models, Profiling and Targets read the store only; Performance reads answers (see `labels`).
+    """
     with workspaces.fresh() as workspace:
         fill(workspace, requests=REQUESTS)
-        week, minutes = datetime.now(UTC) - timedelta(days=DAYS), datetime.now(UTC) - timedelta(minutes=5)
-        asked = {
-            "shares and latencies of a week": lambda: telemetry.totals("delays", since=week),
-            "lines of a week": lambda: telemetry.traffic("delays", since=week, bucket_seconds=7200),
-            "lines of an hour": lambda: telemetry.traffic("delays", since=datetime.now(UTC) - timedelta(hours=1), bucket_seconds=60),
-            "bins of 1 % of a week": lambda: telemetry.counted("delays", since=week),
-            "requests by hour of a week": lambda: telemetry.hourly("delays", since=week),
-            "a rule's five minutes": lambda: telemetry.counted("delays", since=minutes),
-            "the page for Prometheus": metrics.exposition,
-        }
-        seconds = timing.medians({name: timing.timed(ask) for name, ask in asked.items()}, rounds=5)
-    return [Figure(name=f"{name} ({REQUESTS:,} requests)", value=taken, unit="s", at_most=_GOAL_SECONDS) for name, taken in seconds.items()]
+        first = timing.timed(telemetry.compact)()
+        plain = f"every row's time ({REQUESTS:,} requests)"
+        seconds = timing.medians({name: timing.timed(ask) for name, ask in {plain: _plainly(workspace), **_pages(), **_watching()}.items()}, rounds=5)
+    figures = [Figure(name=name, value=taken, unit="s", baseline=plain, at_most=_GOAL_SECONDS) for name, taken in seconds.items() if name != plain]
+    return [Figure(name=plain, value=seconds[plain], unit="s"), *figures, Figure(name="counting them all, once", value=first, unit="s")]
+
+
+def _pages() -> dict[str, Callable[[], object]]:
+    """Overview asks for totals and lines of each endpoint, Rollout for those of the chosen one, Deployments for the failures of a day."""
+    asked: dict[str, Callable[[], object]] = {}
+    for said, (lasts, bucket) in _BUCKETS.items():
+        asked[f"overview, rollout: totals of {said}"] = lambda lasts=lasts: telemetry.totals("delays", since=_ago(lasts))  # type: ignore[misc]
+        asked[f"overview, rollout: lines of {said}"] = lambda lasts=lasts, bucket=bucket: telemetry.traffic(  # type: ignore[misc]
+            "delays", since=_ago(lasts), bucket_seconds=bucket
+        )
+    return asked
+
+
+def _watching() -> dict[str, Callable[[], object]]:
+    minutes = timedelta(minutes=5)
+    return {
+        "alerts: five minutes": lambda: telemetry.counted("delays", since=_ago(minutes)),
+        "alerts: four weeks by hour": lambda: telemetry.hourly("delays", since=_ago(timedelta(days=alerts.MOST_DAYS))),
+        "canary: a week in bins of 1 %": lambda: telemetry.counted("delays", since=_ago(timedelta(days=DAYS))),
+        "the page for Prometheus": metrics.exposition,
+    }
+
+
+def _plainly(workspace: Workspace) -> Callable[[], object]:
+    there = f"read_parquet({rows.literal(f'{workspace.telemetry}/*/*/date=*/*.parquet')}, hive_partitioning = false)"
+    since = f"TIMESTAMP '{_ago(timedelta(days=DAYS)):%Y-%m-%d %H:%M:%S}'"
+    return lambda: rows.connection().execute(f"SELECT count(*) FROM {there} WHERE time >= {since}").fetchall()
+
+
+def _ago(lasts: timedelta) -> datetime:
+    return datetime.now(UTC) - lasts
 
 
 def fill(workspace: Workspace, *, requests: int) -> None:

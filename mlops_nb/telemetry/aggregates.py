@@ -1,8 +1,8 @@
-"""Counts of what was asked and answered, by the minute, the hour and the day, for pages that must not read every row.
+"""Counts of what was asked and answered, by stretches of a minute to a day, for pages that must not read every row.
 
     <deployment's folder>/aggregates/<stem>.parquet      the counts of `date=…/<stem>.parquet`, made once, when that file was
 
-        seconds   60, 3600 or 86400: how long a stretch the row is about; each length covers the whole file
+        seconds   60, 300, 900, 3600 or 86400: how long a stretch the row is about; each length covers the whole file
         time      when the stretch begins, UTC
         copy      whether these are the copies that a shadow was sent
         status    what was answered
@@ -29,7 +29,7 @@ BIN_RATIO = 1.01
 """Each bin of latencies ends this much higher than the last."""
 BINS = 2000
 FIRST_BIN_MS = 0.001
-LENGTHS = (60, 3600, 86400)
+LENGTHS = (60, 300, 900, 3600, 86400)
 """Seconds of the stretches that are counted; each is a multiple of the one before."""
 Stretch = tuple[int, datetime | None, datetime | None]
 """Seconds of the counts to take (0: rows), from when, until when."""

@@ -1,4 +1,4 @@
-"""Counts by the minute, hour and day give the answers that the rows would."""
+"""Counts by stretches of a minute to a day give the answers that the rows would."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ def test_most_of_a_window_is_read_from_the_longest_stretches() -> None:
     since, until = WINDOWS[1]
     cut = aggregates.whole_stretches(since, until, None)
 
-    assert [seconds for seconds, _, _ in cut] == [0, 0, 60, 60, 3600, 3600, 86_400]
+    assert list(dict.fromkeys(seconds for seconds, _, _ in cut)) == [0, *aggregates.LENGTHS]
     assert sum(((end or until) - (begin or since) for _, begin, end in cut), timedelta()) == until - since
-    assert [seconds for seconds, _, _ in aggregates.whole_stretches(since, None, 900)] == [0, 60]
+    assert [seconds for seconds, _, _ in aggregates.whole_stretches(since, None, 900)] == [0, 60, 300, 900]
     assert aggregates.whole_stretches(since, until, 10) == [(0, since, until)]
     assert aggregates.whole_stretches(None, None, None) == [(86_400, None, None)]
 
@@ -157,7 +157,7 @@ def test_plain_duckdb_reads_the_counts(recorded) -> None:
     everything = f"read_parquet('{recorded.folder.parent}/*/aggregates/*.parquet')"
     found = rows.connection().execute(f"SELECT seconds, sum(requests), sum(rows) FROM {everything} WHERE NOT copy GROUP BY 1 ORDER BY 1").fetchall()
 
-    assert found == [(60, 7, 14), (3600, 7, 14), (86_400, 7, 14)]
+    assert found == [(seconds, 7, 14) for seconds in aggregates.LENGTHS]
 
 
 def test_a_latency_of_nothing_or_beyond_every_bin_is_counted(recorded) -> None:
