@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import parts
 
-from mlops_nb import hardware, store, targets, telemetry
+from mlops_nb import hardware, monitoring, store, targets, telemetry
 from mlops_nb import performance as judging
 from mlops_nb.errors import MlopsError, NotFound, NothingToCompare
 from mlops_nb.hardware import Hardware
-from mlops_nb.monitoring import DriftReport
+from mlops_nb.monitoring import DriftMap, DriftReport, Part
 from mlops_nb.overview import NEEDS_A_LOOK
 from mlops_nb.reference import DeploymentRef, ModelRef
 from mlops_nb.store import alerts as rules
@@ -378,6 +378,24 @@ def drift(asked: str) -> Drift:
 def report_of(check: DriftCheck) -> DriftReport:
     """What a check found, as nouns."""
     return msgspec.convert(check.report, DriftReport)
+
+
+def first_asked(endpoint: str) -> datetime | None:
+    """About when the endpoint's first request came that is kept: to the minute within a day, else to the day."""
+    year = telemetry.traffic(endpoint, since=store.now() - timedelta(days=400), bucket_seconds=86_400)
+    day = min((row["time"] for row in year), default=None)
+    if day is None or store.now() - day > timedelta(days=2):
+        return day
+    return min((row["time"] for row in telemetry.traffic(endpoint, since=day, bucket_seconds=60)), default=day)
+
+
+def drift_map(endpoint: str, *, seconds: float, span: float, back: int, among: Sequence[str] | None, column: str, value: str) -> DriftMap:
+    """So long a *span* of windows, *back* times earlier; of one *value* of a *column* where that is one to part rows by, else of all rows."""
+    until = store.now() - timedelta(seconds=span * back)
+    asked = {"seconds": seconds, "since": until - timedelta(seconds=span), "until": until, "among": among}
+    values = monitoring.parts_of(endpoint, among=among).get(column)
+    part = Part(column, value if value in values else values[0]) if values else None
+    return monitoring.drift_map(endpoint, **asked, part=part)
 
 
 class Happened(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import random
+import tempfile
 from datetime import timedelta
+from functools import cache
+from pathlib import Path
 
+import duckdb
 import msgspec
 
-from mlops_nb import monitoring, store
+from mlops_nb import artifacts, monitoring, store, summaries
 from mlops_nb.settings import Workspace
 from mlops_nb.store import checks, datasets, deployments, environments, events, models, runs
 
@@ -63,6 +67,10 @@ def ago(**time: float):
 
 
 def _add_data(tx) -> None:
+    file = Workspace.current().root.parent / "rows.parquet"
+    file.write_bytes(_rows()[0])
+    kept = artifacts.keep(file, path="data.parquet")
+    file.unlink()
     for version, rows, days in ((1, 78_000, 20), (2, 80_789, 3)):
         schema = [{"name": name, "type": "string" if name in ("carrier", "origin") else "float64", "nullable": name == "temp"} for name in FEATURES]
         profile = [
@@ -70,10 +78,33 @@ def _add_data(tx) -> None:
             for name in FEATURES
         ]
         version = datasets.DatasetVersion(
-            name="flights_q1", version=version, hash=f"d{version}", rows=rows, schema=schema, profile=profile, file=f"d{version}", bytes=2_113_000,
+            name="flights_q1", version=version, hash=f"d{version}", rows=rows, schema=schema, profile=profile, file=kept.sha256, bytes=2_113_000,
             description="Flights of January to March", author="ada", created_at=ago(days=days),
         )  # fmt: skip
         datasets.add(tx, version)
+        datasets.put_summary(tx, version.hash, _rows()[1])
+
+
+@cache
+def _rows() -> tuple[bytes, list[summaries.ColumnSummary]]:
+    """4,000 rows as they were in training, as a Parquet file and as counts."""
+    chaos = random.Random(5)
+    kinds = {name: "string" if name in ("carrier", "origin") else "float64" for name in FEATURES}
+    with tempfile.TemporaryDirectory() as scratch, duckdb.connect(":memory:") as connection:
+        lines, parquet = Path(scratch) / "rows.json", Path(scratch) / "rows.parquet"
+        lines.write_bytes(b"".join(msgspec.json.encode(a_flight(chaos)) + b"\n" for _ in range(4000)))
+        connection.execute(f"COPY (SELECT * FROM read_json('{lines}')) TO '{parquet}'")
+        schema = [{"name": name, "type": kind} for name, kind in kinds.items()]
+        return parquet.read_bytes(), summaries.of_table(connection, parquet, schema, rows=4000)
+
+
+def a_flight(chaos: random.Random, *, warmer: float = 0.0) -> dict[str, object]:
+    """One row of the features, as in training but for the temperature."""
+    return {
+        "dep_delay": chaos.expovariate(1 / 12) - 3, "distance": float(chaos.choice((200, 740, 1065, 1400, 2475))), "hour": float(chaos.randint(5, 22)),
+        "temp": chaos.gauss(38 + warmer, 12), "visib": min(10.0, chaos.expovariate(1 / 30)), "wind_speed": chaos.gauss(11, 5),
+        "carrier": chaos.choice(("UA", "B6", "EV", "DL")), "origin": chaos.choice(("EWR", "JFK", "LGA")),
+    }  # fmt: skip
 
 
 def _add_code(tx) -> None:
@@ -232,9 +263,10 @@ def _write_telemetry() -> None:
 
 def _line(chaos: random.Random, second: float, *, slow: float, failing: bool) -> bytes:
     bad = failing and chaos.random() < 0.03
+    flight = a_flight(chaos, warmer=17 * (second < 25 * 60))
     row = {
         "time": ago(seconds=second + chaos.random()).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "id": f"r{second}", "status": 500 if bad else 200,
-        "latency_ms": slow * (2.0 + chaos.expovariate(1 / 0.9)), "rows": 1, "inputs": {"temp": [chaos.gauss(55, 12)]}, "outputs": {"label": [0]},
-        "error": "ValueError: wind_gust" if bad else None,
+        "latency_ms": slow * (2.0 + chaos.expovariate(1 / 0.9)), "rows": 1,
+        "inputs": {name: [value] for name, value in flight.items()}, "outputs": {"label": [0]}, "error": "ValueError: wind_gust" if bad else None,
     }  # fmt: skip
     return msgspec.json.encode(row) + b"\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import figures
+import heat
 import parts
 import queries
 import streamlit as st
@@ -72,9 +73,22 @@ def show_one(features: list[monitoring.FeatureDrift]) -> None:
     """The chosen feature's distribution."""
     names = [feature.name for feature in features]
     name = parts.asked("feature", names, otherwise=names[0])
-    parts.choose("Feature", names, param="feature", value=name)
+    parts.choose("Feature of this check", names, param="feature", value=name)
     words = "How the chosen feature was distributed in the training data and is in the requests"
     parts.chart(monitoring.distribution_figure(check, name), key="distribution", alt=words)
+
+
+def show_check(check: queries.DriftCheck) -> None:
+    """One check: its verdict, and every feature."""
+    report = queries.report_of(check)
+    show_verdict(check, report)
+    if report.features:
+        left, right = st.columns(2)
+        with left:
+            parts.chart(monitoring.figure(check), key="effects", alt="Effect size per feature; the table below has the numbers")
+        with right:
+            show_one(report.features)
+        show_features(report.features)
 
 
 def show_checks() -> None:
@@ -103,18 +117,13 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
 
 if not check:
     parts.nothing_yet("Not checked yet." if everywhere else "Not checked on that target and hardware.", f"%mlops drift {found.endpoint}")
-    st.stop()
+else:
+    show_check(check)
 
-report = queries.report_of(check)
-show_verdict(check, report)
-if report.features:
-    left, right = st.columns(2)
-    with left:
-        parts.chart(monitoring.figure(check), key="effects", alt="Effect size per feature; the table below has the numbers")
-    with right:
-        show_one(report.features)
-    show_features(report.features)
+st.subheader("Features over time", anchor=False)
+heat.show(found.endpoint, found.deployments)
 
-st.subheader("Over time", anchor=False)
-parts.chart(figures.drift_over_time(checks), key="over-time", alt="How many features differed at each check")
-show_checks()
+if checks:
+    st.subheader("Checks", anchor=False)
+    parts.chart(figures.drift_over_time(checks), key="over-time", alt="How many features differed at each check")
+    show_checks()

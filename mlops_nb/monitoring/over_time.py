@@ -124,6 +124,11 @@ def drift_map(endpoint: str, *, seconds: float, since: datetime, until: datetime
     )  # fmt: skip
 
 
+def parts_of(endpoint: str, *, among: Collection[str] | None = None) -> dict[str, list[str]]:
+    """The columns by which rows can be told apart, with their most frequent values in the training data.  Raises as `drift_map` does."""
+    return _subject(endpoint, among, None).parts
+
+
 def window_check(drift_map: DriftMap, begin: datetime) -> DriftCheck | None:
     """One window of a map as a check that is not stored, for `figure` and `distribution_figure`; None where nobody asked in it."""
     slot = next((slot for slot in drift_map.slots if slot.begin == begin), None)

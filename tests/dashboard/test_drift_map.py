@@ -1,0 +1,90 @@
+"""The Drift page's map of features and windows, and what can be asked of it."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+
+import msgspec
+import pytest
+from a_busy_workspace import FEATURES, MARKUP
+
+from mlops_nb import dashboards, monitoring, store
+from mlops_nb.monitoring.over_time import Cell, Slot
+
+
+@pytest.fixture
+def heat():
+    """The page's module, as the page finds it."""
+    sys.path.insert(0, str(dashboards.folder()))
+    import heat
+
+    return heat
+
+
+@pytest.fixture
+def fifty_minutes(busy) -> monitoring.DriftMap:
+    """The last hour of `delays`, which became warmer half way, in windows of five minutes."""
+    return monitoring.drift_map("delays", seconds=300, since=store.now() - timedelta(hours=1), until=store.now())
+
+
+def test_the_map_shows_every_feature_in_every_window_and_a_diamond_on_each_alarm(heat, fifty_minutes):
+    figure = heat.figure(fifty_minutes)
+    colours, cells, alarms = figure.data
+
+    assert set(colours.y) == set(FEATURES)
+    assert len(cells.x) == len(FEATURES) * len(fifty_minutes.slots)
+    assert set(alarms.y) == {"temp"}
+    assert colours.y[0] == "temp"
+
+
+def test_the_map_is_told_in_words(heat, fifty_minutes):
+    assert heat.told(fifty_minutes).startswith(f"Drift of 8 features in {len(fifty_minutes.slots)} windows of delays: ")
+    assert "in temp; the first in the window from" in heat.told(fifty_minutes)
+
+
+def test_names_are_words_in_the_map_too(heat, fifty_minutes):
+    slot = Slot(begin=store.now(), end=store.now(), rows=100, cells=[Cell(feature=MARKUP, effect=0.2)])
+
+    drawn = heat.figure(msgspec.structs.replace(fifty_minutes, features=[MARKUP], slots=[slot]))
+
+    assert "<img" not in "".join((*drawn.data[0].y, drawn.data[1].customdata[0][2]))
+
+
+def test_the_page_opens_on_the_latest_alarm_with_its_distribution_and_its_data_quality(open_page, busy):
+    page = open_page("drift", endpoint="delays")
+
+    assert page.selectbox(key="choice-cell").value == "temp"
+    assert "◆" in page.selectbox(key="choice-at").format_func(page.selectbox(key="choice-at").value)
+    quality = next(table.value for table in page.dataframe if "new here" in table.value.columns)
+    assert next(iter(quality["feature"])) == "temp"
+
+
+def test_a_link_names_the_cell_the_window_the_span_and_the_segment(open_page, busy):
+    page = open_page("drift", endpoint="delays", cell="hour", window="5m", span="1h", segment="carrier", value="UA", measure="missing")
+
+    assert page.selectbox(key="choice-cell").value == "hour"
+    assert page.selectbox(key="choice-window").value == "5m"
+    assert page.selectbox(key="choice-value").value == "UA"
+    assert any("carrier=UA on both sides" in caption.value.replace("\\", "") for caption in page.caption)
+
+
+def test_moving_to_an_earlier_span_goes_into_the_url_and_says_that_nobody_asked(open_page, busy):
+    page = open_page("drift", endpoint="delays", span="1h")
+
+    page.button(key="heat-earlier").click().run()
+    page.button(key="heat-earlier").click().run()
+
+    assert page.query_params["back"] in ("2", ["2"])
+    assert any("Nobody asked in this time" in text.value for text in page.markdown)
+
+
+def test_only_the_deployments_of_a_target_are_in_the_map(open_page, busy):
+    page = open_page("drift", endpoint="delays", target="docker")
+
+    assert not page.exception
+    assert any("no deployment" in error.value.lower() or "nothing" in error.value.lower() for error in page.error)
+
+
+def test_windows_are_those_that_fit_the_span(heat):
+    assert heat._fitting("24h") == ["15m", "1h"]
