@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from . import timetable
 from .errors import AgentDown
 from .safety import names_a_secret
 from .settings import Workspace
@@ -163,7 +164,10 @@ def _be_the_agent(lock: int, pipe: int) -> None:
     log.info("agent.started pid=%s workspace=%s", os.getpid(), Workspace.current().root)
     threading.Thread(target=_keep_compacting, args=(ended,), daemon=True, name="compaction").start()
     threading.Thread(target=_keep_watching, args=(ended,), daemon=True, name="watching").start()
+    checking = threading.Thread(target=timetable.keep, args=(ended,), kwargs={"every_seconds": LOOK_SECONDS}, daemon=True, name="checking")
+    checking.start()
     _reconcile_until(ended, lock, pipe)
+    checking.join(LOOK_SECONDS)
     log.info("agent.ended pid=%s", os.getpid())
 
 

@@ -5,6 +5,7 @@
     requests > 100/s for 1m       how many a second
     no requests for 1h            none in that time
     requests anomalous            the last full hour beside the same hour of earlier days
+    drift                         the newest drift check found it, in a feature that nobody silenced
 
 `for` says over which time up to now it is judged, five minutes unless said.  Anomalies are judged once an hour with a stated budget of false
 alarms: one a month.  Counts of the same hour on at least seven earlier days, their square roots taken, are read as a sample of a normal
@@ -28,8 +29,9 @@ import msgspec
 from . import store, telemetry
 from .errors import BadOption
 from .store import alerts as table
-from .store import deployments, events
+from .store import checks, deployments, events, silences
 from .store.alerts import Rule
+from .store.silences import Silence
 from .telemetry import Counted
 from .telemetry.copies import bin_end_ms
 
@@ -41,13 +43,13 @@ _FORM = re.compile(r"(error_rate|requests|p50|p90|p95|p99|p99\.9)\s*([<>])\s*(\d
 _NONE = re.compile(r"no requests for (\d+)(s|m|h)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _UNITS = {"error_rate": ("%",), "requests": ("/s",)}
-_HINT = '"error_rate > 5% for 5m", "p99 > 200ms for 5m", "requests > 100/s", "no requests for 1h" or "requests anomalous"'
+_HINT = '"error_rate > 5% for 5m", "p99 > 200ms for 5m", "requests > 100/s", "no requests for 1h", "requests anomalous" or drift'
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """A rule's words, read."""
 
-    metric: Literal["error_rate", "requests", "p50", "p90", "p95", "p99", "p99.9", "silence", "anomaly"]
+    metric: Literal["error_rate", "requests", "p50", "p90", "p95", "p99", "p99.9", "silence", "anomaly", "drift"]
     above: bool = True
     bound: float = 0.0
     """A share (0–1), milliseconds, or requests a second."""
@@ -66,6 +68,8 @@ def parse(text: str) -> Condition:
     words = " ".join(text.split())
     if words == "requests anomalous":
         return Condition(metric="anomaly", seconds=3600.0)
+    if words == "drift":
+        return Condition(metric="drift")
     if silent := _NONE.fullmatch(words):
         return Condition(metric="silence", seconds=_checked_seconds(words, int(silent[1]) * _SECONDS[silent[2]]))
     found = _FORM.fullmatch(words)
@@ -100,7 +104,14 @@ def of(endpoint: str | None = None) -> list[Rule]:
     with store.reading() as tx:
         if endpoint:
             deployments.endpoint(tx, endpoint)
-        return table.of(tx, endpoint)
+        rules, standing = table.of(tx, endpoint), silences.standing(tx, endpoint)
+    return [_with_silences(rule, standing) if rule.condition == "drift" else rule for rule in rules]
+
+
+def _with_silences(rule: Rule, standing: Sequence[Silence]) -> Rule:
+    """With who silenced what, why and until when."""
+    told = [f"{one.feature or 'all of it'} {one.words}" for one in standing if one.endpoint == rule.endpoint]
+    return msgspec.structs.replace(rule, value="; ".join(filter(None, (rule.value, *told))))
 
 
 def acknowledge(id: str) -> Rule:
@@ -157,9 +168,24 @@ def _judged(rule: Rule, at: datetime) -> Verdict | None:
     since = at - timedelta(seconds=condition.seconds)
     if condition.metric == "anomaly":
         return _hour_judged(rule.endpoint, at)
+    if condition.metric == "drift":
+        return _drift_judged(rule.endpoint)
     if condition.metric == "silence":
         return _silence_judged(rule, since, at)
     return verdict_on(condition, together(telemetry.counted(rule.endpoint, since=since, until=at)))
+
+
+def _drift_judged(endpoint: str) -> Verdict | None:
+    """By the newest check; None before there is one."""
+    with store.reading() as tx:
+        newest = checks.drift_checks(tx, endpoint, most=1)
+        standing = silences.standing(tx, endpoint)
+    if not newest:
+        return None
+    loud, drifting = silences.loud(newest[0], standing), silences.drifting(newest[0])
+    quiet = [name for name in drifting if name not in loud]
+    seen = f"drift in {', '.join(loud)}" if loud else "no drift" if not drifting else "no other drift"
+    return Verdict(bool(loud), f"{seen}; silenced: {', '.join(quiet)}" if quiet else seen)
 
 
 def _silence_judged(rule: Rule, since: datetime, at: datetime) -> Verdict | None:

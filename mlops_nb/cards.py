@@ -560,8 +560,7 @@ def _drift(check: Any) -> Card:
     features = sorted(report.get("features", []), key=lambda f: (not f.get("is_drift"), f.get("p_adjusted") if f.get("p_adjusted") is not None else 1))
     drifted = [str(f.get("name")) for f in features if f.get("is_drift")]
     rows = [
-        [f.get("name"), Mark("warn", "drift") if f.get("is_drift") else Mark("good", "same"), f.get("test", ""), _p(f.get("p_adjusted")), _effect(f)]
-        for f in features
+        [f.get("name"), _drift_verdict(f), f.get("test", ""), _p(f.get("p_adjusted")), _effect(f), f.get("silenced") or f.get("summary", "")] for f in features
     ]
     return Card(
         title=check.endpoint,
@@ -574,7 +573,7 @@ def _drift(check: Any) -> Card:
             ("thresholds", report.get("promise", "")),
             ("checked", ago(check.time)),
         ),
-        tables=[Table(["feature", "verdict", "test", "#p adjusted", "#effect"], rows)],
+        tables=[Table(["feature", "verdict", "test", "#p adjusted", "#effect", "what is seen"], rows)],
         note=" ".join(str(note) for note in report.get("notes", [])),
     )
 
@@ -586,6 +585,41 @@ def _p(value: float | None) -> str:
 def _effect(feature: Mapping[str, Any]) -> str:
     effect = feature.get("effect")
     return "" if effect is None else f"{effect:.3f} {feature.get('effect_name', '')}".strip()
+
+
+def _drift_verdict(feature: Mapping[str, Any]) -> Mark:
+    if feature.get("is_drift"):
+        return Mark("idle", "drift, silenced") if feature.get("silenced") else Mark("warn", "drift")
+    return Mark("good", "same")
+
+
+def _schedule(schedule: Any) -> Card:
+    facts = _given(
+        ("checks", schedule.words if " " not in schedule.words else f"{schedule.words} (UTC)"), ("next", _clock(schedule.next_time)),
+        ("with", ", ".join(f"{name} {value}" for name, value in schedule.options.items())),
+        ("latest", f"{schedule.outcome} ({ago(schedule.last_time)})" if schedule.last_time else ""), ("by", schedule.author),
+    )  # fmt: skip
+    return Card(title=schedule.endpoint, kind=f"schedule {schedule.id}", mark=_went(schedule), facts=facts, line=f"schedules delete {schedule.id}")
+
+
+def _went(schedule: Any) -> Mark:
+    outcome = schedule.outcome
+    if not outcome:
+        return Mark("idle", "not yet checked")
+    return Mark("good", "no drift") if outcome == "no drift" else Mark("warn", "drift") if outcome.startswith("drift") else Mark("bad", "not made")
+
+
+def _clock(time: Any) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC"
+
+
+def _silence(silence: Any) -> Card:
+    until = _clock(silence.until) if silence.until else "until it is over" if silence.kind == "acknowledged" else ""
+    return Card(
+        title=f"{silence.endpoint}: {silence.feature or 'all drift'}", kind="drift", mark=Mark("idle", silence.kind),
+        facts=_given(("until", until), ("why", silence.why), ("by", silence.author)),
+        line="" if silence.kind == "over" else f"snooze {silence.endpoint}{f' --feature {silence.feature!r}' if silence.feature else ''} --end",
+    )  # fmt: skip
 
 
 _PROFILED = {
@@ -983,6 +1017,10 @@ _ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
         lambda d: [
             d.name,
             Mark("good", "online") if d.online else Mark("bad", "offline"),
+    "mlops_nb.store.schedules.Schedule": (
+        ["schedule", "endpoint", "when", "is", "latest", "checked", "next", "by"],
+        lambda s: [s.id, s.endpoint, s.words, _went(s), s.outcome, ago(s.last_time) if s.last_time else "", _clock(s.next_time), s.author],
+    ),
             d.model,
             d.state,
             ago(d.seen_at) if d.seen_at else "never",
@@ -1028,6 +1066,8 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.agreement.ShadowReport": _shadow_report,
     "mlops_nb.store.events.Event": _event,
     "mlops_nb.store.environments.Environment": _environment,
+    "mlops_nb.store.schedules.Schedule": _schedule,
+    "mlops_nb.store.silences.Silence": _silence,
     "mlops_nb.store.rehearsals.Rehearsal": _rehearsal,
     "mlops_nb.store.packages.Package": _package,
 }

@@ -96,6 +96,15 @@ def summary(version: DatasetVersion) -> list[ColumnSummary]:
     return made
 
 
+def counts(data: Any) -> list[ColumnSummary]:
+    """The counts of the columns of *data*, as `register` would keep them; no row is kept.  Raises as `register`."""
+    with tempfile.TemporaryDirectory(prefix="mlops-") as scratch:
+        parquet = Path(scratch) / "data.parquet"
+        with _copied(data, parquet) as connection:
+            rows, schema, _ = _described(connection, parquet)
+            return summaries.of_table(connection, parquet, schema, rows=rows)
+
+
 def path(ref: ModelRef | str) -> Path:
     """The Parquet file of a version."""
     return artifacts.address(get(ref).file)

@@ -456,6 +456,26 @@ def drift_engines(fragment: str = "") -> Sequence[str]:
     return ["auto", *engines.NAMES]
 
 
+def _references(fragment: str = "") -> Sequence[str]:
+    from .monitoring import references
+
+    return references.NAMES
+
+
+def _reference(text: str) -> str:
+    from .monitoring import references
+
+    references.check_words(text)
+    return text
+
+
+def schedule_ids(fragment: str = "") -> Sequence[str]:
+    """Every scheduled drift check by its id."""
+    from .store import schedules
+
+    return _from_store(lambda tx: [one.id for one in schedules.of(tx)])
+
+
 def _subjects(fragment: str) -> Sequence[str]:
     return [*model_refs(fragment), *endpoint_names(), *deployment_refs()]
 
@@ -557,6 +577,8 @@ A_MODEL_OR_SCRIPT = Live("MODEL|SCRIPT", model_refs)
 A_MODEL_OR_DEPLOYMENT = Word("MODEL|ENDPOINT/DEPLOYMENT", str, _subjects)
 A_SUBJECT = Word("SUBJECT", str, _subjects)
 A_DRIFT_ENGINE = Word("ENGINE", str, drift_engines)
+A_DRIFT_REFERENCE = Word("WHAT", _reference, _references)
+A_SCHEDULE = Word("SCHEDULE", str, schedule_ids)
 AN_ALIAS = Word("ALIAS", _named("alias"))
 A_TAG = Pair("KEY=VALUE")
 A_METRIC = Pair("KEY=NUMBER", _number)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import store
 from .settings import Workspace
-from .store import alerts, checks, deployments, events, models
+from .store import alerts, checks, deployments, events, models, silences
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .store.checks import DriftCheck
     from .store.deployments import Deployment, Endpoint
     from .store.models import Headline
+    from .store.silences import Silence
 
 NEEDS_A_LOOK = frozenset({"failed", "unhealthy", "restarting"})
 """Statuses of a wanted deployment that raise an alert."""
@@ -34,14 +35,17 @@ def summary(*, most_events: int = 20) -> dict[str, Any]:
         headlines, (model_count, _) = models.headlines(tx), models.count(tx)
         endpoints, running, drift = deployments.endpoints(tx), deployments.of(tx), checks.latest_drift(tx)
         shares = {endpoint.name: deployments.traffic(tx, endpoint.name) for endpoint in endpoints}
-        latest, rules = events.latest(tx, most=most_events), alerts.of(tx)
+        latest, rules, standing = events.latest(tx, most=most_events), alerts.of(tx), silences.standing(tx)
+    watched = {rule.endpoint for rule in rules if rule.condition == "drift" and (rule.firing or rule.quiet)}  # a rule that fires tells of it itself
     return {
         "workspace": str(workspace.root),
         "models": [_model(name, list(versions)) for name, versions in groupby(headlines, key=lambda headline: headline.model)],
         "model_count": model_count,
         "endpoints": [_endpoint(endpoint, [d for d in running if d.endpoint == endpoint.name], shares[endpoint.name]) for endpoint in endpoints],
         "live": sum(deployment.status == "healthy" for deployment in running),
-        "alerts": _alerts(running, drift, [rule for rule in rules if rule.firing and not rule.quiet]),
+        "alerts": _alerts(
+            running, [check for check in drift if check.endpoint not in watched], standing, [rule for rule in rules if rule.firing and not rule.quiet]
+        ),
         "events": [{"type": event.type, "subject": event.subject, "time": event.time.isoformat()} for event in latest],
     }
 
@@ -96,10 +100,10 @@ def _reason(deployment: Deployment) -> str:
     return f"{first} ({deployment.reason.where})" if deployment.reason.where else first
 
 
-def _alerts(running: Sequence[Deployment], drift: Sequence[DriftCheck], fired: Sequence[Rule]) -> list[dict[str, Any]]:
+def _alerts(running: Sequence[Deployment], drift: Sequence[DriftCheck], standing: Sequence[Silence], fired: Sequence[Rule]) -> list[dict[str, Any]]:
     """Newest first."""
     sick = [_sick(deployment) for deployment in running if deployment.wanted == "running" and deployment.status in NEEDS_A_LOOK]
-    drifted = [_drifted(check) for check in drift if check.is_drift]
+    drifted = [_drifted(check, loud) for check in drift if (loud := silences.loud(check, standing))]
     return sorted([*sick, *drifted, *map(_fired, fired)], key=lambda alert: alert["time"], reverse=True)
 
 
@@ -113,6 +117,5 @@ def _sick(deployment: Deployment) -> dict[str, Any]:
     return told | {"time": deployment.changed_at.isoformat()}
 
 
-def _drifted(check: DriftCheck) -> dict[str, Any]:
-    features = [str(feature.get("name")) for feature in check.report.get("features", []) if feature.get("is_drift")]
+def _drifted(check: DriftCheck, features: list[str]) -> dict[str, Any]:
     return {"kind": "drift", "status": "drift", "subject": check.endpoint, "features": features, "text": ", ".join(features), "time": check.time.isoformat()}

@@ -7,9 +7,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import LineageRootNotFound, UsageError
-from ..grammar import A_DATASET, A_DEPLOYMENT_NAME, A_DRIFT_ENGINE, A_MOMENT, A_SUBJECT, AN_ENDPOINT, AN_ENVIRONMENT, DURATION, Text, face
+from ..grammar import (
+    A_DATASET,
+    A_DEPLOYMENT_NAME,
+    A_DRIFT_ENGINE,
+    A_DRIFT_REFERENCE,
+    A_MOMENT,
+    A_SCHEDULE,
+    A_SUBJECT,
+    AN_ENDPOINT,
+    AN_ENVIRONMENT,
+    DURATION,
+    Text,
+    face,
+)
 from ..reference import ModelRef
-from ..shapes import Listing
+from ..shapes import Facts, Listing
 from .group import mlops
 
 if TYPE_CHECKING:
@@ -19,6 +32,8 @@ if TYPE_CHECKING:
     from ..lineage import Lineage
     from ..store.checks import DriftCheck
     from ..store.environments import Environment
+    from ..store.schedules import Schedule
+    from ..store.silences import Silence
 
 
 @mlops.command(
@@ -29,6 +44,10 @@ if TYPE_CHECKING:
         "drift delays --deployment 2 --engine scipy",
         "drift delays --dataset flights_q1:1",
         "drift delays --window 1d --budget 1/30d",
+        "drift delays --since 1d --reference last-week",
+        "drift delays --reference 2026-10-01..2026-10-31",
+        'drift delays --schedule "0 6 * * *"',
+        "drift delays --schedule 1h --window 6h",
     ],
 )
 @click.argument("endpoint", type=AN_ENDPOINT)
@@ -36,32 +55,108 @@ if TYPE_CHECKING:
 @click.option("--since", type=A_MOMENT, help="Only requests after this, such as 2h, 7d or 2026-01-31.  [default: all that are kept]")
 @click.option("--deployment", type=A_DEPLOYMENT_NAME, help="Only requests this one answered.")
 @click.option("--dataset", type=A_DATASET, help="Compare with this data set.  [default: what the model was trained on]")
+@click.option("--reference", type=A_DRIFT_REFERENCE, help="Compare with past requests or the same season instead.  [default: training]")
+@click.option("--time", metavar="COLUMN", help="The data set's column that says when a row was, for a season.  [default: the only one there is]")
 @click.option("--window", metavar="TIME|ROWS", help="Judge the newest 1d or 1000 rows, and with them the windows before.  [default: all as one]")
 @click.option("--budget", metavar="COUNT/TIME", help="False alarms allowed, such as 1/30d.  [default: drift_budget of the settings]")
 @click.option("--every", type=DURATION, help="How often you check, which the budget is shared out among.  [default: 1d]")
 @click.option("--effect", type=click.FloatRange(0.001, 0.5), help="Share of rows that must lie elsewhere.  [default: drift_effect of the settings]")
+@click.option("--schedule", metavar="CRON|TIME", help='Have the agent check, at "0 6 * * *" (minute, hour, day, month, weekday in UTC) or every 1h.')
 def drift(
     endpoint: str,
     engine: str | None,
     since: datetime | None,
     deployment: str | None,
     dataset: ModelRef | None,
+    reference: str | None,
+    time: str | None,
     window: str | None,
     budget: str | None,
     every: float | None,
     effect: float | None,
-) -> DriftCheck:
-    """Compare what an endpoint was asked with the data its model was trained on."""
+    schedule: str | None,
+) -> DriftCheck | Schedule:
+    """Compare what an endpoint was asked with the data its model was trained on.
+
+    Another reference is a past window of requests (previous, last-week, 2026-10-01..2026-10-31) or the same season as now (same-month, same-weekday,
+    same-hour) of the data set, where a column of it tells the time, and else of past requests.
+    """
     from .. import monitoring
 
+    options = {
+        "deployment": deployment, "dataset": str(dataset) if dataset else None, "reference": reference, "time": time, "engine": engine, "window": window,
+        "budget": budget, "effect": effect,
+    }  # fmt: skip
+    if schedule:
+        return _scheduled(endpoint, schedule, options, since=since, every=every)
     with face().reporting(f"checking {endpoint} for drift") as report:
-        compared = str(dataset) if dataset else None
-        check = monitoring.check_drift(
-            endpoint, deployment=deployment, since=since, dataset=compared, engine=engine, window=window, budget=budget, every_seconds=every,
-            effect=effect, report=report,
-        )  # fmt: skip
+        check = monitoring.check_drift(endpoint, since=since, every_seconds=every, report=report, **options)  # type: ignore[arg-type]
         report.step("drift" if check.is_drift else "no drift")
     return check
+
+
+def _scheduled(endpoint: str, schedule: str, options: dict[str, Any], *, since: datetime | None, every: float | None) -> Schedule:
+    from .. import agent
+    from ..monitoring import schedules
+
+    if since or every:
+        raise UsageError("A schedule says itself how often, and its --window how far back.", hint=f'%mlops drift {endpoint} --schedule "0 6 * * *" --window 1d')
+    added = schedules.add(endpoint, schedule, **options)
+    agent.ensure()
+    return added
+
+
+@mlops.group(default="list", heading="Watching")
+def schedules() -> None:
+    """List the scheduled drift checks, or end one."""
+
+
+@schedules.command("list", hidden=True, examples=["schedules", "schedules delays"])
+@click.argument("endpoint", type=AN_ENDPOINT, required=False)
+def list_schedules(endpoint: str | None) -> Listing[Schedule]:
+    """List the scheduled checks, how the latest of each went and when the next is due."""
+    from ..monitoring import schedules as by_the_clock
+
+    return Listing(by_the_clock.of(endpoint), what="schedule", line='drift ENDPOINT --schedule "0 6 * * *"')
+
+
+@schedules.command("delete", examples=["schedules delete delays-1"])
+@click.argument("schedule", type=A_SCHEDULE)
+def delete_schedule(schedule: str) -> Facts:
+    """Make these checks no longer; what they found stays."""
+    from ..monitoring import schedules as by_the_clock
+
+    return Facts(deleted=by_the_clock.delete(schedule).id)
+
+
+@mlops.command(
+    heading="Watching",
+    examples=["snooze delays --for 7d", "snooze delays --feature dep_delay --for 7d --why 'known sensor swap'", "snooze delays --feature dep_delay --end"],
+)
+@click.argument("endpoint", type=AN_ENDPOINT)
+@click.option("--feature", metavar="NAME", default="", help="Only of this one.  [default: all]")
+@click.option("--for", "seconds", type=DURATION, help="How long, such as 7d.")
+@click.option("--why", default="", metavar="TEXT", help="A reason for the record.")
+@click.option("--end", is_flag=True, help="Have it be told again from now on.")
+def snooze(endpoint: str, feature: str, seconds: float | None, why: str, end: bool) -> Silence:
+    """Raise no alert about an endpoint's drift for a while; it is checked and reported all the same."""
+    from ..monitoring import silences
+
+    if end == bool(seconds):
+        raise UsageError("How long?" if not end else "--for or --end, not both.", hint=f"%mlops snooze {endpoint} --for 7d")
+    return silences.snooze(endpoint, seconds=seconds, feature=feature, why=why) if seconds else silences.end(endpoint, feature=feature, why=why)
+
+
+@mlops.command(heading="Watching", examples=["acknowledge delays --why 'new route, retraining on Monday'", "acknowledge delays --feature dep_delay --for 14d"])
+@click.argument("endpoint", type=AN_ENDPOINT)
+@click.option("--feature", metavar="NAME", default="", help="Only of this one.  [default: all]")
+@click.option("--for", "seconds", type=DURATION, help="How long, such as 14d.  [default: until a check finds it no more]")
+@click.option("--why", default="", metavar="TEXT", help="A reason for the record.")
+def acknowledge(endpoint: str, feature: str, seconds: float | None, why: str) -> Silence:
+    """Say that the drift a check found is known; it raises no alert until it is over."""
+    from ..monitoring import silences
+
+    return silences.acknowledge(endpoint, seconds=seconds, feature=feature, why=why)
 
 
 @mlops.group(default="list", heading="Watching")

@@ -6,7 +6,7 @@ A number is a float64 with NaN where it is missing; a category is the int32 posi
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +48,17 @@ class Pair(msgspec.Struct, frozen=True):
 
 def wanted(version: ModelVersion, dataset: DatasetVersion) -> list[Wanted]:
     """The inputs of the model's signature; of tensors their elements; of a model without signature the data set's columns."""
+    return wanted_of(version, dataset.schema)
+
+
+def wanted_of(version: ModelVersion, schema: Sequence[Mapping[str, Any]]) -> list[Wanted]:
+    """The same, with a reference that has the columns of *schema*."""
     columns = (version.signature or {}).get("inputs") or []
-    there = {column["name"] for column in dataset.schema}
+    there = {column["name"] for column in schema}
     if not columns:
-        return [Wanted(c["name"], c["type"], c["name"]) for c in dataset.schema]
+        return [Wanted(c["name"], c["type"], c["name"]) for c in schema]
     if (version.signature or {}).get("kind") == "tensors":
-        return [element for column in columns for element in _elements(column, [c["name"] for c in dataset.schema])]
+        return [element for column in columns for element in _elements(column, [c["name"] for c in schema])]
     return [Wanted(c["name"], c["type"], c["name"] if c["name"] in there else None) for c in columns]
 
 
@@ -72,6 +77,11 @@ def _place(number: int, axes: list[int]) -> tuple[int, ...]:
         number, rest = divmod(number, length)
         place.append(rest)
     return tuple(reversed(place))
+
+
+def column_of(wanted: Wanted) -> str:
+    """The column of the requests that holds it."""
+    return wanted.name.rpartition("[")[0] if wanted.place else wanted.name
 
 
 def why_not(column: Wanted, window: Container[str]) -> str:

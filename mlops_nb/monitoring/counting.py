@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-
 import msgspec
 
-from .. import datasets, store, telemetry
+from .. import telemetry
 from ..errors import BadOption
 from ..store.datasets import DatasetVersion
 from ..store.models import ModelVersion
 from ..summaries import ColumnSummary
 from ..telemetry import Asked, Windowed
-from . import columns, judging, telling
+from . import columns, judging, references, telling
 from .columns import Wanted
 from .judging import Budget
+from .references import Extent, Reference
 from .reports import Compared, DriftReport, FeatureDrift
 
 _LENGTHS = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
@@ -46,29 +45,34 @@ class Side(msgspec.Struct, frozen=True):
     endpoint: str
     deployment: str | None
     version: ModelVersion
-    dataset: DatasetVersion
+    dataset: DatasetVersion | None = None
+    reference: Reference | None = None
+    """Unless given, the data set."""
+
+    @property
+    def against(self) -> Reference:
+        """What the requests are compared with."""
+        return self.reference or references.training(self.version, self.dataset.ref if self.dataset else None, self.endpoint)
 
 
-def compared(side: Side, *, since: datetime | None, until: datetime | None, length: Window, budget: Budget, effect: float) -> DriftReport | None:
+def compared(side: Side, judged: Extent, *, length: Window, budget: Budget, effect: float) -> DriftReport | None:
     """The verdict; None where no answered request is kept.  Raises FileMissing."""
-    until = until or store.now()
-    if length.seconds and since is None:
-        since = until - timedelta(seconds=length.seconds * max(judging.SPANS))
-    there = telemetry.columns(side.endpoint, deployment=side.deployment, since=since, until=until)
+    there = telemetry.columns(side.endpoint, deployment=side.deployment, since=judged.since, until=judged.until)
     wanted, skipped = _comparable(side, there)
     found = telemetry.histograms(
-        side.endpoint, [Asked(_column(w), shape, w.place) for w, shape in wanted], deployment=side.deployment, since=since, until=until,
-        seconds=length.seconds, size=length.size, most=max(judging.SPANS) if length.several else 1,
+        side.endpoint, [Asked(columns.column_of(w), shape, w.place) for w, shape in wanted], deployment=side.deployment, since=judged.since,
+        until=judged.until, seconds=length.seconds, size=length.size, most=max(judging.SPANS) if length.several else 1,
     )  # fmt: skip
     return _report(side, wanted, skipped, found, budget, effect) if found else None
 
 
 def _comparable(side: Side, there: set[str]) -> tuple[list[tuple[Wanted, ColumnSummary]], dict[str, list[str]]]:
-    """The columns with their counts in the data set, and the others by why they are not compared."""
-    known = {summary.name: summary for summary in datasets.summary(side.dataset)}
+    """The columns with their counts in the reference, and the others by why they are not compared."""
+    against = side.against
+    known = {summary.name: summary for summary in against.columns}
     chosen: list[tuple[Wanted, ColumnSummary]] = []
     skipped: dict[str, list[str]] = {}
-    for wanted in columns.wanted(side.version, side.dataset):
+    for wanted in against.wanted:
         why = _why_not(wanted, known.get(wanted.source or ""), there)
         if why:
             skipped.setdefault(why, []).append(wanted.name)
@@ -78,8 +82,8 @@ def _comparable(side: Side, there: set[str]) -> tuple[list[tuple[Wanted, ColumnS
 
 
 def _why_not(wanted: Wanted, summary: ColumnSummary | None, there: set[str]) -> str:
-    column = {_column(wanted): True} if _column(wanted) in there else {}
-    if why := columns.why_not(msgspec.structs.replace(wanted, name=_column(wanted)), column):
+    column = {columns.column_of(wanted)} & there
+    if why := columns.why_not(msgspec.structs.replace(wanted, name=columns.column_of(wanted)), column):
         return why
     if summary is None:
         return "values of another kind in the training data"
@@ -88,16 +92,14 @@ def _why_not(wanted: Wanted, summary: ColumnSummary | None, there: set[str]) -> 
     return ""
 
 
-def _column(wanted: Wanted) -> str:
-    """The column of the requests that holds it."""
-    return wanted.name.rpartition("[")[0] if wanted.place else wanted.name
+_column = columns.column_of
 
 
 def _report(
     side: Side, wanted: list[tuple[Wanted, ColumnSummary]], skipped: dict[str, list[str]], found: list[Windowed], budget: Budget, effect: float
 ) -> DriftReport:
-    references = [summary for _, summary in wanted]
-    judged = judging.judge(references, [one.columns for one in found], effect=effect) if references else []
+    against, shapes = side.against, [summary for _, summary in wanted]
+    judged = judging.judge(shapes, [one.columns for one in found], effect=effect) if shapes else []
     features = sorted((telling.feature(one, alpha=budget.alpha, effect=effect) for one in judged), key=_order)
     others = [FeatureDrift(name=name, type="not compared", test="none", summary=why) for why, names in skipped.items() for name in names]
     spans = [span for span in judging.SPANS if span <= len(found)]
@@ -105,14 +107,14 @@ def _report(
     return DriftReport(
         is_drift=any(feature.is_drift for feature in features),
         engine="histograms",
-        reference=Compared(rows=side.dataset.rows, compared=side.dataset.rows, dataset=side.dataset.ref),
+        reference=Compared(rows=against.rows, compared=against.rows, dataset=against.name, kind=against.kind, since=against.since, until=against.until),
         window=Compared(rows=rows, compared=rows, since=found[-1].first, until=found[0].last),
         alpha=budget.alpha,
         correction="Holm",
         features=[*features, *others],
-        promise=budget.promise(len(references), len(spans)),
+        promise=budget.promise(len(shapes), len(spans)),
         spans=spans,
-        notes=_notes(side, found, skipped),
+        notes=_notes(against, found, skipped),
     )
 
 
@@ -120,10 +122,10 @@ def _order(feature: FeatureDrift) -> tuple[bool, float]:
     return not feature.is_drift, -max(feature.effect or 0.0, abs(feature.missing_window - feature.missing_reference))
 
 
-def _notes(side: Side, found: list[Windowed], skipped: dict[str, list[str]]) -> list[str]:
+def _notes(against: Reference, found: list[Windowed], skipped: dict[str, list[str]]) -> list[str]:
     notes = []
-    if min(found[0].rows, side.dataset.rows) < judging.FEWEST_ROWS:
-        rows = f"{found[0].rows} rows against {side.dataset.rows}"
+    if min(found[0].rows, against.rows) < judging.FEWEST_ROWS:
+        rows = f"{found[0].rows} rows against {against.rows}"
         notes.append(f"No verdict: {rows} are too few; {judging.FEWEST_ROWS} are needed on both sides.")
     if len(found) > 1:
         notes.append(f"The newest window of {found[0].rows:,} rows, and with those before it, up to {len(found)} windows together.")

@@ -18,18 +18,28 @@ from ..errors import BadOption, DriftCheckFailed, NothingToCompare
 from ..progress import SILENT, Reporter
 from ..reference import ModelRef
 from ..settings import Workspace
-from ..store import checks, datasets, deployments, events, models
+from ..store import checks, datasets, deployments, events, models, silences
 from ..store.checks import DriftCheck
 from ..store.datasets import DatasetVersion
 from ..store.deployments import Deployment
 from ..store.models import ModelVersion
-from . import columns, counting, engines, judging
+from ..store.silences import Silence
+from . import columns, counting, engines, judging, references
 from .columns import Pair, Wanted
 from .engines import Engine
+from .references import Extent, Reference
 from .reports import Compared, DriftReport, FeatureDrift
 
 CORRECTION = "Holm"
 _TIMEOUT_SECONDS = 900.0
+
+
+class Under(msgspec.Struct, frozen=True):
+    """Whose requests are checked: those of an endpoint, answered by one deployment of it or by all, and the version they are about."""
+
+    endpoint: str
+    deployment: str | None
+    version: ModelVersion
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -48,6 +58,8 @@ def check_drift(
     since: datetime | None = None,
     until: datetime | None = None,
     dataset: str | None = None,
+    reference: str | None = None,
+    time: str | None = None,
     engine: str | None = None,
     window: str | None = None,
     budget: str | None = None,
@@ -55,8 +67,10 @@ def check_drift(
     effect: float | None = None,
     report: Reporter = SILENT,
 ) -> DriftCheck:
-    """Compare the requests of *endpoint* with its model's training data (or *dataset*), feature by feature; keep and return the verdict.
+    """Compare the requests of *endpoint* with its model's training data (or *dataset*, or *reference*), feature by feature; keep and return the verdict.
 
+    *reference* is `training` unless given; a past window of requests (`previous`, `last-week`, `2026-10-01..2026-10-31`); or the same season
+    (`same-month`, `same-weekday`, `same-hour`) of the data set by its column *time*, or of past requests where it has no time.
     Where the deployments run different versions it is those of *deployment*, else of the one with most traffic.  *since* and
     *until* bound the window; without them it is all that is kept.  *engine* is
     `auto` (`histograms`), `histograms`, or a test of `scipy` or `alibi-detect` in a process of its own; the settings' unless given.  With
@@ -67,30 +81,61 @@ def check_drift(
     settings = Workspace.current().settings()
     chosen = engines.choose(engine or settings.drift_engine)
     if chosen.name == "histograms":
-        spent = judging.budget(budget or settings.drift_budget, every_seconds=every_seconds)
-        length = counting.window(window) if window else counting.Window()
+        spent, length = judging.budget(budget or settings.drift_budget, every_seconds=every_seconds), _length(window)
+        judged = references.extent(reference, since=since, until=until, length=length, spans=max(judging.SPANS))
+        asked = _asked(endpoint, deployment)
+        report.step(f"counting {reference or 'the training data'}")
+        against = references.chosen(reference, judged, asked.version, endpoint, dataset=dataset, time=time)
         report.step(f"counting the requests of {endpoint}")
-        subject = _subject(endpoint, deployment, dataset)
-        return _kept(subject, chosen, _counted(subject, since, until, length, spent, effect or settings.drift_effect))
-    if window or budget or effect:
-        raise BadOption(f"{chosen.name} knows no windows, budget or effect.", hint="--engine histograms")
+        return _kept(asked, against.name, chosen, _counted(asked, against, judged, length, spent, effect or settings.drift_effect))
+    _refuse_counted(chosen, window, budget, effect, reference, time)
     subject = _subject(endpoint, deployment, dataset)
     report.step(f"reading the requests of {_named(subject)}")
-    seen, asked = _window(subject, since, until)
+    seen, columns_asked = _window(subject, since, until)
     report.step(f"reading {subject.dataset.ref}")
-    pairs, skipped = _pairs(subject, asked)
+    pairs, skipped = _pairs(subject, columns_asked)
     report.step(f"comparing {len(pairs)} columns with {chosen.name}")
     found = _compared(pairs, chosen, alpha=settings.drift_alpha) if pairs else {"is_drift": False, "engine": chosen.name, "features": []}
-    return _kept(subject, chosen, _report(subject, found, pairs, seen, skipped, settings.drift_alpha, chosen))
+    told = _report(subject, found, pairs, seen, skipped, settings.drift_alpha, chosen)
+    return _kept(Under(subject.endpoint, subject.deployment, subject.version), subject.dataset.ref, chosen, told)
 
 
-def _counted(subject: Subject, since: datetime | None, until: datetime | None, length: counting.Window, spent: judging.Budget, effect: float) -> DriftReport:
-    side = counting.Side(subject.endpoint, subject.deployment, subject.version, subject.dataset)
-    found = counting.compared(side, since=since, until=until, length=length, budget=spent, effect=effect)
+def refuse_unfit(
+    endpoint: str, *, deployment: str | None = None, dataset: str | None = None, reference: str | None = None, time: str | None = None,
+    engine: str | None = None, window: str | None = None, budget: str | None = None, every_seconds: float | None = None, effect: float | None = None,
+) -> None:  # fmt: skip
+    """Raise what `check_drift` would raise for these words, whatever was asked so far; nothing is compared."""
+    settings = Workspace.current().settings()
+    chosen = engines.choose(engine or settings.drift_engine)
+    asked = _asked(endpoint, deployment)
+    if chosen.name != "histograms":
+        _refuse_counted(chosen, window, budget, effect, reference, time)
+        _subject(endpoint, deployment, dataset)
+        return
+    judging.budget(budget or settings.drift_budget, every_seconds=every_seconds)
+    references.extent(reference, since=None, until=None, length=_length(window), spans=max(judging.SPANS))
+    if not reference or reference == "training":
+        references.training(asked.version, dataset, endpoint)
+
+
+def _length(window: str | None) -> counting.Window:
+    return counting.window(window) if window else counting.Window()
+
+
+def _refuse_counted(chosen: Engine, window: str | None, budget: str | None, effect: float | None, reference: str | None, time: str | None) -> None:
+    if window or budget or effect:
+        raise BadOption(f"{chosen.name} knows no windows, budget or effect.", hint="--engine histograms")
+    if time or reference not in (None, "training"):
+        raise BadOption(f"{chosen.name} compares with a data set's rows, not with {reference or 'a season'}.", hint="--engine histograms, or --dataset NAME")
+
+
+def _counted(asked: Under, against: Reference, judged: Extent, length: counting.Window, spent: judging.Budget, effect: float) -> DriftReport:
+    side = counting.Side(asked.endpoint, asked.deployment, asked.version, against.dataset, against)
+    found = counting.compared(side, judged, length=length, budget=spent, effect=effect)
     if found is None:
-        raise NothingToCompare.no_requests(_named(subject), subject.endpoint, since=since)
+        raise NothingToCompare.no_requests(_named(asked), asked.endpoint, since=judged.since)
     if all(feature.type == "not compared" for feature in found.features):
-        raise NothingToCompare.no_column(subject.version.ref, subject.dataset.ref, _by_reason(found))
+        raise NothingToCompare.no_column(asked.version.ref, against.name, _by_reason(found))
     return found
 
 
@@ -101,14 +146,14 @@ def _by_reason(report: DriftReport) -> dict[str, list[str]]:
     return reasons
 
 
-def _named(subject: Subject) -> str:
+def _named(subject: Subject | Under) -> str:
     return f"{subject.endpoint}/{subject.deployment}" if subject.deployment else subject.endpoint
 
 
 # ── what is compared ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _subject(endpoint: str, deployment: str | None, dataset: str | None) -> Subject:
+def _asked(endpoint: str, deployment: str | None) -> Under:
     with store.reading() as tx:
         if deployment:
             chosen, alone = deployments.get(tx, endpoint, deployment), True
@@ -116,11 +161,16 @@ def _subject(endpoint: str, deployment: str | None, dataset: str | None) -> Subj
             deployments.endpoint(tx, endpoint)
             chosen, alone = _most_asked(endpoint, deployments.of(tx, endpoint), deployments.traffic(tx, endpoint))
         targets.require(chosen.target, "capture")
-        version = models.get(tx, ModelRef(chosen.model, version=chosen.version))
-        named = dataset or version.dataset
-        if not named:
-            raise NothingToCompare.no_dataset(endpoint, version.ref)
-        return Subject(endpoint, chosen.name if alone else None, version, datasets.get(tx, ModelRef.parse(named, what="dataset")))
+        return Under(endpoint, chosen.name if alone else None, models.get(tx, ModelRef(chosen.model, version=chosen.version)))
+
+
+def _subject(endpoint: str, deployment: str | None, dataset: str | None) -> Subject:
+    asked = _asked(endpoint, deployment)
+    named = dataset or asked.version.dataset
+    if not named:
+        raise NothingToCompare.no_dataset(endpoint, asked.version.ref)
+    with store.reading() as tx:
+        return Subject(endpoint, asked.deployment, asked.version, datasets.get(tx, ModelRef.parse(named, what="dataset")))
 
 
 def _most_asked(endpoint: str, there: Sequence[Deployment], traffic: dict[str, int]) -> tuple[Deployment, bool]:
@@ -230,14 +280,29 @@ def _notes(reference: Compared, window: Compared, skipped: dict[str, list[str]])
     return notes + [f"Not compared ({why}): {', '.join(names)}." for why, names in skipped.items()]
 
 
-def _kept(subject: Subject, engine: Engine, report: DriftReport) -> DriftCheck:
-    check = DriftCheck(
-        id=str(uuid.uuid4()), endpoint=subject.endpoint, deployment=subject.deployment, dataset=subject.dataset.ref, engine=engine.name,
-        is_drift=report.is_drift, report=msgspec.to_builtins(report), time=store.now(),
-    )  # fmt: skip
-    drifted = [feature.name for feature in report.features if feature.is_drift]
-    data = {"check": check.id, "dataset": check.dataset, "model": subject.version.ref, "rows": report.window.rows, "features": drifted}
+def _kept(asked: Under, against: str, engine: Engine, report: DriftReport) -> DriftCheck:
     with store.writing() as tx:
+        check = DriftCheck(
+            id=str(uuid.uuid4()), endpoint=asked.endpoint, deployment=asked.deployment, dataset=against, engine=engine.name, is_drift=report.is_drift,
+            report=msgspec.to_builtins(_with_silences(report, asked.endpoint, silences.standing(tx, asked.endpoint))), time=store.now(),
+        )  # fmt: skip
         checks.add_drift_check(tx, check)
-        events.record(tx, "DatasetDriftDetected" if check.is_drift else "DriftChecked", subject=_named(subject), data=data)
+        silences.end_those_over(tx, check)
+        _record(tx, check, asked, report.window.rows)
     return check
+
+
+def _record(tx: store.Transaction, check: DriftCheck, asked: Under, rows: int) -> None:
+    """An event: of drift only where it is of a feature that nobody silenced."""
+    loud, drifted = silences.loud(check, silences.standing(tx, check.endpoint)), silences.drifting(check)
+    data = {"check": check.id, "dataset": check.dataset, "model": asked.version.ref, "rows": rows, "features": loud or drifted}
+    if quiet := [name for name in drifted if name not in loud]:
+        data["silenced"] = quiet
+    events.record(tx, "DatasetDriftDetected" if loud else "DriftChecked", subject=_named(asked), data=data)
+
+
+def _with_silences(report: DriftReport, endpoint: str, standing: Sequence[Silence]) -> DriftReport:
+    """Each feature with the silence it lies under, in words."""
+    held = [(feature, silences.over(standing, endpoint, feature.name)) for feature in report.features]
+    features = [msgspec.structs.replace(feature, silenced=silence.words) if silence else feature for feature, silence in held]
+    return msgspec.structs.replace(report, features=features)

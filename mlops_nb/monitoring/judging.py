@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 EFFECT = 0.03
 FEWEST_ROWS = 30
+_MOST_ALPHA = 0.05
+"""However large the budget and however seldom the looks: what chance does more often than that is no evidence."""
 SPANS = {1: 0.25, 2: 0.25, 5: 0.5}
 """How many of the newest windows are tested together, and what part of the budget each test gets."""
 _KINDS = {"values": 0.8, "missing": 0.1, "new": 0.1}
@@ -56,12 +58,12 @@ class Budget(msgspec.Struct, frozen=True):
     @property
     def alpha(self) -> float:
         """The chance of a false alarm that one look has."""
-        return min(self.alarms * self.every_seconds / self.period_seconds, 0.5)
+        return min(self.alarms * self.every_seconds / self.period_seconds, _MOST_ALPHA)
 
     def promise(self, features: int, spans: int) -> str:
         """What it keeps, in words."""
         alarms = "one false alarm" if self.alarms == 1 else f"{self.alarms:g} false alarms"
-        looks = {3600.0: "hourly", _DAY: "daily", 7 * _DAY: "weekly"}.get(self.every_seconds, f"{_long(self.every_seconds)}ly")
+        looks = {3600.0: "hourly", _DAY: "daily", 7 * _DAY: "weekly"}.get(self.every_seconds, f"{max(1, round(self.period_seconds / self.every_seconds)):,}")
         rest = f" and {spans} spans of windows" if spans > 1 else ""
         return f"keeps at most {alarms} in {_long(self.period_seconds)} of {looks} checks of {features} feature{'s' * (features != 1)}{rest}"
 

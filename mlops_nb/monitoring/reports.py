@@ -40,6 +40,8 @@ class FeatureDrift(msgspec.Struct, frozen=True, kw_only=True):
     """Of the test whether the share of missing values changed; None where nothing is missing."""
     summary: str = ""
     """In words: `mean 12.3 → 18.9 (+0.8 σ)`, `new category 'HA' 4.0 %`."""
+    silenced: str = ""
+    """Who wants to hear no more of it, until when and why; it raises no alert then."""
     histogram: dict[str, Any] = {}
     """`reference` and `window`: shares per bin; with them the bins' `edges`, or the `categories` (None stands for the rest)."""
 
@@ -51,6 +53,9 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     compared: int
     """Rows the tests saw; less than `rows` where a fixed sample was taken."""
     dataset: str | None = None
+    """Of the reference its name: a data set's, or which requests."""
+    kind: str = "training data"
+    """Of the reference: `training data` or `past requests`."""
     since: datetime | None = None
     until: datetime | None = None
 

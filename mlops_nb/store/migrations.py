@@ -97,6 +97,13 @@ CREATE TABLE replays (
     time TIMESTAMP);
 """
 
+SCHEDULES = """
+CREATE TABLE schedules (
+    id VARCHAR PRIMARY KEY, endpoint VARCHAR, words VARCHAR, every_seconds DOUBLE, options JSON, next_time TIMESTAMP, last_time TIMESTAMP, outcome VARCHAR,
+    author VARCHAR, created_at TIMESTAMP);
+CREATE TABLE silences (id VARCHAR, endpoint VARCHAR, feature VARCHAR, kind VARCHAR, until TIMESTAMP, why VARCHAR, author VARCHAR, time TIMESTAMP);
+"""
+
 STEPS: tuple[tuple[str, str], ...] = (
     ("first tables", FIRST_TABLES),
     ("profiles with advice", PROFILES_WITH_ADVICE),
@@ -107,6 +114,7 @@ STEPS: tuple[tuple[str, str], ...] = (
     ("summaries", SUMMARIES),
     ("alert rules", ALERT_RULES),
     ("replays", REPLAYS),
+    ("schedules", SCHEDULES),
 )
 """Name and SQL of every step; step N of the store is the Nth of these."""
 
