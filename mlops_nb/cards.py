@@ -442,11 +442,20 @@ def _short(value: Any) -> str:
         return str(value)
 
 
+def _answering(deployment: Any) -> Mark:
+    """Its status, and that nothing was asked of it yet."""
+    return Mark("warn", f"{deployment.status}, untried") if deployment.untried else _status(deployment.status)
+
+
+_UNTRIED = "Nothing was asked of it yet: it came without rows to try it on, so nobody knows whether it answers."
+
+
 def _deployed(deployed: Any) -> Card:
     return Card(
         title=deployed.deployment,
         kind="deployment",
-        mark=_status(deployed.status),
+        mark=_answering(deployed),
+        note=_UNTRIED if deployed.untried else "",
         facts=_given(
             ("model", deployed.model),
             ("target", _place(deployed)),
@@ -459,7 +468,7 @@ def _deployed(deployed: Any) -> Card:
 
 
 def _endpoint(view: Any) -> Card:
-    rows = [[d.name, d.model, _status(d.status), _taken(d), _place(d), ago(d.since)] for d in view.deployments]
+    rows = [[d.name, d.model, _answering(d), _taken(d), _place(d), ago(d.since)] for d in view.deployments]
     troubled = min((d for d in view.deployments if d.reason), key=lambda d: d.status == "healthy", default=None)
     return Card(
         title=view.name,
@@ -578,15 +587,6 @@ def _drift(check: Any) -> Card:
     )
 
 
-def _p(value: float | None) -> str:
-    return "" if value is None else "<0.0001" if value < 0.0001 else f"{value:.4f}"
-
-
-def _effect(feature: Mapping[str, Any]) -> str:
-    effect = feature.get("effect")
-    return "" if effect is None else f"{effect:.3f} {feature.get('effect_name', '')}".strip()
-
-
 def _drift_verdict(feature: Mapping[str, Any]) -> Mark:
     if feature.get("is_drift"):
         return Mark("idle", "drift, silenced") if feature.get("silenced") else Mark("warn", "drift")
@@ -620,6 +620,15 @@ def _silence(silence: Any) -> Card:
         facts=_given(("until", until), ("why", silence.why), ("by", silence.author)),
         line="" if silence.kind == "over" else f"snooze {silence.endpoint}{f' --feature {silence.feature!r}' if silence.feature else ''} --end",
     )  # fmt: skip
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "<0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def _effect(feature: Mapping[str, Any]) -> str:
+    effect = feature.get("effect")
+    return "" if effect is None else f"{effect:.3f} {feature.get('effect_name', '')}".strip()
 
 
 _PROFILED = {
@@ -956,7 +965,7 @@ def _listing(listing: Any) -> Card:
 def _endpoints(listing: Sequence[Any]) -> Card:
     if len(listing) == 1:
         return _endpoint(listing[0])
-    rows = [[e.name, d.name, d.model, _status(d.status), Share(d.traffic), d.target] for e in listing for d in e.deployments]
+    rows = [[e.name, d.name, d.model, _answering(d), Share(d.traffic), d.target] for e in listing for d in e.deployments]
     urls = [(e.name, e.url) for e in listing]
     return Card(title=f"{len(listing)} endpoints", facts=urls, tables=[Table(["endpoint", "deployment", "model", "status", "traffic", "target"], rows)])
 
@@ -1008,6 +1017,10 @@ _ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
         ["alert", "endpoint", "condition", "is", "seen", "since", "watched by"],
         lambda r: [r.id, r.endpoint, r.condition, _stands(r), r.value, ago(r.since) if r.since else "", r.author],
     ),
+    "mlops_nb.store.schedules.Schedule": (
+        ["schedule", "endpoint", "when", "is", "latest", "checked", "next", "by"],
+        lambda s: [s.id, s.endpoint, s.words, _went(s), s.outcome, ago(s.last_time) if s.last_time else "", _clock(s.next_time), s.author],
+    ),
     "mlops_nb.store.packages.Package": (
         ["model", "image", "#on top of base", "base", "platform", "digest", "pushed", "made"],
         lambda p: [p.ref, p.image or "not built", size(p.bytes - p.base_bytes) if p.image else "", p.base, p.platform, p.digest[:19], p.pushed, ago(p.time)],
@@ -1017,10 +1030,6 @@ _ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
         lambda d: [
             d.name,
             Mark("good", "online") if d.online else Mark("bad", "offline"),
-    "mlops_nb.store.schedules.Schedule": (
-        ["schedule", "endpoint", "when", "is", "latest", "checked", "next", "by"],
-        lambda s: [s.id, s.endpoint, s.words, _went(s), s.outcome, ago(s.last_time) if s.last_time else "", _clock(s.next_time), s.author],
-    ),
             d.model,
             d.state,
             ago(d.seen_at) if d.seen_at else "never",
@@ -1057,6 +1066,8 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.rollout.WorkspaceStatus": _workspace,
     "mlops_nb.client.Answer": _answer,
     "mlops_nb.store.checks.DriftCheck": _drift,
+    "mlops_nb.store.schedules.Schedule": _schedule,
+    "mlops_nb.store.silences.Silence": _silence,
     "mlops_nb.store.checks.Profile": _profile,
     "mlops_nb.lineage.Lineage": _lineage,
     "mlops_nb.history.Serving": _serving,
@@ -1066,8 +1077,6 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.agreement.ShadowReport": _shadow_report,
     "mlops_nb.store.events.Event": _event,
     "mlops_nb.store.environments.Environment": _environment,
-    "mlops_nb.store.schedules.Schedule": _schedule,
-    "mlops_nb.store.silences.Silence": _silence,
     "mlops_nb.store.rehearsals.Rehearsal": _rehearsal,
     "mlops_nb.store.packages.Package": _package,
 }

@@ -3,7 +3,7 @@
     MlopsError                     exit 1   HTTP 500   something was asked for and could not be done
     ├── UsageError                 exit 2   HTTP 400   the request itself cannot be right
     │   ├── BadName  BadReference  BadOption  UnsafePath  UnsafeText  UnsafeUrl
-    │   ├── WeightsDoNotSum        SignatureMismatch  NotAModel  NotAnEntryScript  TrustNeeded  TargetCannot
+    │   ├── WeightsDoNotSum        SignatureMismatch  CannotAnswer  NotAModel  NotAnEntryScript  TrustNeeded  TargetCannot
     │   ├── NotPicklable           SampleNeeded  LicenceNotAccepted  SecretVariable
     │   ├── BrokerNotSet  SecretReadable  EngineElsewhere  ImageOfAnother  UnknownColumn
     │   └── UnknownVariable        UnknownCommand  UnknownOption  BadExpression
@@ -210,6 +210,17 @@ class SignatureMismatch(UsageError):
         super().__init__(f"Column {column!r}{place}: {message}" if column else message, hint=hint)
         self.column = column
         self.row = row
+
+
+class CannotAnswer(UsageError):
+    """A model that raises on the very rows it is registered with; says its own exception and where, `detail` holds its traceback."""
+
+    def __init__(self, message: str, *, where: str, detail: str) -> None:
+        super().__init__(
+            f"The model fails on the rows it is registered with: {message}{f' ({where})' if where else ''}. Nothing was kept.",
+            hint="mend its predict() and run the cell again; or, if these are not rows it takes, give others: --data, or --sample X[:100]",
+            detail=detail,
+        )
 
 
 class NotAModel(UsageError):
@@ -878,7 +889,9 @@ class DetectorMissing(Failed):
     """A drift detector was asked for whose library lacks what it works with."""
 
     def __init__(self, name: str, *, needs: str) -> None:
-        super().__init__(f"The drift detector {name} needs {needs}, which is not beside alibi-detect.", hint=f"%mlops engines install alibi-detect --with {needs}")
+        super().__init__(
+            f"The drift detector {name} needs {needs}, which is not beside alibi-detect.", hint=f"%mlops engines install alibi-detect --with {needs}"
+        )
         self.name = name
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import datasets, flavors, signature
-from .errors import SignatureMismatch, closest, listed
+from . import datasets, flavors, runs, signature, sources
+from .errors import CannotAnswer, SignatureMismatch, closest, listed
 from .signature import Signature
 
 if TYPE_CHECKING:
@@ -85,20 +86,25 @@ class Probed(NamedTuple):
 
 
 def probe(model: Any, rows: Any) -> Probed | None:
-    """Ask *model* its *rows*; None when there are none.  Raises SignatureMismatch when it cannot answer them."""
+    """Ask *model* its *rows*; None when there are none.  Raises CannotAnswer, with the model's own exception, when it fails on them."""
     if rows is None:
         return None
-    from .serving import engines
+    from .serving import engines, failures
 
     inputs = signature.infer(rows)
     try:
         outputs = engines.answers(model, rows)
     except Exception as error:
-        raise SignatureMismatch(
-            f"The model fails on the data it is registered with: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            hint="--data the data set it was trained on, or --sample a few rows of it",
-        ) from error
+        raise CannotAnswer(failures.message(error), where=_line_of(error), detail=failures.text(error)) from error
     return Probed(rows, outputs, signature.infer(rows, outputs=outputs) if outputs else inputs)
+
+
+def _line_of(error: Exception) -> str:
+    """The innermost line of the user's own code that the exception went through: `cell [12], line 3`, or file and line."""
+    from .serving import failures
+
+    frames = [(sources.cell_name(frame.filename), frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
+    return failures.place_of(frames, runs.cells(), is_users=failures.is_own)
 
 
 def stated_by(model: Any) -> Signature | None:

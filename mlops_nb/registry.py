@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 SAMPLE_ROWS = 1000
 _EVERY_COLUMN = "Every column of {} counts as an input; if the model predicts one of them, register it with --target COLUMN."
 
+_UNTRIED = "It was not asked anything, for want of rows: --data DATASET or --sample X[:100] would try it."
+
 
 class Registered(msgspec.Struct, frozen=True, kw_only=True):
     """A new version, and the earlier one with the very same bytes, if there is one."""
@@ -73,7 +75,7 @@ def register(
     *data* names the registered data set it was trained on; its first rows (or *sample*, a DataFrame or array) give the
     signature and prove the ONNX form equal (an ONNX file without either states its own); *target* is the column in it that the
     model predicts.  Nothing is recorded unless everything succeeded.
-    Raises BadName, NotAModel, TrustNeeded, FileMissing, DatasetNotFound, EnvironmentIncomplete, SignatureMismatch, StoreFull.
+    Raises BadName, NotAModel, TrustNeeded, FileMissing, DatasetNotFound, EnvironmentIncomplete, SignatureMismatch, CannotAnswer, StoreFull.
     """
     from . import environments, probing, runs
 
@@ -99,9 +101,9 @@ def register(
         expected=_expected(probed, packed, environment, dataset if sample is None else None),
     )  # fmt: skip
     registered = _recorded(_with_onnx(draft, converted), run, packed)
-    if dataset and target is None and sample is None and probing.takes_every_column(packed.subject, dataset, signature):
-        return msgspec.structs.replace(registered, note=_EVERY_COLUMN.format(dataset.ref))
-    return registered
+    every_column = dataset and target is None and sample is None and probing.takes_every_column(packed.subject, dataset, signature)
+    note = _EVERY_COLUMN.format(dataset.ref) if dataset and every_column else _UNTRIED if packed.subject is not None and probed is None else ""
+    return msgspec.structs.replace(registered, note=note)
 
 
 def get(ref: ModelRef | str) -> ModelVersion:

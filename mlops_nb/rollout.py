@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from . import agent, client, splits, store, targets
+from . import agent, client, splits, store, targets, telemetry
 from .client import Answer
 from .errors import (
     BadOption,
@@ -52,6 +52,8 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason | None = None
     restarts: int = 0
     since: datetime
+    untried: bool = False
+    """Whether nothing was ever asked of it: its version has no rows to try it on, and no request has come yet."""
 
 
 class EndpointView(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +80,8 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     traffic: int
     url: str
+    untried: bool = False
+    """Whether it is healthy without having been asked anything; see `DeploymentView`."""
 
 
 class WorkspaceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -368,7 +372,7 @@ def _deployed(deployment: Deployment) -> Deployed:
         share = table.traffic(tx, now.endpoint).get(now.name, 0)
         return Deployed(
             endpoint=now.endpoint, deployment=now.ref, model=now.model_ref, target=now.target, hardware=targets.hardware(now), limits=targets.limits(now),
-            status=now.status, traffic=share, url=_url(_base_url(tx), now.endpoint, [now]),
+            status=now.status, traffic=share, url=_url(_base_url(tx), now.endpoint, [now]), untried=_untried(tx, now),
         )  # fmt: skip
 
 
@@ -425,7 +429,7 @@ def _endpoint_view(tx: store.Transaction, name: str, base: str) -> EndpointView:
     change = table.split(tx, name)
     shares, copies = (change.weights, change.mirrors) if change else ({}, {})
     deployments = table.of(tx, name)
-    views = [_deployment_view(d, shares.get(d.name, 0), copies.get(d.name, 0)) for d in deployments]
+    views = [_deployment_view(d, shares.get(d.name, 0), copies.get(d.name, 0), untried=_untried(tx, d)) for d in deployments]
     return EndpointView(name=name, url=_url(base, name, deployments), deployments=views, sticky=change.sticky if change else "")
 
 
@@ -434,10 +438,20 @@ def _url(base: str, endpoint: str, deployments: Sequence[Deployment]) -> str:
     return next((d.handle["url"] for d in deployments if d.handle.get("url")), f"{base}/{endpoint}")
 
 
-def _deployment_view(deployment: Deployment, share: int, copies: int) -> DeploymentView:
+def _untried(tx: store.Transaction, deployment: Deployment) -> bool:
+    """A server tries its model on the signature's sample; a script, and a version without rows, is first asked by whoever calls it."""
+    if deployment.status != "healthy" or deployment.target not in targets.NAMES or "capture" not in targets.get(deployment.target).ABILITIES:
+        return False
+    version = models.get(tx, ModelRef(deployment.model, version=deployment.version))
+    has_rows = version.engine != "script" and bool((version.signature or {}).get("sample"))
+    return not has_rows and not telemetry.asked_since(deployment.endpoint, deployment.name, deployment.created_at)
+
+
+def _deployment_view(deployment: Deployment, share: int, copies: int, *, untried: bool) -> DeploymentView:
     return DeploymentView(
         name=deployment.name, model=deployment.model_ref, target=deployment.target, hardware=targets.hardware(deployment), status=deployment.status,
         traffic=share, copies=copies, wanted=deployment.wanted, reason=deployment.reason, restarts=deployment.restarts, since=deployment.changed_at,
+        untried=untried,
     )  # fmt: skip
 
 

@@ -59,6 +59,12 @@ def capture() -> Run:
     )
 
 
+def cells() -> dict[str, int | None]:
+    """The notebook's cells executed so far: the name that code from it gives the cell (`sources.cell_name`) → its number; none outside a notebook."""
+    shell = _shell()
+    return {cell.filename: cell.number for cell in _cells(shell) if cell.filename} if shell else {}
+
+
 def without_secrets(text: str, variables: Mapping[str, str] | None = None) -> str:
     """*text* with `•••` in place of what looks like a secret: literals given to names such as `token`, well-known forms of keys,
     and the values of environment variables (8 characters and more) called KEY, TOKEN, SECRET or PASSWORD.  Lines keep their numbers."""

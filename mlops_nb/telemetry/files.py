@@ -103,6 +103,17 @@ def standing(folder: Path) -> Standing:
     return Standing(folder, tuple(live), tuple(path for path in closed if path not in done), tuple(kept), (*leftovers, *done))
 
 
+def asked_since(endpoint: str, deployment: str, time: datetime) -> bool:
+    """Whether a request of the deployment was captured since *time*; looks at files' times alone."""
+    since = time.timestamp()
+    return any(
+        found.stat().st_size and found.stat().st_mtime >= since
+        for place in folders(endpoint, deployment)
+        for pattern in ("live-*.jsonl", "closed-*.jsonl", "date=*/[0-9]*.parquet")
+        for found in place.glob(pattern)
+    )
+
+
 def _uncovered(paths: Any) -> tuple[list[Parquet], list[Path]]:
     kept: list[Parquet] = []
     leftovers: list[Path] = []

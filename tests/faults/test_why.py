@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from living import X, churn_model, deployment, wait_for
 
-from mlops_nb import errors, registry, rollout
+from mlops_nb import cards, errors, registry, rollout
 from mlops_nb.settings import Workspace
 from mlops_nb.store.deployments import DeploymentSpec
 
@@ -132,6 +132,31 @@ def test_an_exception_in_cell_code_names_the_cell(live_workspace: Workspace, tmp
     said = "".join(output.get("text", "") for output in notebook.cells[-1].outputs)
     assert "RuntimeError: not today" in said
     assert "cell [2], line 6" in said
+
+
+def test_a_model_that_fails_when_it_is_registered_names_the_cell(live_workspace: Workspace, tmp_path: Path) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    cells = [
+        "%load_ext mlops_nb\nimport pandas as pd",
+        "class Moody:\n    def predict(self, X):\n        return X['not there']",
+        "%mlops register Moody() --name moody --sample pd.DataFrame({'x':[1,2]})",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=120, allow_errors=True, resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+    said = "".join(output["evalue"] for output in notebook.cells[-1].outputs if output.output_type == "error")
+    assert "KeyError: 'not there' (cell [2], line 3)" in said
+
+
+def test_what_was_never_asked_is_called_untried_until_it_was(live_workspace: Workspace, script) -> None:
+    assert rollout.deploy(script(WHOLE)).untried
+    assert "healthy, untried" in cards.as_text(rollout.endpoints("scripted")[0])
+
+    rollout.invoke("scripted", {"x": [1]})
+    wait_for(lambda: not rollout.endpoints("scripted")[0].deployments[0].untried)
+    assert "untried" not in cards.as_text(rollout.endpoints("scripted")[0])
 
 
 def test_a_version_that_cannot_start_leaves_the_old_one_serving(live_workspace: Workspace, script) -> None:

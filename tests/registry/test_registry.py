@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -88,6 +89,26 @@ def test_an_object_without_predict_is_refused_in_two_lines(workspace: Workspace)
         registry.register(object(), name="nothing")
     assert len(caught.value._render_traceback_()) == 2
     assert registry.search() == []
+
+
+class Grumpy(Remembers):
+    """A classifier that fails on the rows it is given."""
+
+    def predict(self, X: pd.DataFrame) -> np.ndarray:
+        return X["not there"].to_numpy()
+
+
+def test_a_model_that_raises_on_its_own_rows_is_refused_with_its_exception_and_line(workspace: Workspace) -> None:
+    line = Grumpy.predict.__code__.co_firstlineno + 1
+    with pytest.raises(errors.CannotAnswer, match=rf"KeyError: 'not there' \({re.escape(__file__)}:{line}\)") as caught:
+        registry.register(Grumpy().fit(X, Y), name="churn", sample=X)
+    assert "mend its predict()" in caught.value.hint and 'X["not there"]' in caught.value.detail
+    assert registry.search() == []
+
+
+def test_a_model_that_nothing_was_asked_of_says_so(workspace: Workspace) -> None:
+    assert "--sample X[:100] would try it" in registry.register(Remembers().fit(X, Y), name="churn").note
+    assert registry.register(Remembers().fit(X, Y), name="churn", sample=X).note == ""
 
 
 def test_search_by_tag_metric_and_text(workspace: Workspace) -> None:
