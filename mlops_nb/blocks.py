@@ -4,7 +4,8 @@ Such a line is `{"block": {"time": [µs since 1970], "id": […], "latency_ms": 
 […], "packed_outputs": […]}`: the arrays of all requests behind each other, each request having as many entries as it has rows, floats
 as `column_bytes` has them.  Every request in it was answered with 200.
 
-Measured as CPU of the writer for each request, of one row of 30 numbers: a line of its own 8 µs, in a block 2 µs.
+Measured as CPU of the writer for each request, a line of its own beside a block: one row of 30 numbers 5.2 and 2.9 µs, 64 rows
+30 and 15 µs.
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 LEAST = 8
 """Fewer requests get a line each, which can be read with the eye."""
-MOST_VALUES = 200_000
-"""Values in one block's inputs, about."""
 
 Arrays = Mapping[str, "np.ndarray"]
 

@@ -30,6 +30,9 @@ FLUSH_SECONDS = 0.1
 MOST_QUEUED = 20_000
 MOST_QUEUED_VALUES = 4_000_000
 """Values (cells of inputs) that may wait in memory; records beyond are dropped and counted."""
+_MOST_TOGETHER = 128
+_MOST_VALUES_TOGETHER = 32_768
+_PAUSE_SECONDS = 0.001
 ROTATE_BYTES = 16_000_000
 ROTATE_SECONDS = 60.0
 
@@ -116,29 +119,25 @@ class Capture:
         self._close()
 
     def _flush(self) -> None:
-        """Write all that waits, a few megabytes at a time so that a full queue does not double in memory."""
-        buffer, records = bytearray(), 0
-        while waiting := self._next(MOST_QUEUED):
-            buffer += _lines(waiting)
-            records += len(waiting)
-            if len(buffer) > 4_000_000:
-                self._append(buffer, records)
-                buffer, records = bytearray(), 0
-        if buffer:
-            self._append(buffer, records)
+        """Write all that waits, a part at a time: whoever computes an answer waits for Python's lock no longer than a part takes."""
+        left = len(self._queue)
+        while left > 0 and (waiting := self._next()):
+            self._append(_lines(waiting), len(waiting))
+            left -= len(waiting)
+            self._ending.wait(_PAUSE_SECONDS)
 
-    def _next(self, most: int) -> list[Record]:
-        """The next records that wait, as many as one line may hold."""
+    def _next(self) -> list[Record]:
+        """The next records that wait, few enough to be written within a fraction of a millisecond."""
         found: list[Record] = []
         values = 0
-        while self._queue and len(found) < most and values < blocks.MOST_VALUES:
+        while self._queue and len(found) < _MOST_TOGETHER and values < _MOST_VALUES_TOGETHER:
             record = self._queue.popleft()
             values += record.values
             found.append(record)
         self._values_out += values
         return found
 
-    def _append(self, buffer: bytearray, records: int) -> None:
+    def _append(self, buffer: bytes, records: int) -> None:
         try:
             if self._file is None:
                 self._open()
