@@ -40,7 +40,7 @@ from ..shapes import Facts, Key, Lines, Listing
 from .edge import on_a_device
 from .group import mlops
 from .kubernetes import A_CONTEXT, placing, said
-from .words import follow_logs, model_files, request_body, rows_to_send, takes_raw
+from .words import follow_logs, model_files, refusals, request_body, rows_to_send, takes_raw
 
 if TYPE_CHECKING:
     from ..client import Answer
@@ -280,10 +280,10 @@ def invoke(subject: DeploymentRef, data: str, deployment: str | None) -> Answer:
 @click.option("--lines", type=click.IntRange(min=1), metavar="COUNT", default=100, help="How many of the last lines.  [default: 100]")
 @click.option("--follow", is_flag=True, help="Go on showing new lines until interrupted.")
 def logs(ref: DeploymentRef, lines: int, follow: bool) -> Lines:
-    """Show the last lines of a deployment's log."""
+    """Show the last lines of a deployment's log, and what callers got wrong in the last day: answers of 4xx by message."""
     from .. import rollout
 
-    return follow_logs(ref, lines) if follow else Lines(rollout.logs(ref, lines=lines))
+    return follow_logs(ref, lines) if follow else Lines([*rollout.logs(ref, lines=lines), *refusals(ref)])
 
 
 @mlops.command(

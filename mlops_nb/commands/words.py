@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,20 @@ def follow_logs(ref: DeploymentRef, lines: int) -> Lines:
         for line in new_lines(before, latest):
             face().say(line)
         before = latest
+
+
+def refusals(ref: DeploymentRef) -> list[str]:
+    """What callers got wrong in the last day, each message with how often it was answered and when last, the most frequent first."""
+    from .. import store, telemetry
+
+    found = telemetry.refused(ref.endpoint, deployment=ref.name, since=store.now() - timedelta(days=1))
+    said = [f"{'' if ref.name else row['deployment'] + ': '}{_refusal(row)}" for row in found]
+    return ["What callers got wrong in the last day:", *said] if said else []
+
+
+def _refusal(row: Mapping[str, Any]) -> str:
+    message = "".join(char if char.isprintable() else " " for char in row["error"])[:300]  # it may quote what a caller sent
+    return f"{row['requests']:,} × {row['status']} {message or 'without a message'} (last {row['time']:%Y-%m-%d %H:%M:%S} UTC)"
 
 
 def new_lines(before: Sequence[str], latest: Sequence[str]) -> Sequence[str]:

@@ -6,6 +6,7 @@
         closed-<time_ns>.jsonl       the server is done with this one; time_ns is when it closed it
         date=YYYY-MM-DD/<time_ns>.parquet                the same rows, columnar
         date=YYYY-MM-DD/<first>-<last>.parquet           many of those in one
+        aggregates/<time_ns>.parquet                     the counts of the Parquet file of that name, made once (see `aggregates.py`)
 
 One row per request.  A column `x` of the model's input is a list column `in.x` (of the signature's type: `"001"` stays text,
 moments stay ISO text), one entry per scored row, and an output `y` is `out.y`; so a drift check on a million requests reads
@@ -24,9 +25,9 @@ from .compaction import Compaction, compact
 from .copies import Counted, Pair, count, counted, hourly, pairs
 from .files import asked_since
 from .histograms import Asked, Segment, Sought, Windowed, columns, histograms, shapes
-from .queries import Captured, captured, inputs, outputs, requests, totals, traffic
+from .queries import Captured, captured, inputs, outputs, refused, requests, totals, traffic
 
 __all__ = [
-    "requests", "inputs", "outputs", "traffic", "totals", "captured", "asked_since", "compact", "Compaction", "Captured",
+    "requests", "refused", "inputs", "outputs", "traffic", "totals", "captured", "asked_since", "compact", "Compaction", "Captured",
     "count", "counted", "Counted", "hourly", "pairs", "Pair", "histograms", "columns", "shapes", "Asked", "Segment", "Sought", "Windowed",
 ]  # fmt: skip

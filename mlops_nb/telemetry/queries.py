@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from ..splits import COPY_MARK
 from . import aggregates, files, rows
 from .files import Standing
 
@@ -59,6 +60,25 @@ def totals(endpoint: str, *, since: datetime) -> list[dict[str, Any]]:
     told = "*, requests / sum(requests) OVER () AS share, errors / requests AS error_rate"
     select = f"{_ranked('deployment')}, told AS (SELECT deployment, {_FIGURES} FROM ranked GROUP BY 1) SELECT {told} FROM told ORDER BY deployment"
     return [row | {"requests_per_second": row["requests"] / seconds} for row in _over_counts(endpoint, since, None, select)]
+
+
+def refused(
+    endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None, most: int = 10
+) -> list[dict[str, Any]]:
+    """What callers got wrong, answers of status 400 to 499, the most frequent first: `deployment, status, error, requests, time`.
+
+    `time` is when it came last.
+    """
+    where, bounds = _during(since, until)
+
+    def ask(standings: list[Standing]) -> list[dict[str, Any]]:
+        facts = " UNION ALL ".join(part for standing in standings for part in _facts(standing, since, until))
+        of_callers = f"status BETWEEN 400 AND 499 AND NOT coalesce(suffix(id, '{COPY_MARK}'), false)"
+        counted = f"SELECT deployment, status, coalesce(error, '') AS error, count(*) AS requests, max(time) AS time FROM ({facts})"
+        sql = f"{counted} WHERE {of_callers} AND {where} GROUP BY 1, 2, 3 ORDER BY requests DESC, time DESC LIMIT {int(most)}"
+        return _dicts(rows.connection().execute(sql, bounds)) if facts else []
+
+    return _steady(files.folders(endpoint, deployment), ask)
 
 
 def captured(endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None) -> Captured:
@@ -150,6 +170,12 @@ def _over_counts(endpoint: str, since: datetime | None, until: datetime | None, 
         return _dicts(rows.connection().execute(f"WITH counts AS ({counts}){', ' * (not select.startswith('SELECT'))} {select}")) if counts else []
 
     return _steady(files.folders(endpoint), ask)
+
+
+def _facts(standing: Standing, since: datetime | None, until: datetime | None) -> list[str]:
+    parquet, lines = _parquet(standing, since, until), _lines(standing)
+    sources = ([rows.facts_of_parquet(parquet)] if parquet else []) + ([rows.facts_of_lines(lines)] if lines else [])
+    return [f"SELECT {rows.literal(standing.deployment)} AS deployment, * FROM ({source})" for source in sources]
 
 
 def _ranked(by: str, *, time: str = "") -> str:

@@ -17,7 +17,8 @@ from evidence import a_canary
 from living import X, churn_model, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
-from mlops_nb import agent, alerts, errors, metrics, rollout, scraping, store
+from mlops_nb import agent, alerts, commands, errors, metrics, rollout, scraping, store, telemetry
+from mlops_nb.cli import Terminal
 from mlops_nb.settings import Workspace
 from mlops_nb.store import checks
 from mlops_nb.telemetry import Counted
@@ -125,3 +126,18 @@ def answered(url: str, token: str) -> tuple[int, str]:
         return error.code, ""
     except OSError:
         return 0, ""
+
+
+def test_the_log_ends_with_what_callers_got_wrong(asked: Workspace) -> None:
+    """The last of this module: it asks deployment 2 something wrong."""
+    for _ in range(3):
+        with pytest.raises(errors.MlopsError):
+            rollout.invoke("churn", {"age": ["\x1b[31mold"], "income": [1.0]}, deployment="2")
+    wait_for(lambda: telemetry.refused("churn"), what="the captured requests")
+
+    whole, one, other = (commands.run(["logs", ref], Terminal(quiet=True)) for ref in ("churn", "churn/2", "churn/1"))
+
+    assert whole[-2] == "What callers got wrong in the last day:"
+    assert whole[-1].startswith("2: 3 × 400 ") and "age" in whole[-1] and "\x1b" not in whole[-1]
+    assert one[-1] == whole[-1].removeprefix("2: ")
+    assert not any("got wrong" in line for line in other)

@@ -137,6 +137,21 @@ def test_a_refused_request_keeps_its_payload_and_is_no_scored_row(recorded):
     assert len(telemetry.inputs("delays")["age"]) == 2
 
 
+def test_what_callers_got_wrong_is_counted_by_message(recorded, record, an_hour_ago):
+    wrong = [recorded.line(status=400, error="age: expected float64", time=an_hour_ago + timedelta(minutes=n)) for n in range(3)]
+    recorded.close([*wrong, recorded.line(), recorded.line(status=500, error="KeyError"), recorded.line(status=400, error="a copy", id="r~shadow")])
+    telemetry.compact()
+    other = record("delays", "2")
+    other.append([other.line(status=429, error="busy")])
+
+    found = telemetry.refused("delays", since=an_hour_ago)
+
+    told = [(row["deployment"], row["status"], row["error"], row["requests"]) for row in found]
+    assert told == [("1", 400, "age: expected float64", 3), ("2", 429, "busy", 1)]
+    assert found[0]["time"] == an_hour_ago + timedelta(minutes=2)
+    assert telemetry.refused("delays", deployment="3") == []
+
+
 def test_a_request_outside_the_sampled_share_counts_as_traffic_only(recorded, an_hour_ago):
     recorded.append([recorded.line(), recorded.line(inputs=None, outputs=None)])
 
