@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from mlops_nb import datasets, signature, store
+from mlops_nb.monitoring import engines
 from mlops_nb.settings import Workspace
 from mlops_nb.store import deployments, models
 from mlops_nb.store.deployments import Deployment, DeploymentSpec
@@ -95,6 +96,12 @@ def flights(rows: int, *, seed: int, **changes: Any) -> pd.DataFrame:
         }
     )
     return frame.assign(**changes)
+
+
+@pytest.fixture(scope="session")
+def alibi_detect() -> engines.Engine:
+    """The engine, in this user's cache: installed once, reused by later runs."""
+    return engines.install("alibi-detect", accept_licence=True)
 
 
 @pytest.fixture

@@ -35,12 +35,6 @@ class Lines:
         self.lines.append(line)
 
 
-@pytest.fixture(scope="session")
-def alibi_detect() -> engines.Engine:
-    """The engine, in this user's cache: installed once, reused by later runs."""
-    return engines.install("alibi-detect", accept_licence=True)
-
-
 @pytest.fixture
 def no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of engines."""

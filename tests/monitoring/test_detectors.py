@@ -1,0 +1,223 @@
+"""Every detector on data that changed and on data that did not, against a direct call of its library where there is one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlops_nb.errors import BadOption, DetectorMissing, EngineMissing
+from mlops_nb.monitoring import DriftReport, FeatureDrift, detectors, distances, engines
+
+from .conftest import Watched, flights
+
+ONE_INSTALLATION = pytest.mark.xdist_group("alibi-detect")
+FREE = [name for name in detectors.NAMES if not name.startswith("alibi-")]
+
+
+def detected(name: str) -> DriftReport:
+    return msgspec.convert(detectors.detect("delays", name).report, DriftReport)
+
+
+def drifted(report: DriftReport) -> set[str]:
+    return {found.name for found in report.features if found.is_drift}
+
+
+def feature(report: DriftReport, name: str) -> FeatureDrift:
+    return next(found for found in report.features if found.name == name)
+
+
+def changed() -> pd.DataFrame:
+    """1,000 flights that depart eight minutes later, and another third of which is B6."""
+    asked = flights(1000, seed=1)
+    return asked.assign(dep_delay=asked.dep_delay + 8, carrier=np.where(np.arange(1000) % 3 == 0, "B6", asked.carrier))
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_a_planted_change_is_found_by_each_detector_that_takes_it(delays: Watched, name: str):
+    delays.ask(changed())
+
+    report = detected(name)
+
+    taken = detectors.get(name).takes
+    expected = {"numbers": {"dep_delay"}, "categories": {"carrier"}, "all": {"dep_delay", "carrier"}}[taken]
+    together = detectors.get(name).looks == "all features together"
+    assert drifted(report) == ({"all features together"} if together else expected)
+    assert report.engine.startswith("histograms" if name == "histograms" else name)
+    assert report.promise
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_no_detector_alarms_of_requests_as_in_training(delays: Watched, name: str):
+    delays.ask(flights(1000, seed=1))
+
+    assert not drifted(detected(name))
+
+
+@pytest.mark.parametrize("rows", [60, 400])
+def test_distances_of_few_unchanged_rows_are_left_to_chance(delays: Watched, rows: int):
+    delays.ask(flights(rows, seed=3))
+
+    for name in ("psi", "jensen-shannon", "hellinger", "wasserstein"):
+        assert not detected(name).is_drift, name
+
+
+def test_wasserstein_from_counts_is_that_of_the_rows(delays: Watched):
+    from scipy.stats import wasserstein_distance
+
+    asked = changed()
+    delays.ask(asked)
+
+    rows = wasserstein_distance(delays.training.dep_delay, asked.dep_delay) / delays.training.dep_delay.std(ddof=0)
+
+    assert feature(detected("wasserstein"), "dep_delay").statistic == pytest.approx(rows, rel=0.03)
+
+
+def test_jensen_shannon_of_categories_is_scipys(delays: Watched):
+    from scipy.spatial.distance import jensenshannon
+
+    asked = changed()
+    delays.ask(asked)
+
+    shares = [side.carrier.value_counts().reindex(["AA", "B6", "UA", "WN"]) for side in (delays.training, asked)]
+
+    assert feature(detected("jensen-shannon"), "carrier").statistic == pytest.approx(float(jensenshannon(*shares, base=2)), abs=1e-6)
+
+
+def test_p_values_of_distances_hold_their_level_without_change():
+    """2,000 windows of 500 rows drawn from the reference's own distribution: no more than the stated share of p-values lies below it."""
+    random = np.random.default_rng(0)
+    reference = np.sort(random.normal(0, 1, 5000))
+    shape = _summary(reference, np.quantile(reference, np.arange(257) / 256))
+    windows = [_summary(random.normal(0, 1, 500), np.array(shape.edges)) for _ in range(2000)]
+
+    for name, measure in distances.DISTANCES.items():
+        below = np.mean([measure(shape, window).p_value < 0.05 for window in windows])
+        assert below <= 0.065, f"{name}: {below:.3f}"
+
+
+def _summary(values: np.ndarray, edges: np.ndarray) -> distances.ColumnSummary:
+    counts = np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1)
+    return distances.ColumnSummary(name="x", kind="number", count=len(values), edges=edges.tolist(), counts=counts.tolist(), deviation=float(values.std()))
+
+
+def test_scipys_tests_are_scipys(delays: Watched):
+    from scipy.stats import anderson_ksamp, chi2_contingency, cramervonmises_2samp, ks_2samp
+
+    asked = changed()
+    delays.ask(asked)
+    before, now = delays.training.distance, asked.distance
+    table = pd.crosstab(np.repeat([0, 1], [5000, 1000]), np.concatenate([delays.training.carrier, asked.carrier]))
+
+    assert feature(detected("ks"), "distance").p_value == pytest.approx(ks_2samp(before, now, method="asymp").pvalue, rel=1e-4)
+    assert feature(detected("cvm"), "distance").statistic == pytest.approx(cramervonmises_2samp(before, now).statistic, rel=1e-4)
+    assert feature(detected("anderson-darling"), "distance").statistic == pytest.approx(anderson_ksamp([before, now]).statistic, rel=1e-4)
+    assert feature(detected("chi-squared"), "carrier").statistic == pytest.approx(chi2_contingency(table, correction=False)[0], rel=1e-4)
+
+
+# ── what does not fit, or is not there ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_unknown_detector_is_told_with_the_nearest(delays: Watched):
+    with pytest.raises(BadOption) as told:
+        detectors.detect("delays", "wassersteyn")
+
+    assert told.value.hint == "did you mean wasserstein?"
+
+
+@ONE_INSTALLATION
+def test_fishers_test_on_numbers_is_refused_before_anything_is_read(no_requests_but_numbers: Watched, alibi_detect: engines.Engine):
+    with pytest.raises(BadOption, match=r"alibi-fet takes columns of two values, and late:1 has none .*dep_delay: a number"):
+        detectors.detect("delays", "alibi-fet")
+
+
+@pytest.fixture
+def no_requests_but_numbers(workspace) -> Watched:
+    watched = Watched(flights(500, seed=0)[["distance", "dep_delay"]])
+    watched.deploy()
+    return watched
+
+
+def test_a_detector_whose_library_is_not_here_says_how_it_comes(delays: Watched, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLOPS_ENGINES", str(tmp_path / "engines"))
+
+    with pytest.raises(EngineMissing) as told:
+        detectors.detect("delays", "alibi-ks")
+
+    assert told.value.hint.startswith("%mlops engines install alibi-detect")
+
+
+def test_every_detector_says_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLOPS_ENGINES", str(tmp_path / "engines"))
+    listed = {one.detector.name: one for one in detectors.every()}
+
+    assert listed["mmd"].ready and listed["mmd"].licence == "Apache-2.0"
+    assert not listed["alibi-mmd"].ready and listed["alibi-mmd"].lacks == "%mlops engines install alibi-detect"
+
+
+# ── alibi-detect ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+DIRECT = """
+import json, sys, numpy as np, alibi_detect.cd as cd
+for job in json.load(sys.stdin):
+    X, Y = (np.array(side, float).reshape(-1, 1) for side in job["sides"])
+    kinds = {"alternative": "two-sided"} if job["make"] == "FETDrift" else {}
+    found = getattr(cd, job["make"])(X, **kinds).predict(Y, drift_type="feature")["data"]
+    print(json.dumps([float(found["distance"][0]), float(found["p_val"][0])]))
+"""
+
+
+@ONE_INSTALLATION
+def test_alibi_detects_detectors_say_what_they_say_when_called_directly(alibi_detect: engines.Engine, delays: Watched):
+    asked = flights(400, seed=1, wet=np.random.default_rng(2).random(400) < 0.6)
+    asked["dep_delay"] += 4
+    delays.ask(asked)
+    jobs = [("alibi-tabular", "TabularDrift", "dep_delay"), ("alibi-fet", "FETDrift", "wet")]
+    words = [{"make": make, "sides": [side[column].astype(float).tolist() for side in (delays.training, asked)]} for _, make, column in jobs]
+
+    done = subprocess.run(
+        [alibi_detect.python, "-c", DIRECT], input=json.dumps(words), capture_output=True, text=True, env=engines.environment_for(alibi_detect)
+    )
+
+    for (name, _, column), line in zip(jobs, done.stdout.splitlines()[-2:], strict=True):
+        report = detected(name)
+        found, (statistic, p_value) = feature(report, column), json.loads(line)
+        assert found.is_drift and not feature(report, "distance").is_drift
+        assert (found.statistic, found.p_value) == (pytest.approx(statistic, rel=1e-4), pytest.approx(p_value, rel=1e-3, abs=1e-30))
+
+
+@ONE_INSTALLATION
+def test_alibi_detects_classifier_tells_a_change_from_none(alibi_detect: engines.Engine, delays: Watched):
+    delays.ask(flights(800, seed=1))
+    assert not drifted(detected("alibi-classifier"))
+
+    delays.deploy("2", version=2)
+    delays.ask(changed(), deployment="2")
+    assert detectors.detect("delays", "alibi-classifier", deployment="2").is_drift
+
+
+@ONE_INSTALLATION
+def test_an_online_detector_says_at_which_row_it_alarmed(alibi_detect: engines.Engine, delays: Watched):
+    delays.ask(flights(300, seed=1, wet=np.arange(300) >= 150))
+
+    report = detected("alibi-fet-online")
+
+    assert report.is_drift and "first alarm at row" in report.features[0].summary and report.features[0].summary.endswith(": wet")
+    assert report.promise == "on unchanged data one false alarm in about 2,000 rows"
+
+
+@ONE_INSTALLATION
+def test_what_needs_tensorflow_says_so_where_that_is_not_there(alibi_detect: engines.Engine, delays: Watched, tmp_path, monkeypatch):
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines" / f"alibi-detect-{alibi_detect.version}").symlink_to(alibi_detect.where)
+    monkeypatch.setenv("MLOPS_ENGINES", str(tmp_path / "engines"))
+
+    with pytest.raises(DetectorMissing, match="alibi-mmd needs tensorflow") as told:
+        detectors.detect("delays", "alibi-mmd")
+
+    assert told.value.hint == "%mlops engines install alibi-detect --with tensorflow"
+    assert not next(one for one in detectors.every() if one.detector.name == "alibi-lsdd-online").ready
