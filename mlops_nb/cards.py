@@ -1042,6 +1042,13 @@ _ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
         ],
     ),
     "mlops_nb.hardware.Hardware": (["hardware", "is", "provider", "device", "limits", "why not"], _hardware),
+    "mlops_nb.monitoring.detectors.Listed": (
+        ["detector", "is", "what", "takes", "looks at", "reads", "tells", "licence", "to have it"],
+        lambda d: [
+            d.detector.name, Mark("good", "ready") if d.ready else Mark("idle", "not here"), d.detector.what, d.detector.takes, d.detector.looks,
+            d.detector.reads, d.detector.tells, d.licence, d.lacks,
+        ],
+    ),
     "mlops_nb.store.events.Event": (
         ["time", "event", "subject", "data"],
         lambda e: [ago(e.time), e.type.removeprefix("mlops."), e.subject, _brief(e.data)[:80]],

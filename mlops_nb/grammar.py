@@ -476,6 +476,13 @@ def schedule_ids(fragment: str = "") -> Sequence[str]:
     return _from_store(lambda tx: [one.id for one in schedules.of(tx)])
 
 
+def drift_detectors(fragment: str = "") -> Sequence[str]:
+    """Every detector a drift check can use."""
+    from .monitoring import detectors
+
+    return detectors.NAMES
+
+
 def _subjects(fragment: str) -> Sequence[str]:
     return [*model_refs(fragment), *endpoint_names(), *deployment_refs()]
 
@@ -577,6 +584,7 @@ A_MODEL_OR_SCRIPT = Live("MODEL|SCRIPT", model_refs)
 A_MODEL_OR_DEPLOYMENT = Word("MODEL|ENDPOINT/DEPLOYMENT", str, _subjects)
 A_SUBJECT = Word("SUBJECT", str, _subjects)
 A_DRIFT_ENGINE = Word("ENGINE", str, drift_engines)
+A_DRIFT_DETECTOR = Word("DETECTOR", str, drift_detectors)
 A_DRIFT_REFERENCE = Word("WHAT", _reference, _references)
 A_SCHEDULE = Word("SCHEDULE", str, schedule_ids)
 AN_ALIAS = Word("ALIAS", _named("alias"))

@@ -4,12 +4,12 @@ A command parses its words, calls one verb below and returns what that made; sho
 The layers below are imported inside the commands, so that help and completion answer at once.  One module for each heading of the help.
 """
 
-from . import alerts, data, edge, kubernetes, models, packaging, rehearsal, serving, splitting, truth, watching, workspace
+from . import alerts, data, edge, explaining, kubernetes, models, packaging, rehearsal, serving, splitting, truth, watching, workspace
 from .group import mlops, run
 from .serving import given
 from .words import new_lines
 
-HEADINGS = (alerts, data, edge, kubernetes, models, packaging, rehearsal, serving, splitting, truth, watching, workspace)
+HEADINGS = (alerts, data, edge, explaining, kubernetes, models, packaging, rehearsal, serving, splitting, truth, watching, workspace)
 """The modules whose commands joined the group."""
 
 __all__ = ["HEADINGS", "given", "mlops", "new_lines", "run"]

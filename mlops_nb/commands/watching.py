@@ -10,6 +10,7 @@ from ..errors import LineageRootNotFound, UsageError
 from ..grammar import (
     A_DATASET,
     A_DEPLOYMENT_NAME,
+    A_DRIFT_DETECTOR,
     A_DRIFT_ENGINE,
     A_DRIFT_REFERENCE,
     A_MOMENT,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         "drift delays",
         "drift delays --since 7d",
         "drift delays --deployment 2 --engine scipy",
+        "drift delays --detector mmd",
         "drift delays --dataset flights_q1:1",
         "drift delays --window 1d --budget 1/30d",
         "drift delays --since 1d --reference last-week",
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 )
 @click.argument("endpoint", type=AN_ENDPOINT)
 @click.option("--engine", type=A_DRIFT_ENGINE, help="What does the statistics.  [default: drift_engine of the settings]")
+@click.option("--detector", type=A_DRIFT_DETECTOR, help="By what it is found; the detectors command lists them.  [default: histograms]")
 @click.option("--since", type=A_MOMENT, help="Only requests after this, such as 2h, 7d or 2026-01-31.  [default: all that are kept]")
 @click.option("--deployment", type=A_DEPLOYMENT_NAME, help="Only requests this one answered.")
 @click.option("--dataset", type=A_DATASET, help="Compare with this data set.  [default: what the model was trained on]")
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
 def drift(
     endpoint: str,
     engine: str | None,
+    detector: str | None,
     since: datetime | None,
     deployment: str | None,
     dataset: ModelRef | None,
@@ -88,9 +92,22 @@ def drift(
         "budget": budget, "effect": effect,
     }  # fmt: skip
     if schedule:
-        return _scheduled(endpoint, schedule, options, since=since, every=every)
+        return _scheduled(endpoint, schedule, options | ({"detector": detector} if detector else {}), since=since, every=every)
+    if detector:
+        return _detected(endpoint, detector, options, since=since, every=every)
     with face().reporting(f"checking {endpoint} for drift") as report:
         check = monitoring.check_drift(endpoint, since=since, every_seconds=every, report=report, **options)  # type: ignore[arg-type]
+        report.step("drift" if check.is_drift else "no drift")
+    return check
+
+
+def _detected(endpoint: str, detector: str, options: dict[str, Any], *, since: datetime | None, every: float | None) -> DriftCheck:
+    from ..monitoring import detectors
+
+    if foreign := [name for name in ("engine", "window", "budget", "effect", "reference", "time") if options[name]] + ["every"] * bool(every):
+        raise UsageError(f"A detector compares one window with a data set; it knows no --{foreign[0]}.", hint=f"%mlops drift {endpoint} --detector {detector}")
+    with face().reporting(f"checking {endpoint} by {detector}") as report:
+        check = detectors.detect(endpoint, detector, deployment=options["deployment"], dataset=options["dataset"], since=since, report=report)
         report.step("drift" if check.is_drift else "no drift")
     return check
 
@@ -99,6 +116,8 @@ def _scheduled(endpoint: str, schedule: str, options: dict[str, Any], *, since: 
     from .. import agent
     from ..monitoring import schedules
 
+    if options.pop("detector", None):
+        raise UsageError("A schedule keeps a budget of false alarms, which is what histograms do.", hint=f"%mlops drift {endpoint} --schedule 1d")
     if since or every:
         raise UsageError("A schedule says itself how often, and its --window how far back.", hint=f'%mlops drift {endpoint} --schedule "0 6 * * *" --window 1d')
     added = schedules.add(endpoint, schedule, **options)
