@@ -100,6 +100,11 @@ class Scorer:
         """Whether *word* is the server's token; any is where there is none."""
         return self._token is None or (word is not None and hmac.compare_digest(word, self._token))
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for the model."""
+        return len(self._pending)
+
     # ── in ──
 
     def ask(self, read: Callable[[Job], None], request: Request) -> None:
@@ -211,7 +216,9 @@ class Scorer:
         record = Record(job.moment, job.id, status, milliseconds, job.rows, error=error)
         if self.capture.sampled():
             record.given, record.outputs, record.payload = job.given, outputs, job.payload
-            record.values = sum(array.size for array in job.feed.values()) or len(request.body) // 8
+            for array in job.feed.values():
+                record.values += array.size
+            record.values = record.values or len(request.body) // 8
         self.capture.put(record)
 
     def fail(self, job: Job, error: BaseException) -> None:

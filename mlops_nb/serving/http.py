@@ -108,16 +108,16 @@ class Connection(asyncio.Protocol):
 
     def on_url(self, part: bytes) -> None:
         self._request.path += part.decode("latin-1")
-        self._count(part)
+        self._count(len(part))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._body or self._request.method:
             return  # a trailer
         self._request.headers[name.lower()] = value
-        self._count(name, value)
+        self._count(len(name) + len(value))
 
-    def _count(self, *parts: bytes) -> None:
-        self._size += sum(map(len, parts))
+    def _count(self, more: int) -> None:
+        self._size += more
         if self._size > _MOST_HEADER_BYTES:
             self._refuse(431, "The headers are larger than 64 KB.")
 
