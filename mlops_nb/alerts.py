@@ -19,7 +19,7 @@ from __future__ import annotations
 import getpass
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Literal
@@ -172,7 +172,7 @@ def _judged(rule: Rule, at: datetime) -> Verdict | None:
         return _drift_judged(rule.endpoint)
     if condition.metric == "silence":
         return _silence_judged(rule, since, at)
-    return verdict_on(condition, together(telemetry.counted(rule.endpoint, since=since, until=at)))
+    return verdict_on(condition, telemetry.together(telemetry.counted(rule.endpoint, since=since, until=at).values()))
 
 
 def _drift_judged(endpoint: str) -> Verdict | None:
@@ -212,15 +212,6 @@ def verdict_on(condition: Condition, counted: Counted) -> Verdict:
 
 def _passes(condition: Condition, value: float) -> bool:
     return value > condition.bound if condition.above else value < condition.bound
-
-
-def together(many: Mapping[str, Counted]) -> Counted:
-    """What all deployments of an endpoint answered."""
-    latencies: dict[int, int] = {}
-    for one in many.values():
-        for place, count in one.latencies.items():
-            latencies[place] = latencies.get(place, 0) + count
-    return Counted(requests=sum(one.requests for one in many.values()), errors=sum(one.errors for one in many.values()), latencies=latencies)
 
 
 def _quantile_ms(counted: Counted, quantile: float) -> float:

@@ -474,11 +474,28 @@ def _endpoint(view: Any) -> Card:
         title=view.name,
         kind="endpoint",
         facts=_given(("url", view.url), ("callers known by", view.sticky)),
-        tables=[Table(["deployment", "model", "status", "traffic", "target", "since"], rows)],
+        tables=[Table(["deployment", "model", "status", "traffic", "target", "since"], rows), *_loads(view.deployments)],
         log=_reason(troubled) if troubled else "",
         note="" if rows else "It has no deployment.",
         line=f"logs {view.name}/{troubled.name}" if troubled else "" if rows else f"deploy MODEL --endpoint {view.name}",
     )
+
+
+def _loads(deployments: Sequence[Any]) -> list[Table]:
+    """What each has to carry now, and had to in the last five minutes; nothing where nobody looked."""
+    rows = [[d.name, *_load(d.load)] for d in deployments if d.load]
+    columns = ["deployment", "#in flight", "#waiting", "#answered in 5 min", "#refused (429)", "#p99.9", "#cores", "#memory"]
+    return [Table(columns, rows)] if rows else []
+
+
+def _load(load: Any) -> list[Any]:
+    in_flight = "" if load.in_flight is None else f"{load.in_flight} of {load.most}"
+    waiting = "" if load.waiting is None else str(load.waiting)
+    latency = "" if load.p999_ms is None else f"{load.p999_ms:,.3g} ms"
+    cores = "" if load.cpus is None else f"{load.cpus:.2f}{f' of {load.cpus_limit:g} ({load.cpu_share:.0%})' if load.cpus_limit else ''}"
+    of_limit = f" of {load.memory_limit_mb:,.0f} ({load.memory_share:.0%})" if load.memory_limit_mb else ""
+    memory = "" if load.memory_mb is None else f"{load.memory_mb:,.0f}{of_limit} MB"
+    return [in_flight, waiting, f"{load.window.requests:,}", f"{load.window.refused:,}", latency, cores, memory]
 
 
 def _taken(deployment: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The workspace in Prometheus' text format: rates, errors, latencies and saturation of each deployment, with its target and hardware.
+"""The workspace in Prometheus' text format: rates, errors, latencies and saturation of each deployment, and of each kind of hardware.
 
 Counters come from the scoring servers and begin anew with them, as Prometheus expects.  The quantiles are those of the last five minutes,
 from what was captured: counted in bins that grow by 1 %, so that a quantile, p99.9 included, is told at most 1 % too high and never too low.
@@ -10,14 +10,14 @@ from __future__ import annotations
 import http.client
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 
-from . import canary, store, targets, telemetry
+from . import store, targets, telemetry
 from .errors import MlopsError
 from .safety import text_for
 from .serving.spec import ServerSpec
@@ -49,12 +49,24 @@ HELP: Mapping[str, tuple[str, str]] = {
     "mlops_mirror_percent": ("gauge", "The share of its endpoint's requests of which it is sent copies."),
     "mlops_window_requests": ("gauge", "Requests of callers in the last five minutes."),
     "mlops_window_errors": ("gauge", "Those of the last five minutes answered with 4xx or 5xx."),
+    "mlops_window_refused": ("gauge", "Those of the last five minutes answered with 429: more came than may wait."),
     "mlops_window_latency_seconds": ("gauge", "Quantile of the latency in the last five minutes, at most 1 % too high."),
     "mlops_requests_in_flight_limit": ("gauge", "Requests beyond which its server refuses more."),
     "mlops_cpu_cores": ("gauge", "Cores in use."),
     "mlops_cpu_limit_cores": ("gauge", "Cores it may use, where it is limited."),
+    "mlops_cpu_share": ("gauge", "Cores in use by those it may use."),
     "mlops_memory_bytes": ("gauge", "Memory in use."),
     "mlops_memory_limit_bytes": ("gauge", "Memory it may take, where it is limited."),
+    "mlops_memory_share": ("gauge", "Memory in use by what it may take."),
+    "mlops_hardware_deployments": ("gauge", "Deployments that should run on this hardware of this target."),
+    "mlops_hardware_window_requests": ("gauge", "Requests of callers in the last five minutes, of all deployments on it."),
+    "mlops_hardware_window_errors": ("gauge", "Those answered with 4xx or 5xx."),
+    "mlops_hardware_window_refused": ("gauge", "Those answered with 429."),
+    "mlops_hardware_window_latency_seconds": ("gauge", "Quantile of the latency of all deployments on it, at most 1 % too high."),
+    "mlops_hardware_requests_in_flight": ("gauge", "Requests being answered on it."),
+    "mlops_hardware_requests_waiting": ("gauge", "Those of them that wait for a model."),
+    "mlops_hardware_cpu_cores": ("gauge", "Cores in use by all deployments on it."),
+    "mlops_hardware_memory_bytes": ("gauge", "Memory in use by all deployments on it."),
     "mlops_drift": ("gauge", "1 when the endpoint's last check found drift."),
     "mlops_drift_features": ("gauge", "How many features differed at the last check."),
     "mlops_drift_check_time_seconds": ("gauge", "When the last check was (Unix time)."),
@@ -75,6 +87,39 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     drift: list[DriftCheck]
     rollouts: list[Rollout]
     rules: list[alerts.Rule]
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What one deployment has to carry now; None is what its place does not tell or does not limit."""
+
+    deployment: str
+    in_flight: int | None = None
+    """Requests being answered; those that wait are among them."""
+    waiting: int | None = None
+    """Requests that wait for the model."""
+    most: int | None = None
+    """Requests in flight beyond which its server refuses more."""
+    window: Counted = Counted()
+    """What it answered callers in the last five minutes."""
+    cpus: float | None = None
+    cpus_limit: float | None = None
+    memory_mb: float | None = None
+    memory_limit_mb: float | None = None
+
+    @property
+    def cpu_share(self) -> float | None:
+        """Cores in use by those it may use (0–1)."""
+        return self.cpus / self.cpus_limit if self.cpus is not None and self.cpus_limit else None
+
+    @property
+    def memory_share(self) -> float | None:
+        """Memory in use by what it may take (0–1)."""
+        return self.memory_mb / self.memory_limit_mb if self.memory_mb is not None and self.memory_limit_mb else None
+
+    @property
+    def p999_ms(self) -> float | None:
+        """The latency that one of a thousand callers passed."""
+        return quantile_ms(self.window, 0.999)
 
 
 class Page:
@@ -120,20 +165,23 @@ def exposition(endpoint: str | None = None) -> str:
     if endpoint is None:
         page.add("mlops_build_info", 1, version=__version__)
         page.add("mlops_model_versions", seen.versions)
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        used, pages = list(pool.map(_usage, seen.deployments)), list(pool.map(_server_page, seen.deployments))
-    since = store.now() - WINDOW
-    counted = {name: telemetry.counted(name, since=since) for name in {d.endpoint for d in seen.deployments}}
-    for deployment, usage, text in zip(seen.deployments, used, pages, strict=True):
+    carried = _loads(seen.deployments)
+    for deployment, (load, text) in zip(seen.deployments, carried, strict=True):
         _add_deployment(page, deployment, seen.splits.get(deployment.endpoint))
-        _add_window(page, deployment, counted[deployment.endpoint].get(deployment.name, Counted()))
-        _add_saturation(page, deployment, usage, asked=bool(text))
+        _add_window(page, load.window, "mlops_window", **_labels(deployment))
+        _add_saturation(page, load, **_labels(deployment))
         page.merge(text, target=deployment.target, hardware=targets.hardware(deployment))
+    _add_hardware(page, seen.deployments, [load for load, _ in carried])
     _add_drift(page, seen.drift)
     _add_rollouts(page, seen.rollouts)
     for rule in seen.rules:
         page.add("mlops_alert_firing", rule.firing, endpoint=rule.endpoint, rule=rule.id, condition=rule.condition)
     return page.text()
+
+
+def loads(endpoint: str) -> list[Load]:
+    """What each deployment of an endpoint that should run has to carry now.  Raises EndpointNotFound."""
+    return [load for load, _ in _loads(_seen(endpoint).deployments)]
 
 
 def quantile_ms(counted: Counted, quantile: float) -> float | None:
@@ -175,22 +223,49 @@ def _add_deployment(page: Page, deployment: Deployment, split: TrafficChange | N
     page.add("mlops_mirror_percent", split.mirrors.get(deployment.name, 0) if split else 0, **labels)
 
 
-def _add_window(page: Page, deployment: Deployment, counted: Counted) -> None:
-    labels = _labels(deployment)
-    page.add("mlops_window_requests", counted.requests, **labels)
-    page.add("mlops_window_errors", counted.errors, **labels)
+def _add_window(page: Page, counted: Counted, family: str, **labels: str) -> None:
+    page.add(f"{family}_requests", counted.requests, **labels)
+    page.add(f"{family}_errors", counted.errors, **labels)
+    page.add(f"{family}_refused", counted.refused, **labels)
     for quantile in QUANTILES:
         milliseconds = quantile_ms(counted, quantile)
-        page.add("mlops_window_latency_seconds", None if milliseconds is None else milliseconds / 1000, **labels, quantile=f"{quantile:g}")
+        page.add(f"{family}_latency_seconds", None if milliseconds is None else milliseconds / 1000, **labels, quantile=f"{quantile:g}")
 
 
-def _add_saturation(page: Page, deployment: Deployment, usage: Usage, *, asked: bool) -> None:
-    labels, spec = _labels(deployment), deployment.spec
-    page.add("mlops_requests_in_flight_limit", _limit() if asked else None, **labels)
-    page.add("mlops_cpu_cores", usage.cpus, **labels)
-    page.add("mlops_cpu_limit_cores", spec.cpus, **labels)
-    page.add("mlops_memory_bytes", None if usage.memory_mb is None else usage.memory_mb * 1e6, **labels)
-    page.add("mlops_memory_limit_bytes", None if spec.memory_mb is None else spec.memory_mb * 1e6, **labels)
+def _add_saturation(page: Page, load: Load, **labels: str) -> None:
+    """In flight and waiting are told by the servers' own pages."""
+    page.add("mlops_requests_in_flight_limit", load.most, **labels)
+    page.add("mlops_cpu_cores", load.cpus, **labels)
+    page.add("mlops_cpu_limit_cores", load.cpus_limit, **labels)
+    page.add("mlops_cpu_share", load.cpu_share, **labels)
+    page.add("mlops_memory_bytes", _bytes(load.memory_mb), **labels)
+    page.add("mlops_memory_limit_bytes", _bytes(load.memory_limit_mb), **labels)
+    page.add("mlops_memory_share", load.memory_share, **labels)
+
+
+def _add_hardware(page: Page, deployments: Sequence[Deployment], found: Sequence[Load]) -> None:
+    """The sums over all deployments of a target that run on the same."""
+    by_place: dict[tuple[str, str], list[Load]] = {}
+    for deployment, load in zip(deployments, found, strict=True):
+        by_place.setdefault((deployment.target, targets.hardware(deployment)), []).append(load)
+    for (target, hardware), many in sorted(by_place.items()):
+        labels = {"target": target, "hardware": hardware}
+        page.add("mlops_hardware_deployments", len(many), **labels)
+        _add_window(page, telemetry.together(load.window for load in many), "mlops_hardware_window", **labels)
+        page.add("mlops_hardware_requests_in_flight", _sum(load.in_flight for load in many), **labels)
+        page.add("mlops_hardware_requests_waiting", _sum(load.waiting for load in many), **labels)
+        page.add("mlops_hardware_cpu_cores", _sum(load.cpus for load in many), **labels)
+        page.add("mlops_hardware_memory_bytes", _bytes(_sum(load.memory_mb for load in many)), **labels)
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """Of those that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _bytes(megabytes: float | None) -> float | None:
+    return None if megabytes is None else megabytes * 1e6
 
 
 def _add_drift(page: Page, found: Iterable[DriftCheck]) -> None:
@@ -201,6 +276,8 @@ def _add_drift(page: Page, found: Iterable[DriftCheck]) -> None:
 
 
 def _add_rollouts(page: Page, under_way: Iterable[Rollout]) -> None:
+    from . import canary  # brings numpy along
+
     for plan in under_way:
         labels = {"endpoint": plan.endpoint, "deployment": plan.deployment, "kind": plan.kind}
         page.add("mlops_rollout_percent", plan.percent, **labels)
@@ -211,6 +288,33 @@ def _add_rollouts(page: Page, under_way: Iterable[Rollout]) -> None:
 
 
 # ── whom is asked ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _loads(deployments: Sequence[Deployment]) -> list[tuple[Load, str]]:
+    """What each has to carry, and its server's own page; all are asked at once."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        used, pages = list(pool.map(_usage, deployments)), list(pool.map(_server_page, deployments))
+    since = store.now() - WINDOW
+    counted = {name: telemetry.counted(name, since=since) for name in {d.endpoint for d in deployments}}
+    return [
+        (_load(deployment, usage, text, counted[deployment.endpoint].get(deployment.name, Counted())), text)
+        for deployment, usage, text in zip(deployments, used, pages, strict=True)
+    ]
+
+
+def _load(deployment: Deployment, usage: Usage, text: str, window: Counted) -> Load:
+    spec = deployment.spec
+    in_flight, waiting = _gauge(text, "mlops_requests_in_flight"), _gauge(text, "mlops_requests_waiting")
+    return Load(
+        deployment=deployment.name, in_flight=in_flight, waiting=waiting, most=_limit() if text else None, window=window, cpus=usage.cpus,
+        cpus_limit=spec.cpus, memory_mb=usage.memory_mb, memory_limit_mb=spec.memory_mb,
+    )  # fmt: skip
+
+
+def _gauge(text: str, name: str) -> int | None:
+    """A server's count; None where it does not tell, as one of an earlier version."""
+    found = re.search(rf"^{name}\{{.*\}} (\d+)$", text, re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def _usage(deployment: Deployment) -> Usage:

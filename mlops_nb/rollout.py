@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from . import agent, client, splits, store, targets, telemetry
+from . import agent, client, metrics, splits, store, targets, telemetry
 from .client import Answer
 from .errors import (
     BadOption,
@@ -24,6 +24,7 @@ from .errors import (
     StillRunning,
     TargetCannot,
 )
+from .metrics import Load
 from .progress import SILENT, Reporter
 from .reference import DeploymentRef, ModelRef
 from .safety import checked_name, names_a_secret
@@ -54,6 +55,8 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime
     untried: bool = False
     """Whether nothing was ever asked of it: its version has no rows to try it on, and no request has come yet."""
+    load: Load | None = None
+    """What it has to carry now, where that was asked for."""
 
 
 class EndpointView(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +190,12 @@ def endpoints(name: str | None = None) -> list[EndpointView]:
         chosen = [table.endpoint(tx, name)] if name else table.endpoints(tx)
         base = _base_url(tx)
         return [_endpoint_view(tx, endpoint.name, base) for endpoint in chosen]
+
+
+def endpoint_with_loads(name: str) -> EndpointView:
+    """One endpoint, with what each of its deployments has to carry now, which takes a look at each.  Raises EndpointNotFound."""
+    view, loads = endpoints(name)[0], {load.deployment: load for load in metrics.loads(name)}
+    return msgspec.structs.replace(view, deployments=[msgspec.structs.replace(d, load=loads.get(d.name)) for d in view.deployments])
 
 
 def logs(ref: DeploymentRef | str, *, lines: int = 100) -> list[str]:

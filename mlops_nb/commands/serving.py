@@ -222,10 +222,10 @@ def endpoints() -> None:
 @endpoints.command("list", hidden=True, examples=["endpoints", "endpoints delays"])
 @click.argument("name", type=AN_ENDPOINT, required=False)
 def list_endpoints(name: str | None) -> EndpointView | Listing[EndpointView]:
-    """List the endpoints with their deployments, or show one."""
+    """List the endpoints with their deployments, or show one and what its deployments have to carry now."""
     from .. import rollout
 
-    found = rollout.endpoints(name)
+    found = [rollout.endpoint_with_loads(name)] if name else rollout.endpoints()
     return Listing(found, what="endpoint", line="deploy MODEL:VERSION")
 
 

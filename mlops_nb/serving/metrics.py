@@ -28,7 +28,7 @@ class Metrics:
         self._seconds += seconds
         self._buckets[bisect_left(BUCKETS, seconds)] += 1
 
-    def text(self, *, waiting: int, dropped: int, write_errors: int, in_flight: int) -> str:
+    def text(self, *, waiting: int, dropped: int, write_errors: int, in_flight: int, queued: int) -> str:
         """The page that Prometheus scrapes."""
         errors = sum(count for status, count in self.requests.items() if status >= 400)
         lines = [
@@ -37,6 +37,7 @@ class Metrics:
             *self._one("mlops_rows_total", "counter", "Rows scored.", {"": self.rows}),
             *self._histogram(),
             *self._one("mlops_requests_in_flight", "gauge", "Requests being answered.", {"": in_flight}),
+            *self._one("mlops_requests_waiting", "gauge", "Requests that wait for the model; those in flight include them.", {"": queued}),
             *self._one("mlops_capture_queue_depth", "gauge", "Records waiting to be written.", {"": waiting}),
             *self._one("mlops_capture_dropped_total", "counter", "Records dropped: the queue was full or the disk refused.", {"": dropped}),
             *self._one("mlops_capture_write_errors_total", "counter", "Refusals of the disk.", {"": write_errors}),

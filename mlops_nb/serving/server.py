@@ -117,7 +117,9 @@ class Server:
 
     def _metrics_page(self, request: Request) -> None:
         capture = self.capture
-        text = self.metrics.text(waiting=capture.waiting, dropped=capture.dropped, write_errors=capture.write_errors, in_flight=self.scorer.in_flight)
+        text = self.metrics.text(
+            waiting=capture.waiting, dropped=capture.dropped, write_errors=capture.write_errors, in_flight=self.scorer.in_flight, queued=self.scorer.waiting
+        )
         request.answer(200, self._head(b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), text.encode())
 
     def _refuse(self, request: Request, refusal: Refused) -> None:

@@ -5,7 +5,8 @@ A copy of a request has the request's own id with a mark behind it, given by the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import duckdb
     import numpy as np
 
-__all__ = ["BINS", "BIN_RATIO", "Counted", "Pair", "agreeing", "bin_end_ms", "count", "counted", "difference", "hourly", "pairs"]
+__all__ = ["BINS", "BIN_RATIO", "Counted", "Pair", "agreeing", "bin_end_ms", "count", "counted", "difference", "hourly", "pairs", "together"]
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +31,8 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
     errors: int = 0
     """Answers of status 400 or above."""
+    refused: int = 0
+    """Those of status 429: more requests came than may wait."""
     latencies: dict[int, int] = {}
     """Bin → requests; bin k ends at 0.001 ms × 1.01^k."""
 
@@ -54,14 +57,28 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
 def counted(endpoint: str, *, since: datetime, until: datetime | None = None) -> dict[str, Counted]:
     """Per deployment what it answered callers: requests, errors, latencies in bins of 1 %; copies are not counted."""
-    select = "SELECT deployment, bin, sum(requests)::BIGINT AS requests, sum(requests) FILTER (status >= 400)::BIGINT AS errors FROM counts GROUP BY 1, 2"
+    statuses = {"errors": "status >= 400", "refused": "status = 429"}
+    counts = ", ".join(f"coalesce(sum(requests) FILTER ({which}), 0)::BIGINT AS {name}" for name, which in statuses.items())
+    select = f"SELECT deployment, bin, sum(requests)::BIGINT AS requests, {counts} FROM counts GROUP BY 1, 2"
     found: dict[str, list[dict[str, Any]]] = {}
     for row in _over_counts(endpoint, since, until, select):
         found.setdefault(row["deployment"], []).append(row)
-    return {
-        name: Counted(requests=sum(r["requests"] for r in many), errors=sum(r["errors"] or 0 for r in many), latencies={r["bin"]: r["requests"] for r in many})
-        for name, many in found.items()
-    }
+    return {name: _counted(many) for name, many in found.items()}
+
+
+def together(many: Iterable[Counted]) -> Counted:
+    """What several deployments answered."""
+    every = list(many)
+    latencies: Counter[int] = Counter()
+    for one in every:
+        latencies.update(one.latencies)
+    requests, errors, refused = (sum(getattr(one, name) for one in every) for name in ("requests", "errors", "refused"))
+    return Counted(requests=requests, errors=errors, refused=refused, latencies=dict(latencies))
+
+
+def _counted(bins: Sequence[Mapping[str, Any]]) -> Counted:
+    requests, errors, refused = (sum(one[name] for one in bins) for name in ("requests", "errors", "refused"))
+    return Counted(requests=requests, errors=errors, refused=refused, latencies={one["bin"]: one["requests"] for one in bins})
 
 
 def count(endpoint: str, *, since: datetime, until: datetime | None = None) -> int:

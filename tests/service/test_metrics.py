@@ -17,7 +17,7 @@ from evidence import a_canary
 from living import X, churn_model, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
-from mlops_nb import agent, alerts, commands, errors, metrics, rollout, scraping, store, telemetry
+from mlops_nb import agent, alerts, cards, commands, errors, metrics, rollout, scraping, store, telemetry
 from mlops_nb.cli import Terminal
 from mlops_nb.settings import Workspace
 from mlops_nb.store import checks
@@ -126,6 +126,31 @@ def answered(url: str, token: str) -> tuple[int, str]:
         return error.code, ""
     except OSError:
         return 0, ""
+
+
+def test_what_hardware_carries_is_the_sum_of_its_deployments(asked: Workspace) -> None:
+    found = families(metrics.exposition())
+    labels = {"target": "local", "hardware": "cpu"}
+
+    (deployments,), (requests,) = found["mlops_hardware_deployments"], found["mlops_hardware_window_requests"]
+    assert (deployments.labels, deployments.value, requests.value) == (labels, 2, 40)
+    for name in ("cpu_cores", "memory_bytes", "requests_in_flight", "requests_waiting", "window_refused"):
+        parts = [sample.value for sample in found[f"mlops_{name}"]]
+        assert found[f"mlops_hardware_{name}"][0].value == pytest.approx(sum(parts))
+    tails = [sample.value for sample in found["mlops_window_latency_seconds"] if sample.labels["quantile"] == "0.999"]
+    assert [sample.value for sample in found["mlops_hardware_window_latency_seconds"] if sample.labels["quantile"] == "0.999"] == tails
+    assert all(0 < sample.value < 1 for sample in found["mlops_memory_share"])
+
+
+def test_an_endpoints_card_says_what_its_deployments_have_to_carry(asked: Workspace) -> None:
+    (view,) = commands.run(["endpoints", "churn"], Terminal(quiet=True))
+    one, two = (deployment.load for deployment in view.deployments)
+
+    assert (one.in_flight, one.waiting, one.most, one.window.requests, one.window.refused, one.cpus_limit) == (0, 0, 512, 40, 0, 2)
+    assert one.p999_ms > 0 and 0 < one.memory_share < 1 and two.p999_ms is None
+    text = cards.as_text(view)
+    assert "in flight" in text and "0 of 512" in text and "of 4,096" in text
+    assert "in flight" not in cards.as_text(rollout.endpoints("churn")[0])
 
 
 def test_the_log_ends_with_what_callers_got_wrong(asked: Workspace) -> None:
