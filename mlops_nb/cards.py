@@ -604,6 +604,38 @@ def _drift(check: Any) -> Card:
     )
 
 
+def _causes(causes: Any) -> Card:
+    features = [[f.feature, f"{f.effect:.1%}", _began(f.began), f.summary] for f in causes.features]
+    segments = [[s.feature, s.segment, s.kind, f"{s.rows:.1%}", f"{s.inside:.1%}", f"{s.outside:.1%}", _p(s.p_adjusted)] for s in causes.segments]
+    examples = [[e.request, str(e.row), _clock(e.time), _brief(e.values)] for e in causes.examples]
+    losses = [[loss.metric, "" if loss.before is None else f"{loss.before:.3g}", _interval(loss), loss.how] for loss in causes.losses]
+    return Card(
+        title=f"{causes.endpoint}/{causes.deployment}" if causes.deployment else causes.endpoint,
+        kind="causes of drift",
+        mark=Mark("warn", ", ".join(f.feature for f in causes.features[:3]) or "nothing by itself") if causes.is_drift else Mark("good", "no drift"),
+        facts=_given(("began", _began(causes.began)), ("where", "; ".join(dict.fromkeys(s.segment for s in causes.segments)))),
+        tables=[
+            Table(["feature", "#moved", "since", "what is seen"], features),
+            Table(["change of", "among", "is", "#of rows", "#moved there", "#moved elsewhere", "#p adjusted"], segments),
+            Table(["measure", "#before", "#since (95 %)", "how"], losses),
+            Table(["request", "#row", "time", "values"], examples),
+        ],
+        note=" ".join(causes.notes),
+    )
+
+
+def _began(began: Any) -> str:
+    if began is None:
+        return ""
+    if began.from_first:
+        return f"{_clock(began.time)}, the first request kept"
+    return f"{_clock(began.time)} ({_clock(began.low)} to {_clock(began.high)})"
+
+
+def _interval(loss: Any) -> str:
+    return f"{loss.since:.3g}" if loss.low is None else f"{loss.since:.3g} ({loss.low:.3g} to {loss.high:.3g})"
+
+
 def _drift_verdict(feature: Mapping[str, Any]) -> Mark:
     if feature.get("is_drift"):
         return Mark("idle", "drift, silenced") if feature.get("silenced") else Mark("warn", "drift")
@@ -1090,6 +1122,7 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.rollout.WorkspaceStatus": _workspace,
     "mlops_nb.client.Answer": _answer,
     "mlops_nb.store.checks.DriftCheck": _drift,
+    "mlops_nb.monitoring.causes.Causes": _causes,
     "mlops_nb.store.schedules.Schedule": _schedule,
     "mlops_nb.store.silences.Silence": _silence,
     "mlops_nb.store.checks.Profile": _profile,

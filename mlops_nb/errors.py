@@ -854,6 +854,11 @@ class NothingToCompare(Failed):
         return cls(f"{dataset} has no row in {season}; it has {there or 'no time at all'}.", hint="--reference training, or --dataset another one")
 
     @classmethod
+    def no_check(cls, endpoint: str) -> NothingToCompare:
+        """Nobody looked for drift yet."""
+        return cls(f"No drift check of {endpoint} was made yet.", hint=f"%mlops drift {endpoint}")
+
+    @classmethod
     def no_copies(cls, endpoint: str, shadow: str) -> NothingToCompare:
         """The deployment answered no copy of a request."""
         message = f"{endpoint}/{shadow} has answered no copy of a request whose own answer is kept."

@@ -76,5 +76,7 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     spans: list[int] = []
     """How many of the newest windows were tested together."""
     features: list[FeatureDrift]
+    causes: dict[str, Any] = {}
+    """A `causes.Causes`, once they were asked for."""
     notes: list[str] = []
     """What the reader should know: samples taken, columns not compared, too few rows, an engine's licence."""

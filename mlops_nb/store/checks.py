@@ -55,6 +55,12 @@ def add_drift_check(tx: Transaction, check: DriftCheck) -> None:
     tx.insert("drift_checks", check)
 
 
+def explain(tx: Transaction, id: str, causes: dict[str, Any]) -> None:
+    """Keep the *causes* of what a check found with its report."""
+    for check in tx.rows("SELECT * FROM drift_checks WHERE id = ?", [id], as_=DriftCheck):
+        tx.execute("UPDATE drift_checks SET report = ? WHERE id = ?", [check.report | {"causes": causes}, id])
+
+
 def drift_checks(tx: Transaction, endpoint: str | None = None, *, most: int = 100) -> list[DriftCheck]:
     """Checks (of *endpoint*), newest first."""
     where, values = ("WHERE endpoint = ?", [endpoint]) if endpoint else ("", [])
