@@ -83,6 +83,18 @@ def address() -> str | None:
     return running.address if running else None
 
 
+def seen_from_here(address: str) -> str:
+    """*address* as the browser reaches it that shows this notebook: of a server that a JupyterHub started, by way of that server."""
+    prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
+    public = os.environ.get("JUPYTERHUB_PUBLIC_URL") or prefix
+    return behind(address, public) if prefix and public else address
+
+
+def behind(address: str, base_url: str) -> str:
+    """*address* by way of the Jupyter server with this base URL (see `proxied`)."""
+    return f"{base_url.rstrip('/')}/mlops_nb/at/{address.rpartition(':')[2]}/"
+
+
 def stop() -> bool:
     """End the dashboard; says whether one ran."""
     with _one_at_a_time():
@@ -116,7 +128,7 @@ def _started(port: int | None) -> Running:
 def _launch(port: int) -> int:
     workspace = Workspace.current()
     workspace.run.mkdir(parents=True, exist_ok=True, mode=0o700)
-    command = [sys.executable, "-m", "streamlit", "run", str(folder() / "app.py"), f"--server.port={port}", *OPTIONS]
+    command = [sys.executable, "-m", "streamlit", "run", str(folder() / "served.py"), f"--server.port={port}", *OPTIONS]
     with _log().open("wb") as log:
         process = subprocess.Popen(
             command, env=os.environ | {"MLOPS_HOME": str(workspace.root)}, cwd=workspace.run, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -109,7 +109,8 @@ def _alerts(running: Sequence[Deployment], drift: Sequence[DriftCheck], standing
 
 def _fired(rule: Rule) -> dict[str, Any]:
     time = (rule.since or rule.created_at).isoformat()
-    return {"kind": "rule", "status": "alert", "subject": rule.id, "text": f"{rule.condition}: {rule.value}", "time": time}
+    told = {"condition": rule.condition, "value": rule.value, "endpoint": rule.endpoint}
+    return {"kind": "rule", "status": "alert", "subject": rule.id, "text": f"{rule.condition}: {rule.value}", "time": time, **told}
 
 
 def _sick(deployment: Deployment) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the JupyterLab panel asks of the Jupyter server: three handlers under `/mlops_nb/`, closed to anonymous callers.
+"""What the JupyterLab panel asks of the Jupyter server: three handlers under `/mlops_nb/`, and the way to the dashboard, closed to anonymous callers.
 
 Loaded by jupyter_server itself (etc/jupyter/jupyter_server_config.d/mlops_nb.json), so its imports may be heavy.  Handlers answer as
 `--json` does: `{"ok": true, "result": …}` or the error's own shape and HTTP status.
@@ -7,6 +7,7 @@ Loaded by jupyter_server itself (etc/jupyter/jupyter_server_config.d/mlops_nb.js
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -39,6 +40,14 @@ def _load_jupyter_server_extension(server: ServerApp) -> None:
     base = server.web_app.settings["base_url"]
     routes = [("summary", SummaryHandler), ("deploy", DeployHandler), ("dashboard", DashboardHandler)]
     server.web_app.add_handlers(".*$", [(url_path_join(base, "mlops_nb", name), handler) for name, handler in routes])
+    if _can_proxy():
+        from .proxied import DashboardProxy
+
+        server.web_app.add_handlers(".*$", [(url_path_join(base, "mlops_nb", "at", r"(\d+)(/.*)?"), DashboardProxy)])
+
+
+def _can_proxy() -> bool:
+    return importlib.util.find_spec("jupyter_server_proxy") is not None
 
 
 class Where(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,8 +130,8 @@ class DashboardHandler(WorkspaceHandler):
     @tornado.web.authenticated
     @authorized
     async def post(self) -> None:
-        """Answers `{url}`."""
-        await self.answer(self.asked(Where).folder, _open_dashboard)
+        """Answers `{url}`: this server's own address for it, where it has one, because the browser may be on another machine."""
+        await self.answer(self.asked(Where).folder, lambda: _open_dashboard(self.base_url))
 
 
 def _deploy(request: DeployRequest) -> Any:
@@ -133,7 +142,8 @@ def _deploy(request: DeployRequest) -> Any:
     return rollout.deploy(ref, endpoint=endpoint, traffic=request.traffic, wait=False)
 
 
-def _open_dashboard() -> dict[str, str]:
+def _open_dashboard(base_url: str) -> dict[str, str]:
     from . import dashboards  # only once somebody looks
 
-    return {"url": dashboards.start()}
+    url = dashboards.start()
+    return {"url": dashboards.behind(url, base_url) if _can_proxy() else url}

@@ -2,6 +2,7 @@ import { ILabShell, ILayoutRestorer, JupyterFrontEnd, JupyterFrontEndPlugin } fr
 import { ICommandPalette, Notification, showErrorMessage } from '@jupyterlab/apputils';
 import { PathExt } from '@jupyterlab/coreutils';
 import { DocumentWidget } from '@jupyterlab/docregistry';
+import { ILauncher } from '@jupyterlab/launcher';
 import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { IStatusBar } from '@jupyterlab/statusbar';
 import { ITranslator, nullTranslator, TranslationBundle } from '@jupyterlab/translation';
@@ -21,7 +22,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
   id: PLUGIN_ID,
   description: 'Models, deployments and alerts of the MLOps workspace, live beside the notebook.',
   autoStart: true,
-  optional: [ITranslator, ICommandPalette, ISettingRegistry, ILayoutRestorer, IStatusBar, ILabShell],
+  optional: [ITranslator, ICommandPalette, ISettingRegistry, ILayoutRestorer, IStatusBar, ILabShell, ILauncher],
   activate
 };
 
@@ -34,7 +35,8 @@ function activate(
   settings: ISettingRegistry | null,
   restorer: ILayoutRestorer | null,
   statusBar: IStatusBar | null,
-  labShell: ILabShell | null
+  labShell: ILabShell | null,
+  launcher: ILauncher | null
 ): void {
   const trans = (translator ?? nullTranslator).load('mlops_nb');
   const api = new Api(app.serviceManager.serverSettings);
@@ -47,6 +49,7 @@ function activate(
   for (const command of Object.values(CommandIDs)) {
     palette?.addItem({ command, category: trans.__('MLOps') });
   }
+  launcher?.add({ command: CommandIDs.openDashboard, args: { isLauncher: true }, category: trans.__('MLOps'), rank: 1 });
   statusBar?.registerStatusItem('mlops-nb:status', {
     item: statusItem(overview, trans, () => void app.commands.execute(CommandIDs.showPanel)),
     align: 'left',
@@ -58,9 +61,11 @@ function activate(
 
 function addCommands(app: JupyterFrontEnd, api: Api, overview: Overview, trans: TranslationBundle): void {
   app.commands.addCommand(CommandIDs.openDashboard, {
-    label: trans.__('Open dashboard'),
+    label: args => (args.isLauncher ? trans.__('MLOps dashboard') : trans.__('Open dashboard')),
     caption: trans.__('Open the dashboard of this workspace in a new tab'),
-    execute: () => openDashboard(api, overview, trans)
+    icon: args => (args.isLauncher ? mlopsIcon : undefined),
+    describedBy: { args: { type: 'object', properties: { page: { type: 'string', description: 'A page such as drift?endpoint=churn' } } } },
+    execute: args => openDashboard(api, overview, trans, typeof args.page === 'string' ? args.page : '')
   });
   app.commands.addCommand(CommandIDs.deploy, {
     label: trans.__('Deploy a model…'),
@@ -81,8 +86,8 @@ function addCommands(app: JupyterFrontEnd, api: Api, overview: Overview, trans: 
   });
 }
 
-async function openDashboard(api: Api, overview: Overview, trans: TranslationBundle): Promise<void> {
-  const starting = api.dashboard(overview.folder).then(({ url }) => url);
+async function openDashboard(api: Api, overview: Overview, trans: TranslationBundle, page: string): Promise<void> {
+  const starting = api.dashboard(overview.folder).then(({ url }) => new URL(`${url.replace(/\/$/, '')}/${page}`, window.location.href).href);
   Notification.promise(starting, {
     pending: { message: trans.__('Starting the dashboard…') },
     success: {

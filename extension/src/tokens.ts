@@ -58,10 +58,14 @@ export interface IEndpoint {
 }
 
 export interface IAlert {
-  kind: 'deployment' | 'drift';
-  status: Status | 'drift';
+  kind: 'deployment' | 'drift' | 'rule';
+  status: Status | 'drift' | 'alert';
   subject: string;
   text: string;
+  /** Only of a rule that fires: what it says, what was seen, and of which endpoint. */
+  condition?: string;
+  value?: string;
+  endpoint?: string;
   /** Only of a drift alert: the features that drifted. */
   features?: string[];
   time: string;

@@ -25,7 +25,7 @@ def dashboard(port: int | None, open_browser: bool, stop: bool) -> Dashboard | F
     if stop:
         return Facts({"stopped": dashboards.stop()})
     with face().reporting("starting the dashboard") as report:
-        url = dashboards.start(port=port, open_browser=open_browser)
+        url = dashboards.seen_from_here(dashboards.start(port=port, open_browser=open_browser))
         report.step(f"the dashboard is at {url}")
     return Dashboard(url=url)
 

@@ -10,7 +10,7 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from mlops_nb import dashboards, registry, rollout, store
 from mlops_nb.settings import using
-from mlops_nb.store import checks, deployments, models
+from mlops_nb.store import alerts, checks, deployments, models
 from mlops_nb.store.checks import DriftCheck
 from mlops_nb.store.deployments import Deployment, DeploymentSpec, Reason
 from mlops_nb.store.models import ModelVersion
@@ -131,10 +131,52 @@ def test_drift_is_an_alert_that_names_the_features(lab, open_lab):
     deploy("delays", 1, status="healthy")
     find_drift("delays", ["distance", "dep_delay"])
 
-    alerts = panel(open_lab()).get_by_role("list", name="Alerts", exact=True)
+    shown = panel(open_lab()).get_by_role("list", name="Alerts", exact=True)
 
-    expect(alerts).to_contain_text("drift")
-    expect(alerts).to_contain_text("distance, dep_delay")
+    expect(shown).to_contain_text("drift")
+    expect(shown).to_contain_text("distance, dep_delay")
+
+
+def test_a_rule_that_fires_is_told_with_what_was_seen_and_has_a_shape_of_its_own(lab, open_lab, screenshot):
+    register("delays", 1)
+    deploy("delays", 1, status="failed", reason=Reason(kind="exited", message="killed by signal 9"))
+    find_drift("delays", ["distance"])
+    fire("delays", "error_rate > 5% for 5m", value="7.1 % of 1,204 requests")
+
+    page = open_lab()
+
+    shown = panel(page).get_by_role("list", name="Alerts", exact=True)
+    rule = shown.get_by_role("listitem").filter(has_text="error_rate > 5% for 5m")
+    expect(rule).to_contain_text("alert")
+    expect(rule).to_contain_text("7.1 % of 1,204 requests")
+    expect(rule.locator("time")).to_have_count(1)
+    expect(shown.locator(".mlops-Health path")).to_have_count(3)
+    assert len(set(shown.locator(".mlops-Health path").evaluate_all("paths => paths.map(path => path.getAttribute('d'))"))) == 3
+    screenshot(page, "lab-alerts")
+
+
+def test_an_alert_opens_the_dashboard_where_it_is_told(lab, open_lab):
+    register("delays", 1)
+    deploy("delays", 1, status="healthy")
+    find_drift("delays", ["distance"])
+    page = open_lab()
+    try:
+        with page.expect_popup(timeout=60_000) as opened:
+            panel(page).get_by_role("button", name="Show delays in the dashboard").click()
+
+        opened.value.wait_for_url("**/drift?endpoint=delays", timeout=60_000)
+        expect(opened.value.get_by_role("heading", name="Drift", exact=True)).to_be_visible(timeout=60_000)
+    finally:
+        dashboards.stop()
+
+
+def test_the_launcher_and_a_menu_offer_the_dashboard(lab, open_lab):
+    page = open_lab()
+
+    expect(page.locator(".jp-LauncherCard").filter(has_text="MLOps dashboard")).to_be_visible()
+    page.get_by_role("menuitem", name="MLOps", exact=True).click()
+    for label in ("Open dashboard", "Deploy a model…", "Show models and deployments"):
+        expect(page.get_by_role("menuitem", name=label, exact=True)).to_be_visible()
 
 
 def test_empty_workspace_shows_the_line_to_paste_and_stays_empty(lab, open_lab):
@@ -200,9 +242,10 @@ def test_dashboard_opens_in_a_tab_of_its_own(lab, open_lab):
     page = open_lab()
     try:
         with page.expect_popup(timeout=60_000) as opened:
-            panel(page).get_by_role("button", name="Dashboard").click()
+            panel(page).get_by_role("button", name="Dashboard", exact=True).click()
 
         expect(opened.value.get_by_text("Overview").first).to_be_visible(timeout=60_000)
+        assert opened.value.url.startswith(f"{lab.url}mlops_nb/at/")  # by way of the Jupyter server: the browser may be on another machine
     finally:
         dashboards.stop()
 
@@ -303,3 +346,9 @@ def find_drift(endpoint: str, features: list[str]) -> None:
     report = {"features": [{"name": name, "is_drift": True} for name in features]}
     with store.writing() as tx:
         checks.add_drift_check(tx, DriftCheck(id="d", endpoint=endpoint, dataset="flights:1", engine="scipy", is_drift=True, report=report, time=store.now()))
+
+
+def fire(endpoint: str, condition: str, *, value: str) -> None:
+    with store.writing() as tx:
+        rule = alerts.add(tx, endpoint, condition, author="ada")
+        alerts.change(tx, rule, firing=True, since=store.now(), value=value)

@@ -34,6 +34,22 @@ def test_it_answers_on_loopback_alone_once_started(workspace):
     assert listening == ["127.0.0.1"]
 
 
+def test_no_other_site_may_put_it_in_a_frame(workspace):
+    with urllib.request.urlopen(f"{dashboards.start()}/rollout") as answer:
+        assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'self'"
+        assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+
+
+def test_behind_a_jupyterhub_it_is_told_by_the_way_a_browser_reaches_it(monkeypatch):
+    assert dashboards.seen_from_here("http://127.0.0.1:8501") == "http://127.0.0.1:8501"
+
+    monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/ada/")
+    assert dashboards.seen_from_here("http://127.0.0.1:8501") == "/user/ada/mlops_nb/at/8501/"
+
+    monkeypatch.setenv("JUPYTERHUB_PUBLIC_URL", "https://hub.example/user/ada/")
+    assert dashboards.seen_from_here("http://127.0.0.1:8501") == "https://hub.example/user/ada/mlops_nb/at/8501/"
+
+
 def test_a_second_start_gives_the_one_that_runs(workspace):
     with ThreadPoolExecutor(2) as both:
         first, second = both.map(lambda _: dashboards.start(), range(2))

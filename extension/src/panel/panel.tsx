@@ -32,13 +32,16 @@ export class MlopsPanel extends SidePanel {
     this.toolbar.node.setAttribute('aria-label', trans.__('MLOps actions'));
     this.header.addWidget(state(_overview, trans));
 
-    const deploy = (model: string) => void commands.execute(CommandIDs.deploy, { model });
+    const actions = {
+      deploy: (model: string) => void commands.execute(CommandIDs.deploy, { model }),
+      show: (page: string) => void commands.execute(CommandIDs.openDashboard, { page })
+    };
     for (const [label, draw] of [
       [trans.__('Models'), Models],
       [trans.__('Deployments'), Deployments],
       [trans.__('Alerts'), Alerts]
     ] as const) {
-      const widget = section(draw, _overview, trans, deploy);
+      const widget = section(draw, _overview, trans, actions);
       widget.title.label = label;
       // It scrolls, so the keyboard must be able to enter it.
       widget.node.tabIndex = 0;

@@ -8,19 +8,26 @@ import { IAlert, IDeployment, IEndpoint, IModel, ISummary, IVersion } from '../t
 import { Health } from './health';
 import { Overview } from './overview';
 
-type Section = (props: { summary: ISummary; trans: TranslationBundle; deploy: (model: string) => void }) => JSX.Element;
+/** What a press in a section may do. */
+export interface IActions {
+  deploy: (model: string) => void;
+  /** Opens the dashboard at a page of it. */
+  show: (page: string) => void;
+}
+
+type Section = (props: { summary: ISummary; trans: TranslationBundle } & IActions) => JSX.Element;
 
 /** One section of the panel, drawn anew whenever the overview changes. */
 export function section(
   draw: Section,
   overview: Overview,
   trans: TranslationBundle,
-  deploy: (model: string) => void
+  actions: IActions
 ): ReactWidget {
   const Draw = draw;
   const widget = ReactWidget.create(
     <UseSignal signal={overview.changed}>
-      {() => (overview.summary ? <Draw summary={overview.summary} trans={trans} deploy={deploy} /> : <p className="mlops-Nothing">{trans.__('Reading the workspace…')}</p>)}
+      {() => (overview.summary ? <Draw summary={overview.summary} trans={trans} {...actions} /> : <p className="mlops-Nothing">{trans.__('Reading the workspace…')}</p>)}
     </UseSignal>
   );
   widget.addClass('mlops-Section');
@@ -149,32 +156,69 @@ function Deployment(props: { deployment: IDeployment; trans: TranslationBundle }
   );
 }
 
-export const Alerts: Section = ({ summary, trans }) =>
+export const Alerts: Section = ({ summary, trans, show }) =>
   summary.alerts.length ? (
     <ul className="mlops-List" aria-label={trans.__('Alerts')}>
       {summary.alerts.map(alert => (
-        <Alert key={alert.kind + alert.subject} alert={alert} trans={trans} />
+        <Alert key={alert.kind + alert.subject} alert={alert} trans={trans} show={show} />
       ))}
     </ul>
   ) : (
-    <p className="mlops-Nothing">{trans.__('No alert: deployments answer and no drift was found.')}</p>
+    <p className="mlops-Nothing">{trans.__('No alert: deployments answer, no drift was found and no rule fires.')}</p>
   );
 
-function Alert(props: { alert: IAlert; trans: TranslationBundle }): JSX.Element {
-  const { alert, trans } = props;
-  const text = alert.features?.length ? trans.__('Requests differ from the training data in: %1', alert.text) : alert.text;
+function Alert(props: { alert: IAlert; trans: TranslationBundle; show: (page: string) => void }): JSX.Element {
+  const { alert, trans, show } = props;
   return (
     <li className="mlops-Item">
       <div className="mlops-Line">
         <Health status={alert.status} trans={trans} />
-        <span className="mlops-Ref">{alert.subject}</span>
+        <span className="mlops-Ref">{alert.endpoint ?? alert.subject}</span>
+        <button
+          className="jp-mod-styled mlops-Button mlops-mod-end"
+          aria-label={trans.__('Show %1 in the dashboard', alert.subject)}
+          onClick={() => show(pageOf(alert))}
+        >
+          {trans.__('Show')}
+        </button>
       </div>
-      {text && <p className="mlops-Reason">{text}</p>}
+      {alert.condition ? <Rule alert={alert} trans={trans} /> : <Why alert={alert} trans={trans} />}
       <p className="mlops-Aside">
-        <When time={alert.time} />
+        {alert.condition ? trans.__('since') : null} <When time={alert.time} />
       </p>
     </li>
   );
+}
+
+/** The rule as it was said, and what was seen. */
+function Rule(props: { alert: IAlert; trans: TranslationBundle }): JSX.Element {
+  const { alert, trans } = props;
+  return (
+    <dl className="mlops-Rule">
+      <dt>{trans.__('rule')}</dt>
+      <dd>
+        <code>{alert.condition}</code>
+      </dd>
+      <dt>{trans.__('seen')}</dt>
+      <dd>{alert.value}</dd>
+    </dl>
+  );
+}
+
+function Why(props: { alert: IAlert; trans: TranslationBundle }): JSX.Element | null {
+  const { alert, trans } = props;
+  const text = alert.features?.length ? trans.__('Requests differ from the training data in: %1', alert.text) : alert.text;
+  return text ? <p className="mlops-Reason">{text}</p> : null;
+}
+
+/** The page of the dashboard that tells more. */
+function pageOf(alert: IAlert): string {
+  const [page, name, value] = {
+    deployment: ['deployments', 'deployment', alert.subject],
+    drift: ['drift', 'endpoint', alert.subject],
+    rule: ['rollout', 'endpoint', alert.endpoint ?? alert.subject]
+  }[alert.kind];
+  return `${page}?${name}=${encodeURIComponent(value)}`;
 }
 
 function Rest(props: { text: string; shown: boolean }): JSX.Element | null {
