@@ -599,7 +599,7 @@ def _drift(check: Any) -> Card:
             ("thresholds", report.get("promise", "")),
             ("checked", ago(check.time)),
         ),
-        tables=[Table(["feature", "verdict", "test", "#p adjusted", "#effect", "what is seen"], rows)],
+        tables=[Table(["feature", "verdict", "test", "#p adjusted", "#effect", "what is seen"], rows), *_quality(report)],
         note=" ".join(str(note) for note in report.get("notes", [])),
     )
 
@@ -639,7 +639,20 @@ def _interval(loss: Any) -> str:
 def _drift_verdict(feature: Mapping[str, Any]) -> Mark:
     if feature.get("is_drift"):
         return Mark("idle", "drift, silenced") if feature.get("silenced") else Mark("warn", "drift")
-    return Mark("good", "same")
+    return Mark("good", "same, small change" if feature.get("is_small_change") else "same")
+
+
+def _quality(report: Mapping[str, Any]) -> list[Table]:
+    rows = [_finding(finding) for finding in report.get("quality", [])]
+    return [Table(["column", "data quality", "kind", "#share", "#counts from", "alarms are", "what is seen"], rows)] if rows else []
+
+
+def _finding(finding: Mapping[str, Any]) -> list[Any]:
+    share, bound = finding.get("share"), finding.get("threshold")
+    mark = Mark("bad", "alarm") if finding.get("is_alarm") else Mark("idle", "told")
+    how = "within the budget" if finding.get("by_chance") else "a fact"
+    shares = ["" if value is None else f"{value:.2%}" for value in (share, bound)]
+    return [finding.get("feature"), mark, finding.get("kind"), *shares, how, finding.get("words", "")]
 
 
 def _schedule(schedule: Any) -> Card:

@@ -837,11 +837,6 @@ class NothingToCompare(Failed):
         return cls(f"No answered request of {who} is kept{when}.", hint=f"%mlops invoke {endpoint} --data X.head()")
 
     @classmethod
-    def no_check(cls, endpoint: str) -> NothingToCompare:
-        """The endpoint was never checked for drift."""
-        return cls(f"{endpoint} was never checked for drift; there is nothing to acknowledge.", hint=f"%mlops drift {endpoint}")
-
-    @classmethod
     def nothing_past(cls, endpoint: str, span: str, kept: tuple[str, str] | None) -> NothingToCompare:
         """No request of the time that was to be the reference is kept."""
         there = f"kept are those from {kept[0]} to {kept[1]} UTC" if kept else "none at all is kept"

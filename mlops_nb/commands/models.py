@@ -75,11 +75,37 @@ def register(
     with face().reporting(f"registering {name}") as report:
         registered = registry.register(
             meant, name=name, data=trained_on if isinstance(trained_on, str) else None,
-            sample=table_in(shown) if isinstance(shown, Path) else shown, target=target,
+            sample=_frame_in(shown) if isinstance(shown, Path) else shown, target=target,
             metrics=dict(metrics), tags=dict(tags), description=description, entry=entry, code=code, alias=alias, trust=trust, convert=convert, report=report,
         )  # fmt: skip
+        registered = _with_counts(registered, None if isinstance(trained_on, str) else trained_on)
         report.step(f"registered {registered.version.ref}")
     return registered
+
+
+def _frame_in(file: Path) -> Any:
+    """Its rows as a frame, which is what models are given; as columns where there is no pandas."""
+    try:
+        import pandas as pd
+    except ImportError:
+        return table_in(file)
+    return pd.DataFrame(table_in(file))
+
+
+_COUNTED = "Drift is told by the counts of its training data, which are kept; the rows are not: %mlops dataset register NAME DATA keeps them."
+_NOT_COUNTED = "No training data is known, so drift can be told by past requests only; --data gives it something to compare with."
+
+
+def _with_counts(registered: Registered, trained_on: Any) -> Registered:
+    """With the counts of a frame kept for drift checks, and a note that says what they can be compared with."""
+    import msgspec
+
+    from ..monitoring import references
+
+    if registered.version.dataset:
+        return registered
+    counted = trained_on is not None and references.keep_frame(registered.version, trained_on)
+    return msgspec.structs.replace(registered, note=f"{registered.note} {_COUNTED if counted else _NOT_COUNTED}".strip())
 
 
 @mlops.command(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 100_000
 """Rows of either side that are compared.  Beyond this many, effects far below the smallest that counts are already certain."""
+NOT_IN_REQUESTS = "not in the requests"
 _MOST_ELEMENTS = 256
 _LONGEST_NAME = 80
 _CATEGORIES = ("string", "bool")
@@ -88,7 +89,7 @@ def why_not(column: Wanted, window: Container[str]) -> str:
     """Why a column cannot be compared, or nothing."""
     if column.source is None:
         return "not in the training data"
-    return _TELLS_LITTLE.get(column.type, "") or ("" if column.name in window else "not in the requests")
+    return _TELLS_LITTLE.get(column.type, "") or ("" if column.name in window else NOT_IN_REQUESTS)
 
 
 def of_dataset(file: Path, columns: Iterable[Wanted], *, rows: int) -> dict[str, np.ndarray]:

@@ -10,11 +10,11 @@ from ..store.datasets import DatasetVersion
 from ..store.models import ModelVersion
 from ..summaries import ColumnSummary
 from ..telemetry import Asked, Windowed
-from . import columns, judging, references, telling
+from . import columns, judging, quality, references, telling
 from .columns import Wanted
-from .judging import Budget
+from .judging import Budget, Judged
 from .references import Extent, Reference
-from .reports import Compared, DriftReport, FeatureDrift
+from .reports import Compared, DriftReport, FeatureDrift, Finding
 
 _LENGTHS = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
@@ -63,7 +63,23 @@ def compared(side: Side, judged: Extent, *, length: Window, budget: Budget, effe
         side.endpoint, [Asked(columns.column_of(w), shape, w.place) for w, shape in wanted], deployment=side.deployment, since=judged.since,
         until=judged.until, seconds=length.seconds, size=length.size, most=max(judging.SPANS) if length.several else 1,
     )  # fmt: skip
-    return _report(side, wanted, skipped, found, budget, effect) if found else None
+    if not found:
+        return None
+    report, tested = _report(side, wanted, skipped, found, budget, effect)
+    return msgspec.structs.replace(report, quality=_quality(side, judged, tested, found, skipped, there, alpha=budget.alpha, effect=effect))
+
+
+def _quality(
+    side: Side, extent: Extent, judged: list[Judged], found: list[Windowed], skipped: dict[str, list[str]], there: set[str], *, alpha: float, effect: float
+) -> list[Finding]:
+    since = min(one.first for one in found)
+    beyond = quality.reach(side.endpoint, side.deployment, judged, since=since, until=extent.until)
+    known = {columns.column_of(one) for one in side.against.wanted}
+    gone = skipped.get(columns.NOT_IN_REQUESTS, []) if side.against.kind == "training data" else []
+    by_counts = quality.findings(judged, found[0].columns, beyond, alpha=alpha, effect=effect)
+    return by_counts + quality.schema(
+        side.endpoint, side.deployment, since=extent.since or since, until=extent.until, new=there - known, gone=gone, effect=effect
+    )  # fmt: skip
 
 
 def _comparable(side: Side, there: set[str]) -> tuple[list[tuple[Wanted, ColumnSummary]], dict[str, list[str]]]:
@@ -97,14 +113,14 @@ _column = columns.column_of
 
 def _report(
     side: Side, wanted: list[tuple[Wanted, ColumnSummary]], skipped: dict[str, list[str]], found: list[Windowed], budget: Budget, effect: float
-) -> DriftReport:
+) -> tuple[DriftReport, list[Judged]]:
     against, shapes = side.against, [summary for _, summary in wanted]
     judged = judging.judge(shapes, [one.columns for one in found], effect=effect) if shapes else []
     features = sorted((telling.feature(one, alpha=budget.alpha, effect=effect) for one in judged), key=_order)
     others = [FeatureDrift(name=name, type="not compared", test="none", summary=why) for why, names in skipped.items() for name in names]
     spans = [span for span in judging.SPANS if span <= len(found)]
     rows = sum(one.rows for one in found)
-    return DriftReport(
+    report = DriftReport(
         is_drift=any(feature.is_drift for feature in features),
         engine="histograms",
         reference=Compared(rows=against.rows, compared=against.rows, dataset=against.name, kind=against.kind, since=against.since, until=against.until),
@@ -116,6 +132,7 @@ def _report(
         spans=spans,
         notes=_notes(against, found, skipped),
     )
+    return report, judged
 
 
 def _order(feature: FeatureDrift) -> tuple[bool, float]:

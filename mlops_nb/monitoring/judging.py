@@ -96,6 +96,8 @@ class Tested(msgspec.Struct, frozen=True, kw_only=True):
     p_value: float
     p_adjusted: float = 1.0
     """Corrected for all tests of the check; below the look's alpha it is an alarm."""
+    p_any: float = 1.0
+    """Of `values`: that nothing changed at all, corrected for all tests of values; a change may be certain and yet too small to count."""
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -117,8 +119,12 @@ def judge(references: Sequence[ColumnSummary], windows: Sequence[Sequence[Column
     pooled = {span: [summaries.together(many) for many in zip(*windows[:span], strict=True)] for span in spans}
     tests = [[_tested(kind, span, r, pooled[span][n], effect) for span in spans for kind in _KINDS] for n, r in enumerate(references)]
     flat = [test for of_one in tests for test in of_one]
+    of_values = sum(test.kind == "values" for test in flat)
     adjusted = iter(holm([test.p_value for test in flat], [SPANS[test.span] * _KINDS[test.kind] for test in flat]))
-    corrected = [sorted((msgspec.structs.replace(t, p_adjusted=next(adjusted)) for t in one), key=lambda t: (t.p_adjusted, t.span)) for one in tests]
+    corrected = [
+        sorted((msgspec.structs.replace(t, p_adjusted=next(adjusted), p_any=min(1.0, t.p_any * of_values)) for t in one), key=lambda t: (t.p_adjusted, t.span))
+        for one in tests
+    ]
     return [Judged(r, pooled[of_one[0].span][n], of_one) for n, (r, of_one) in enumerate(zip(references, corrected, strict=True))]
 
 
@@ -137,7 +143,8 @@ def holm(p_values: Sequence[float], weights: Sequence[float]) -> list[float]:
 
 def _tested(kind: str, span: int, reference: ColumnSummary, window: ColumnSummary, effect: float) -> Tested:
     name, found = {"values": _values, "missing": _missing, "new": _new}[kind](reference, window, effect)
-    return Tested(kind=kind, span=span, test=name, effect=found[0], p_value=found[1])
+    any_change = _values(reference, window, 0.0)[1][1] if kind == "values" else 1.0
+    return Tested(kind=kind, span=span, test=name, effect=found[0], p_value=found[1], p_any=any_change)
 
 
 def _values(reference: ColumnSummary, window: ColumnSummary, effect: float) -> tuple[str, tuple[float, float]]:

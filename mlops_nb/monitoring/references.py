@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import calendar
 import re
+import tempfile
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -184,17 +186,24 @@ def _moment(time: datetime) -> str:
 # ── data sets ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def keep_frame(version: ModelVersion, frame: Any) -> bool:
-    """Keep the counts (and none of the rows) of the frame or array that *version* was registered with; False for what has no columns."""
-    import pandas as pd
-
-    rows = frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(frame) if getattr(frame, "ndim", 0) == 2 else None
-    if rows is None or not len(rows):
+def keep_frame(version: ModelVersion, data: Any) -> bool:
+    """Keep the counts (and none of the rows) of the frame, array or file that *version* was registered with; False for what has no columns."""
+    table_like = _table_like(data)
+    if table_like is None:
         return False
-    counted = datasets.counts(rows.rename(columns=str))
+    counted = datasets.counts(table_like)
     with store.writing() as tx:
         table.put_summary(tx, _frame_key(version), counted)
-    return True
+    return bool(counted)
+
+
+def _table_like(data: Any) -> Any:
+    if isinstance(data, Path):
+        return data
+    import pandas as pd
+
+    rows = data if isinstance(data, pd.DataFrame) else pd.DataFrame(data) if getattr(data, "ndim", 0) == 2 else None
+    return None if rows is None or rows.empty else rows.rename(columns=str)
 
 
 def _frame_key(version: ModelVersion) -> str:
@@ -242,15 +251,17 @@ def _counted_season(dataset: DatasetVersion, column: str, season: Season) -> lis
     file = artifacts.address(dataset.file)
     if not file.exists():
         raise FileMissing(file)
-    part = f'extract({_PART[season.part]} FROM "{column.replace(chr(34), chr(34) * 2)}")'
+    part = f'extract({_PART[season.part]} FROM "{column.replace(chr(34), chr(34) * 2)}")::INTEGER'
     wanted = [number + 1 if season.part == "weekday" else number for number in season.among]
-    with duckdb.connect(":memory:", config={"autoinstall_known_extensions": False}) as connection:
-        connection.execute(f"CREATE TABLE season AS SELECT * FROM read_parquet(?) WHERE list_contains(?, {part}::INTEGER)", [str(file), wanted])
-        if not (connection.execute("SELECT count(*) FROM season").fetchone() or (0,))[0]:
-            found = connection.execute(f"SELECT DISTINCT {part}::INTEGER AS p FROM read_parquet(?) WHERE p IS NOT NULL ORDER BY p", [str(file)]).fetchall()
+    with tempfile.TemporaryDirectory(prefix="mlops-") as scratch, duckdb.connect(":memory:", config={"autoinstall_known_extensions": False}) as connection:
+        rows = Path(scratch) / "season.parquet"
+        source = f"read_parquet('{str(file).replace(chr(39), chr(39) * 2)}')"
+        count = connection.execute(f"COPY (SELECT * FROM {source} WHERE {part} IN ({', '.join(map(str, wanted))})) TO '{rows}' (FORMAT parquet)").fetchone()
+        if not count or not count[0]:
+            found = connection.execute(f"SELECT DISTINCT {part} AS p FROM {source} WHERE p IS NOT NULL ORDER BY p").fetchall()
             there = Season(season.part, tuple(number - 1 if season.part == "weekday" else number for (number,) in found))
             raise NothingToCompare.no_season(dataset.ref, season.words, there.words)
-        return summaries.of_columns(connection, "season", dataset.schema)
+        return summaries.of_table(connection, rows, dataset.schema, rows=count[0])
 
 
 # ── past requests ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -28,6 +28,8 @@ class FeatureDrift(msgspec.Struct, frozen=True, kw_only=True):
     minimum_effect: float = 0.0
     """An effect below this is no drift, however significant."""
     is_drift: bool = False
+    is_small_change: bool = False
+    """It changed, which chance alone does not explain, and by less than counts."""
     kind: str = ""
     """What drifts most: `values`, `missing`, or `new` (beyond the range, or of no category that was there); empty without drift."""
     span: int = 1
@@ -44,6 +46,23 @@ class FeatureDrift(msgspec.Struct, frozen=True, kw_only=True):
     """Who wants to hear no more of it, until when and why; it raises no alert then."""
     histogram: dict[str, Any] = {}
     """`reference` and `window`: shares per bin; with them the bins' `edges`, or the `categories` (None stands for the rest)."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """Something about the data themselves, whatever the model makes of them."""
+
+    feature: str
+    kind: str
+    """`missing`, `gone`, `new categories`, `out of range`, `stuck`, `new column`, or `refused` (requests of another schema)."""
+    share: float | None = None
+    """Of the window's rows, 0–1; of `refused` and `new column` of its requests."""
+    threshold: float | None = None
+    """The share from which it counts."""
+    is_alarm: bool = False
+    by_chance: bool = True
+    """Whether chance could bring it about, which the budget of false alarms keeps small; False of a fact."""
+    words: str = ""
+    """In words that need no report beside them: `missing in 12 % of the rows, 0.4 % before`."""
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +95,8 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     spans: list[int] = []
     """How many of the newest windows were tested together."""
     features: list[FeatureDrift]
+    quality: list[Finding] = []
+    """What is wrong with the data themselves, alarms first."""
     causes: dict[str, Any] = {}
     """A `causes.Causes`, once they were asked for."""
     notes: list[str] = []

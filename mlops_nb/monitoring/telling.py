@@ -19,6 +19,8 @@ def feature(judged: Judged, *, alpha: float, effect: float) -> FeatureDrift:
     assert values and missing and new
     decisive = judged.tests[0]
     tested = values.test != "none"
+    small = decisive.p_adjusted >= alpha and values.p_any < alpha and values.effect < effect
+    words = [_summary(reference, window), *([_small(values.effect, effect)] if small else [])]
     return FeatureDrift(
         name=reference.name,
         type=reference.kind,
@@ -35,7 +37,8 @@ def feature(judged: Judged, *, alpha: float, effect: float) -> FeatureDrift:
         missing_reference=reference.missing / max(reference.rows, 1),
         missing_window=window.missing / max(window.rows, 1),
         missing_p_adjusted=missing.p_adjusted if missing.effect else None,
-        summary=_summary(reference, window),
+        is_small_change=small,
+        summary=", ".join(words),
         histogram=_histogram(reference, window),
     )
 
@@ -45,10 +48,15 @@ def feature(judged: Judged, *, alpha: float, effect: float) -> FeatureDrift:
 
 def _summary(reference: ColumnSummary, window: ColumnSummary) -> str:
     words = _words(reference, window)
-    before, now = (_percent(side.missing / max(side.rows, 1)) for side in (reference, window))
+    before, now = (percent(side.missing / max(side.rows, 1)) for side in (reference, window))
     if reference.missing or window.missing:
         words.append(f"missing {before} → {now}" if before != now else f"missing {now}, as before")
     return ", ".join(words)
+
+
+def _small(share: float, counts_from: float) -> str:
+    """Why a change that is certain is none that counts."""
+    return f"changed for certain, yet only {percent(share)} of the rows lie elsewhere and {percent(counts_from)} count (--effect)"
 
 
 def _words(reference: ColumnSummary, window: ColumnSummary) -> list[str]:
@@ -63,17 +71,17 @@ def _number_words(reference: ColumnSummary, window: ColumnSummary) -> list[str]:
         return ["infinite values"]
     spread, now = reference.deviation, window.deviation
     if not spread and not now and reference.mean == window.mean:
-        return [f"always {_short(reference.mean)}"]
-    words = [f"mean {_short(reference.mean)} → {_short(window.mean)}"]
+        return [f"always {short(reference.mean)}"]
+    words = [f"mean {short(reference.mean)} → {short(window.mean)}"]
     shift = (window.mean - reference.mean) / spread if spread else 0.0
     if abs(shift) >= 0.05:
         words[0] += f" ({shift:+.1f} σ)" if abs(shift) >= 0.1 else f" ({shift:+.2f} σ)"
     if spread and not now:
-        words.append(f"stuck at {_short(window.mean)}")
+        words.append(f"stuck at {short(window.mean)}")
     elif not spread or not 0.8 <= now / spread <= 1.25:
-        words.append(f"spread {_short(spread)} → {_short(now)}")
+        words.append(f"spread {short(spread)} → {short(now)}")
     if (share := outside(reference, window) / window.count) >= 0.01:
-        words.append(f"{_percent(share)} outside [{_short(reference.edges[0])}, {_short(reference.edges[-1])}]")
+        words.append(f"{percent(share)} outside [{short(reference.edges[0])}, {short(reference.edges[-1])}]")
     return words
 
 
@@ -81,11 +89,11 @@ def _category_words(reference: ColumnSummary, window: ColumnSummary) -> list[str
     before, now = _shares(reference), _shares(window)
     if len(before) == 1 and not window.other:
         return [f"always {next(iter(before))!r}"]
-    words = [f"new category {name!r} {_percent(count / window.count)}" for name, count in list(window.new.items())[:3] if not reference.other]
+    words = [f"new category {name!r} {percent(count / window.count)}" for name, count in list(window.new.items())[:3] if not reference.other]
     gone = [name for name in before if before[name] >= 0.005 and not now[name]]
-    words += [f"{name!r} {_percent(before[name])} → gone" for name in gone[:2]]
+    words += [f"{name!r} {percent(before[name])} → gone" for name in gone[:2]]
     moved = sorted((name for name in before if now[name]), key=lambda name: -abs(now[name] - before[name]))
-    words += [f"{name!r} {_percent(before[name])} → {_percent(now[name])}" for name in moved[:2] if abs(now[name] - before[name]) >= 0.005]
+    words += [f"{name!r} {percent(before[name])} → {percent(now[name])}" for name in moved[:2] if abs(now[name] - before[name]) >= 0.005]
     return words or ["shares as before"]
 
 
@@ -93,12 +101,14 @@ def _shares(side: ColumnSummary) -> dict[str, float]:
     return {name: count / max(side.count, 1) for name, count in side.categories.items()}
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """`0.4 %`, `12 %`."""
     percent = 100 * share
     return f"{percent:.0f} %" if percent >= 9.5 or percent == 0 else f"{percent:.1f} %" if percent >= 0.05 else "under 0.1 %"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """`18.9`, `12345`."""
     return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 

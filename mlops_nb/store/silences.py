@@ -80,5 +80,7 @@ def loud(check: DriftCheck, standing: Iterable[Silence]) -> list[str]:
 
 
 def drifting(check: DriftCheck) -> list[str]:
-    """The features of a check that drift."""
-    return [str(feature.get("name")) for feature in check.report.get("features", []) if feature.get("is_drift")]
+    """The features of a check that drift, and the columns whose data are at fault."""
+    faults = [finding for finding in check.report.get("quality", []) if finding.get("is_alarm")]
+    names = [str(feature.get("name")) for feature in check.report.get("features", []) if feature.get("is_drift")]
+    return list(dict.fromkeys([*names, *(str(finding.get("feature")) for finding in faults)]))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import joblib
 import msgspec
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 
-from mlops_nb import monitoring
+from mlops_nb import commands, monitoring
+from mlops_nb.cli import Terminal
 from mlops_nb.errors import BadOption, NothingToCompare
 from mlops_nb.monitoring import DriftReport, references
 
@@ -136,3 +139,19 @@ def test_the_counts_of_a_frame_are_a_reference_though_no_row_is_kept(delays):
 
     assert drifted(report) == ["dep_delay"]
     assert report.reference.dataset == "the data late:2 was registered with" and report.reference.rows == 3000
+
+
+def test_a_model_registered_with_a_file_has_a_reference_and_says_so(workspace, tmp_path):
+    rows = pd.DataFrame({"age": np.arange(200.0), "income": np.arange(200.0) % 7})
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    joblib.dump(LogisticRegression().fit(rows, rows.age > 90), tmp_path / "model.joblib")
+    line = ["register", str(tmp_path / "model.joblib"), "--name", "churn", "--trust"]
+
+    alone = commands.run(line, Terminal(quiet=True))
+    with_rows = commands.run([*line, "--data", str(tmp_path / "rows.csv")], Terminal(quiet=True))
+
+    assert "drift can be told by past requests only" in alone.note
+    assert "Drift is told by the counts of its training data" in with_rows.note
+    assert references.training(with_rows.version, None, "churn").rows == 200
+    with pytest.raises(NothingToCompare, match="--reference last-week"):
+        references.training(alone.version, None, "churn")

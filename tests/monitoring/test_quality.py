@@ -1,0 +1,147 @@
+"""What a check says of the data themselves, and of changes too small to count."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlops_nb import alerts, cards, monitoring, settings, signature
+from mlops_nb.errors import SignatureMismatch
+from mlops_nb.monitoring import DriftReport
+from mlops_nb.monitoring.reports import Finding
+
+from .conftest import Watched, flights
+
+
+def checked(**options) -> DriftReport:
+    return msgspec.convert(monitoring.check_drift("delays", **options).report, DriftReport)
+
+
+def training() -> pd.DataFrame:
+    frame = flights(5000, seed=0)
+    return frame.assign(pressure=np.random.default_rng(4).normal(1013, 5, 5000), humidity=frame.dep_delay, gate=frame.carrier)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> DriftReport:
+    """Of one check over columns each of which has one fault."""
+    with settings.using(tmp_path_factory.mktemp("faults")):
+        watched = Watched(training())
+        watched.deploy()
+        rows = training().sample(2000, random_state=1, ignore_index=True)
+        every = np.arange(2000)
+        rows = rows.assign(pressure=1013.25, carrier=rows.carrier.where(every % 8 != 0, "ZZ"), dep_delay=rows.dep_delay.where(every % 8 != 0, 9000.0))
+        rows["humidity"] = rows.humidity.where(every % 5 != 0, np.nan)
+        rows["distance"] = rows.distance.where(every % 200 != 0, np.nan)
+        rows["gate"] = None
+        watched.ask(rows)
+        refuse(watched, "wheels", 300)
+        return checked()
+
+
+def refuse(watched: Watched, column: str, count: int) -> None:
+    """Requests that the server refused, in its own words."""
+    rows = {**{name: [0.0] for name in watched.training}, column: [1.0]}
+    with pytest.raises(SignatureMismatch) as told:
+        signature.infer(watched.training).check(rows)
+    facts = {"status": 400, "latency_ms": 1.0, "rows": None, "inputs": rows, "outputs": None, "error": str(told.value)}
+    lines = [json.dumps({"time": datetime.now(UTC).isoformat(), "id": f"{column}-{n}", **facts}) + "\n" for n in range(count)]
+    (watched._folder("1") / f"closed-{time.time_ns()}.jsonl").write_text("".join(lines))
+
+
+def finding(report: DriftReport, column: str) -> Finding:
+    return next(one for one in report.quality if one.feature == column)
+
+
+def test_a_sensor_that_is_stuck_is_told_with_its_value(report):
+    assert finding(report, "pressure").kind == "stuck" and finding(report, "pressure").is_alarm
+    assert finding(report, "pressure").words == "always 1013 in the newest 2,000 rows; it varied before"
+
+
+def test_categories_that_were_not_there_are_named_with_their_share(report):
+    assert finding(report, "carrier") == Finding(
+        feature="carrier", kind="new categories", share=0.125, threshold=0.03, is_alarm=True,
+        words="12 % are of categories that it did not have: 'ZZ' 12 %",
+    )  # fmt: skip
+
+
+def test_values_beyond_the_range_are_told_with_how_far_they_reach(report):
+    words = finding(report, "dep_delay").words
+
+    assert finding(report, "dep_delay").is_alarm and finding(report, "dep_delay").share == 0.125
+    assert words.startswith("12 % lie outside [-") and "as far as 9000 (" in words and words.endswith("times the range above it)")
+
+
+def test_gaps_alarm_beyond_the_effect_and_are_told_below_it(report):
+    assert finding(report, "humidity").words == "missing in 20 % of the rows, 0 % before" and finding(report, "humidity").is_alarm
+    assert finding(report, "distance").words == "missing in 0.5 % of the rows, 0 % before" and not finding(report, "distance").is_alarm
+
+
+def test_a_column_that_is_empty_is_told_as_gone(report):
+    assert finding(report, "gate").kind == "gone" and finding(report, "gate").is_alarm
+
+
+def test_requests_refused_for_their_columns_are_facts_of_the_schema(report):
+    refused = finding(report, "wheels")
+
+    assert (refused.kind, refused.is_alarm, refused.by_chance) == ("refused", True, False)
+    assert refused.words == "300 of 304 requests were refused: a column that the model does not know"
+
+
+def test_sound_data_have_no_findings(delays):
+    delays.ask(flights(3000, seed=1))
+
+    assert checked().quality == []
+
+
+def test_a_refused_type_is_one_finding_whatever_the_values(delays):
+    delays.ask(flights(3000, seed=1), batch=10)
+    for value in ("late", "later"):
+        with pytest.raises(SignatureMismatch) as told:
+            signature.infer(delays.training).check({name: ["x" if name == "carrier" else value] for name in delays.training})
+        facts = {"status": 400, "latency_ms": 1.0, "rows": None, "inputs": {}, "outputs": None, "error": str(told.value)}
+        line = json.dumps({"time": datetime.now(UTC).isoformat(), "id": value, **facts}) + "\n"
+        (delays._folder("1") / f"closed-{time.time_ns()}.jsonl").write_text(line)
+
+    [refused] = checked().quality
+
+    assert refused.feature == "distance" and refused.words == "2 of 302 requests were refused: expected float64, got text"
+    assert not refused.is_alarm
+
+
+def test_a_fault_of_the_schema_raises_the_alert(delays):
+    delays.ask(flights(3000, seed=1))
+    refuse(delays, "wheels", 30)
+    alerts.add("delays", "drift")
+    monitoring.check_drift("delays")
+
+    assert [rule.value for rule in alerts.judge()] == ["drift in wheels"]
+
+
+def test_the_card_shows_the_findings(delays):
+    delays.ask(flights(3000, seed=1, dep_delay=9000.0))
+
+    shown = cards.as_text(monitoring.check_drift("delays"))
+
+    assert "out of range" in shown and "within the budget" in shown
+
+
+def test_a_change_that_is_certain_and_too_small_to_count_says_so(workspace):
+    watched = Watched(flights(60_000, seed=0))
+    watched.deploy()
+    rows = flights(60_000, seed=1)
+    watched.ask(rows.assign(dep_delay=rows.dep_delay + 0.4), batch=20_000)
+
+    check = monitoring.check_drift("delays")
+    small = next(one for one in check.report["features"] if one["name"] == "dep_delay")
+
+    assert not check.is_drift and small["is_small_change"]
+    assert "changed for certain, yet only" in small["summary"] and "and 3.0 % count (--effect)" in small["summary"]
+    assert "same, small change" in cards.as_text(check)
+    assert [one["is_small_change"] for one in check.report["features"] if one["name"] == "distance"] == [False]
