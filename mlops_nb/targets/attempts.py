@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,10 +84,12 @@ def bounds() -> dict[str, Any]:
     }
 
 
-def ran(deployment: Deployment, asked: dict[str, Any], *, at: str, folders: Sequence[Path], first: Callable[[docker.DockerClient], None]) -> Reason | None:
+def ran(
+    deployment: Deployment, asked: dict[str, Any], *, at: str, first: Callable[[docker.DockerClient], None], give: Callable[[Any, str], None]
+) -> Reason | None:  # fmt: skip
     """None once a container runs as *asked* in the engine *at* an address, else why it does not.  Raises NoContainerEngine.
 
-    *first* makes room for it; *folders* are given to the user it runs as.
+    *first* makes room for it; *give* has what it reads and writes ready for it, and for the user it runs as.
     """
     import docker.errors
     import requests
@@ -96,9 +98,9 @@ def ran(deployment: Deployment, asked: dict[str, Any], *, at: str, folders: Sequ
     try:
         first(client)
         user = _user(client)
-        _give(user, folders)
         container = client.containers.create(**asked, user=user)
         try:
+            give(container, user)
             container.start()
         except docker.errors.APIError:
             container.remove(force=True)
@@ -117,7 +119,7 @@ def _user(client: docker.DockerClient) -> str:
     return f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{packaging.USER}:{packaging.USER}"
 
 
-def _give(user: str, folders: Iterable[Path]) -> None:
+def own(_container: Any, user: str, *, folders: Iterable[Path]) -> None:
     """Where root runs this, the folders it shares with a container belong to the container's user; root reads them anyway."""
     if os.getuid() or user == "0:0":
         return
@@ -198,8 +200,11 @@ def said(container: Container | None, *, at: str, lines: int) -> list[str]:
     return log.decode(errors="replace").splitlines()
 
 
-def cleared(client: docker.DockerClient, name: str, *, log_folder: Path, seconds: int) -> None:
-    """Remove a container, if there is one, once that has finished what it had, for which it has some seconds; keep its log."""
+def cleared(client: docker.DockerClient, name: str, *, log_folder: Path, seconds: int, last: Callable[[str], object] | None = None) -> None:
+    """Remove a container, if there is one, once that has finished what it had, for which it has some seconds; keep its log.
+
+    *last* is called with its id before all it holds goes.
+    """
     import docker.errors
 
     try:
@@ -209,6 +214,8 @@ def cleared(client: docker.DockerClient, name: str, *, log_folder: Path, seconds
         if container.status != "created":
             with local.open_log(log_folder) as file:
                 file.write(container.logs(tail=_KEPT_LINES))
+            if last:
+                last(container.id)
         container.remove(force=True, v=True)
     except docker.errors.NotFound:
         pass

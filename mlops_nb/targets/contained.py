@@ -47,7 +47,7 @@ _attempts: dict[str, Attempt] = {}  # of this process to bring a device's contai
 def check(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:
     """Raises NoContainerEngine, EngineElsewhere for one of another machine, BadOption."""
     if not engine.is_local():
-        raise EngineElsewhere(engine.address())
+        raise EngineElsewhere(engine.address(), why="a device's folder would be there, not here")
     facts = engine.facts()
     if spec.cpus and spec.cpus > facts.cores:
         raise BadOption(f"--cpus {spec.cpus:g} is more than the {facts.cores} cores of the container engine.", hint=f"--cpus {facts.cores}")
@@ -86,7 +86,7 @@ def request(deployment: Deployment) -> dict[str, Any]:
         "name": _name(deployment),
         "environment": {"HOME": "/tmp"},
         "labels": {
-            containers.WORKSPACE: containers.workspace_mark(),
+            containers.WORKSPACE: containers.workspace_mark(_address(deployment)),
             containers.DEPLOYMENT: deployment.ref,
             containers.DEVICE: device,
             _MADE: hashlib.sha256(msgspec.json.encode(made)).hexdigest()[:16],
@@ -111,7 +111,7 @@ def _up(deployment: Deployment, asked: dict[str, Any]) -> Reason | None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     provisioning.lay_out(device, settings)
     room = partial(_make_room, deployment=deployment)
-    return attempts.ran(deployment, asked, at=_address(deployment), folders=(settings, state), first=room)
+    return attempts.ran(deployment, asked, at=_address(deployment), first=room, give=partial(attempts.own, folders=(settings, state)))
 
 
 def _make_room(client: docker.DockerClient, *, deployment: Deployment) -> None:
@@ -187,7 +187,7 @@ def stop(deployment: Deployment) -> None:
     attempt = _attempts.pop(_name(deployment), None)
     if attempt:
         attempt.give_up()
-    silence = _watch(deployment).silence()
+    silence = _watch(deployment).silence(patience_seconds=attempts.PATIENT_SECONDS)
     if silence and not deployment.handle:
         return  # nothing of it is known to run; what may be there after all is a stray once the engine answers
     if silence:
@@ -217,7 +217,7 @@ def _device(deployment: Deployment) -> str:
 def _name(deployment: Deployment) -> str:
     """The container's name; the mark at its end keeps copies of a workspace apart."""
     device = _device(deployment)
-    mark = hashlib.sha256(f"{containers.workspace_mark()}/{device}".encode()).hexdigest()[:10]
+    mark = hashlib.sha256(f"{containers.workspace_mark(_address(deployment))}/{device}".encode()).hexdigest()[:10]
     return f"mlops-device-{device}-{mark}"
 
 

@@ -16,6 +16,7 @@ import msgspec
 from .. import engine
 from ..errors import MlopsError
 from ..settings import Workspace
+from ..store.identity import workspace_id
 
 if TYPE_CHECKING:
     import docker
@@ -41,6 +42,8 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str]
     state: str
     """`created`, `running`, `paused`, `restarting`, `removing`, `exited` or `dead`."""
+    port: int | None = None
+    """Where the engine's machine publishes it on its loopback; None unless it runs."""
     pid: int | None = None
     """Its first process, as this machine numbers it; None unless it runs, or where the engine keeps its processes elsewhere."""
     exit_code: int | None = None
@@ -61,6 +64,7 @@ class Watch:
         self._seen: dict[str, Container] = {}
         self._asked_at = float("-inf")
         self._answered = threading.Event()
+        self._told = threading.Event()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -69,9 +73,10 @@ class Watch:
         self._ask()
         return self._seen
 
-    def silence(self) -> MlopsError | None:
-        """Why the engine tells nothing; None while it answers."""
+    def silence(self, *, patience_seconds: float = 0.0) -> MlopsError | None:
+        """Why the engine tells nothing; None while it answers.  A first answer, which over ssh takes its time, is waited for with *patience_seconds*."""
         self._ask()
+        self._told.wait(patience_seconds)
         if self._trouble or time.monotonic() - self.looked_at < _SILENT_SECONDS:
             return self._trouble
         return engine.silent("timed out", at=self.address)
@@ -91,6 +96,7 @@ class Watch:
         with self._starting:
             if self._thread is None or not self._thread.is_alive():
                 self._answered.clear()
+                self._told.clear()
                 self._thread = threading.Thread(target=self._look_on, name="containers", daemon=True)
                 self._thread.start()
         if not self._answered.wait(_FIRST_SECONDS):
@@ -104,6 +110,7 @@ class Watch:
                 self.looked_at, self._trouble = began, None
             except MlopsError as error:
                 self._trouble = error
+            self._told.set()
             self._answered.set()
             time.sleep(_SILENT_SECONDS / 2 if self._trouble else _EVERY_SECONDS)
 
@@ -123,29 +130,34 @@ class Watch:
         import docker.errors
 
         name = row["Names"][0].removeprefix("/")
-        known = self._seen.get(name)
-        if known and (known.id, known.state) == (row["Id"], row["State"]):
+        known, port = self._seen.get(name), next((published["PublicPort"] for published in row["Ports"] if "PublicPort" in published), None)
+        if known and (known.id, known.state, known.port) == (row["Id"], row["State"], port):
             return known
-        found = Container(id=row["Id"], name=name, image=row["ImageID"], labels=row["Labels"], state=row["State"])
+        found = Container(id=row["Id"], name=name, image=row["ImageID"], labels=row["Labels"], state=row["State"], port=port)
         try:
             state = client.api.inspect_container(found.id)["State"]
         except docker.errors.NotFound:
             return None
         if found.state == "running":
-            return msgspec.structs.replace(found, pid=state["Pid"] or None)
+            return msgspec.structs.replace(found, pid=(state["Pid"] or None) if engine.is_local(self.address) else None)
         return msgspec.structs.replace(found, exit_code=state["ExitCode"], out_of_memory=bool(state["OOMKilled"]), error=state["Error"])
 
 
 def watch(address: str) -> Watch:
     """The process's one watch of the current workspace's containers in the engine at *address*."""
-    key = address, workspace_mark()
+    key = address, workspace_mark(address)
     with _making:
         return _watches.setdefault(key, Watch(*key))
 
 
-def workspace_mark() -> str:
-    """What tells this workspace's containers from a copy's: its place on the disk."""
-    return hashlib.sha256(str(Workspace.current().root.resolve()).encode()).hexdigest()[:16]
+def workspace_mark(address: str) -> str:
+    """What tells this workspace's containers from others' in the engine at *address*: its place on the disk, which tells it from a copy.
+
+    An engine of another machine may be that of many; there its identity is part of it, because homes have the same places on many machines.
+    """
+    place = str(Workspace.current().root.resolve())
+    whose = place if engine.is_local(address) else f"{workspace_id()}/{place}"
+    return hashlib.sha256(whose.encode()).hexdigest()[:16]
 
 
 _watches: dict[tuple[str, str], Watch] = {}

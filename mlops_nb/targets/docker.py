@@ -1,4 +1,6 @@
-"""The Docker target: each deployment is a container on this machine's engine, published on 127.0.0.1.
+"""The Docker target: each deployment is a container, published on 127.0.0.1 of the machine its engine is on.
+
+An engine of another machine is reached over ssh (`remote`): everything else holds for it as for one that is here.
 
 The agent restarts it, not the engine: what a container died of is told before the next one takes its place, and the pauses between attempts are
 those of every other deployment.  An engine that does not answer holds nobody up: what is known of it comes from `containers`, and bringing a
@@ -11,17 +13,17 @@ import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .. import engine, hardware, packaging
+from .. import engine, hardware, packaging, ssh
 from ..errors import BadOption, EngineElsewhere, HardwareMissing, ImageMissing, ImageOfAnother, MlopsError, PortInUse
 from ..safety import path_inside
 from ..settings import Workspace
 from ..store.deployments import Deployment, Reason
-from . import Observed, Usage, attempts, containers, cores, local
+from . import Observed, Usage, attempts, containers, cores, local, remote
 from .attempts import Attempt
 from .containers import Container, Watch
 
@@ -39,8 +41,10 @@ TRAFFIC = "gateway"
 _STOP_SECONDS = 8
 _PULL_SECONDS = 600.0
 _PORT = 8080
-_RUN, _CAPTURE = "/run/mlops", "/var/lib/mlops/telemetry"
+_VOLUME = "/run/mlops"
+_RUN, _CAPTURE = f"{_VOLUME}/own", f"{_VOLUME}/telemetry"
 _MODEL_LABEL = "org.mlops-nb.model"
+_fetchers: dict[str, remote.Fetcher] = {}  # of this process, by the container's name
 _attempts: dict[str, Attempt] = {}  # of this process to bring a container up, by its name
 
 
@@ -48,9 +52,9 @@ _attempts: dict[str, Attempt] = {}  # of this process to bring a container up, b
 
 
 def check(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:
-    """Raises NoContainerEngine, EngineElsewhere for one of another machine, BadOption, HardwareMissing."""
-    if not engine.is_local():
-        raise EngineElsewhere(engine.address())
+    """Raises NoContainerEngine, EngineElsewhere for one of another machine that is not reached over ssh, BadOption, HardwareMissing."""
+    if not engine.is_local() and not ssh.is_meant(engine.address()):
+        raise EngineElsewhere(engine.address(), why="a deployment's port is led here over ssh, and this is no ssh:// address")
     facts = engine.facts()
     if spec.cpus and spec.cpus > facts.cores:
         raise BadOption(f"--cpus {spec.cpus:g} is more than the {facts.cores} cores of the container engine.", hint=f"--cpus {facts.cores}")
@@ -100,9 +104,10 @@ def _named(reference: str, version: ModelVersion, report: Reporter) -> str:
 
 def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, Any]) -> dict[str, Any]:
     """Have its container brought up beside this, and return its handle: container, port, token_file.  Raises PortInUse for a fixed port."""
+    folder = local.run_folder(deployment)
+    ssh.end(folder)  # it holds the port that is asked for
     if deployment.spec.port and local.taken(deployment.spec.port):
         raise PortInUse(deployment.spec.port)
-    folder = local.run_folder(deployment)
     for leftover in ("failure.json", "request_error.json"):
         (folder / leftover).unlink(missing_ok=True)
     token_file = local.token(folder)
@@ -133,7 +138,7 @@ def _told(deployment: Deployment, context: Mapping[str, Any]) -> dict[str, Any]:
 
 def request(deployment: Deployment, port: int) -> dict[str, Any]:
     """What the engine is asked for, all but the user it runs as: limits, no rights, a file system to read, and two folders to write."""
-    from docker.types import DeviceRequest, Mount
+    from docker.types import DeviceRequest
 
     spec = deployment.spec
     ours = {"MLOPS_DEPLOYMENT_FILE": f"{_RUN}/deployment.json", "MLOPS_TOKEN_FILE": f"{_RUN}/token", "MLOPS_CAPTURE_FOLDER": _CAPTURE, "MLOPS_PORT": str(_PORT)}
@@ -144,12 +149,12 @@ def request(deployment: Deployment, port: int) -> dict[str, Any]:
         "name": _name(deployment),
         "environment": {"HOME": "/tmp"} | spec.variables | ours,
         "labels": {
-            containers.WORKSPACE: containers.workspace_mark(),
+            containers.WORKSPACE: containers.workspace_mark(_address(deployment)),
             containers.DEPLOYMENT: deployment.ref,
             containers.GENERATION: str(deployment.generation),
         },
-        "ports": {f"{_PORT}/tcp": ("127.0.0.1", port)},
-        "mounts": [Mount(_RUN, str(local.run_folder(deployment)), type="bind"), Mount(_CAPTURE, str(_capture(deployment)), type="bind")],
+        "ports": {f"{_PORT}/tcp": ("127.0.0.1", port) if _here(deployment) else ("127.0.0.1",)},
+        "mounts": _mounts(deployment),
         "nano_cpus": int(spec.cpus * 1e9) if spec.cpus else None,
         "mem_limit": memory,
         "memswap_limit": memory,  # no swap beyond it
@@ -157,10 +162,29 @@ def request(deployment: Deployment, port: int) -> dict[str, Any]:
     }
 
 
+def _mounts(deployment: Deployment) -> list[docker.types.Mount]:
+    """The folders it writes to: those of this machine, or a volume of the other one."""
+    from docker.types import Mount
+
+    if not _here(deployment):
+        return [Mount(_VOLUME, None)]
+    return [Mount(_RUN, str(local.run_folder(deployment)), type="bind"), Mount(_CAPTURE, str(_capture(deployment)), type="bind")]
+
+
 def _ran(deployment: Deployment, asked: dict[str, Any], folder: Path) -> Reason | None:
     """None once it runs, else why the engine does not run it.  Raises NoContainerEngine."""
     room = partial(_clear, deployment=deployment, folder=folder)
-    return attempts.ran(deployment, asked, at=_address(deployment), folders=(folder, _capture(deployment)), first=room)
+    if _here(deployment):
+        give = partial(attempts.own, folders=(folder, _capture(deployment)))
+    else:
+        give = partial(_hand_over, folder=folder)
+    return attempts.ran(deployment, asked, at=_address(deployment), first=room, give=give)
+
+
+def _hand_over(container: Any, user: str, *, folder: Path) -> None:
+    own, capture = (PurePosixPath(place).name for place in (_RUN, _CAPTURE))
+    files = {f"{own}/{name}": (folder / name).read_bytes() for name in ("deployment.json", "token")}
+    remote.hand_over(container, user, place=_VOLUME, files=files, folders=(own, capture))
 
 
 # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -192,12 +216,27 @@ def _observed(deployment: Deployment, container: Container) -> Observed:
         return Observed(state="gone")  # whoever created it was killed before starting it
     if container.state not in ("running", "paused", "restarting"):
         return Observed(state="gone", reason=_why(deployment, container))
+    lost = None if _here(deployment) else _led(deployment, container)
     if local.ready(deployment.handle["port"]):
         return Observed(state="healthy", reason=_in_our_words(local.reason_in(local.run_folder(deployment) / "request_error.json")))
     if deployment.status in ("pending", "starting", "restarting"):
         return Observed(state="starting")
+    if lost is not None and container.state == "running":
+        return Observed(state="unhealthy", reason=lost)
     message = "Its container is paused." if container.state == "paused" else f"It does not answer its health check: {_probed(deployment.handle['port'])}."
     return Observed(state="unhealthy", reason=Reason(kind="unhealthy", message=message, log=_tail(deployment, 10), hint=f"%mlops logs {deployment.ref}"))
+
+
+def _led(deployment: Deployment, container: Container) -> Reason | None:
+    """Have the tunnel to its port there, and what it writes fetched; why there was none just now, unless there was."""
+    _fetcher(deployment).go_on(container)
+    if container.port is None:
+        return None
+    said = ssh.lead(local.run_folder(deployment), _address(deployment), here=deployment.handle["port"], there=container.port)
+    if said is None:
+        return None
+    message = f"The ssh tunnel to {_address(deployment)} ended{f': {said}' if said else ''}; another one is being led."
+    return Reason(kind="unhealthy", message=message, hint=f"%mlops logs {deployment.ref}")
 
 
 def _without_engine(deployment: Deployment, error: MlopsError) -> Observed:
@@ -210,6 +249,8 @@ def _without_engine(deployment: Deployment, error: MlopsError) -> Observed:
 
 def _why(deployment: Deployment, container: Container) -> Reason:
     """What the server said when it ended, else what its end looks like from outside."""
+    if not _here(deployment):
+        _fetcher(deployment).fetch(container.id)
     log = _tail(deployment, 20)
     limit = deployment.spec.memory_mb
     if container.out_of_memory:
@@ -297,9 +338,9 @@ def stop(deployment: Deployment) -> None:
     attempt = _attempts.pop(_name(deployment), None)
     if attempt:
         attempt.give_up()
-    if not deployment.handle and _watch(deployment).silence():
+    if not deployment.handle and _watch(deployment).silence(patience_seconds=attempts.PATIENT_SECONDS):
         return  # nothing of it is known to run; what may be there after all is a stray once the engine answers
-    if silence := _watch(deployment).silence():
+    if silence := _watch(deployment).silence(patience_seconds=attempts.PATIENT_SECONDS):
         raise silence
     try:
         client = engine.client(timeout_seconds=attempts.PATIENT_SECONDS, at=_address(deployment))
@@ -311,7 +352,9 @@ def stop(deployment: Deployment) -> None:
 def _clear(client: docker.DockerClient, *, deployment: Deployment, folder: Path) -> None:
     """Remove its container, if there is one, once that has finished what it had; keep its log and close the lines it wrote."""
     seconds = _STOP_SECONDS if deployment.status in ("healthy", "unhealthy") else 0  # one that only starts has nothing to finish
-    attempts.cleared(client, _name(deployment), log_folder=folder, seconds=seconds)
+    last = None if _here(deployment) else _fetcher(deployment).fetch
+    attempts.cleared(client, _name(deployment), log_folder=folder, seconds=seconds, last=last)
+    ssh.end(folder)
     _close_lines(_capture(deployment))
 
 
@@ -323,7 +366,9 @@ def _close_lines(folder: Path) -> None:
 
 def end_strays(known: Iterable[Deployment]) -> None:
     """Remove this workspace's containers that belong to no deployment: the agent was killed between removing one and noting it down."""
+    known = list(known)
     attempts.end_strays(lambda container: containers.DEVICE not in container.labels, {_name(deployment) for deployment in known})
+    ssh.end_strays(Workspace.current().run / "deployments", {local.run_folder(deployment) for deployment in known})
 
 
 # ── where things are ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -331,8 +376,18 @@ def end_strays(known: Iterable[Deployment]) -> None:
 
 def _name(deployment: Deployment) -> str:
     """The container's name; the mark at its end keeps `a-b/c` and `a/b-c`, and copies of a workspace, apart."""
-    mark = hashlib.sha256(f"{containers.workspace_mark()}/{deployment.ref}".encode()).hexdigest()[:10]
+    mark = hashlib.sha256(f"{containers.workspace_mark(_address(deployment))}/{deployment.ref}".encode()).hexdigest()[:10]
     return f"mlops-{deployment.endpoint}-{deployment.name}-{mark}"
+
+
+def _here(deployment: Deployment) -> bool:
+    """Whether its engine is on this machine."""
+    return engine.is_local(_address(deployment))
+
+
+def _fetcher(deployment: Deployment) -> remote.Fetcher:
+    run, capture = (_RUN, local.run_folder(deployment)), (_CAPTURE, _capture(deployment))
+    return _fetchers.setdefault(_name(deployment), remote.Fetcher(_address(deployment), run=run, capture=capture))
 
 
 def _address(deployment: Deployment) -> str:

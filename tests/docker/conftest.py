@@ -14,7 +14,7 @@ import docker
 import living
 import pytest
 
-from mlops_nb import packaging, registry, rollout
+from mlops_nb import engine, packaging, registry, rollout
 from mlops_nb.errors import InvocationFailed
 from mlops_nb.rollout import Deployed
 from mlops_nb.settings import Workspace
@@ -45,17 +45,23 @@ def run(raw):
 
 
 @pytest.fixture(scope="module")
-def docker_world(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+def moody(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a script that does what its variable MODE says."""
+    folder = tmp_path_factory.mktemp("scripts") / "moody"
+    folder.mkdir()
+    (folder / "score.py").write_text(_SCRIPT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def docker_world(base_image: str, moody: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """A workspace with `churn:1`, `churn:2` (ONNX) and `moody:1`, a script that does what its variable MODE says."""
     root = tmp_path_factory.mktemp("world") / "workspace"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLOPS_HOME", str(root))
         living.churn_model()
         living.churn_model()
-        folder = root.parent / "moody"
-        folder.mkdir()
-        (folder / "score.py").write_text(_SCRIPT)
-        registry.register(folder, name="moody", entry=folder / "score.py")
+        registry.register(moody, name="moody", entry=moody / "score.py")
         yield Workspace(root)
         rollout.down()
 
@@ -114,7 +120,7 @@ def container_of(the_engine: docker.DockerClient, docker_world: Workspace) -> Ca
     """`container_of("churn/1")` is its container, stopped ones included; None when there is none."""
 
     def find(ref: str) -> Any:
-        labels = [f"{containers.WORKSPACE}={containers.workspace_mark()}", f"{containers.DEPLOYMENT}={ref}"]
+        labels = [f"{containers.WORKSPACE}={containers.workspace_mark(engine.address())}", f"{containers.DEPLOYMENT}={ref}"]
         return next(iter(the_engine.containers.list(all=True, ignore_removed=True, filters={"label": labels})), None)
 
     return find

@@ -17,7 +17,7 @@ import living
 import pytest
 from living import wait_for
 
-from mlops_nb import agent, keys, rollout, store, targets, telemetry, traffic
+from mlops_nb import agent, engine, keys, rollout, store, targets, telemetry, traffic
 from mlops_nb.errors import BadOption, DeploymentFailed, EngineElsewhere, HardwareMissing, ImageMissing, ImageOfAnother, InvocationFailed, NameTaken
 from mlops_nb.rollout import Deployed
 from mlops_nb.settings import Workspace
@@ -191,7 +191,7 @@ def test_a_killed_agent_leaves_containers_running_and_the_next_one_knows_them(st
 
 def test_containers_that_belong_to_no_deployment_are_removed(steady: Steady, the_engine: docker.DockerClient, base_image: str) -> None:
     steady()
-    labels = {containers.WORKSPACE: containers.workspace_mark(), containers.DEPLOYMENT: "gone/1", containers.GENERATION: "1"}
+    labels = {containers.WORKSPACE: containers.workspace_mark(engine.address()), containers.DEPLOYMENT: "gone/1", containers.GENERATION: "1"}
     stray = the_engine.containers.run(base_image, ["sleep", "600"], labels=labels, detach=True)
     other = the_engine.containers.run(base_image, ["sleep", "600"], labels=labels | {containers.WORKSPACE: "somebody else's"}, detach=True)
 
@@ -278,11 +278,11 @@ def test_gpus_are_asked_of_the_engine_as_devices(workspace: Workspace, gpus: str
     assert [(device["Count"], device["Capabilities"]) for device in asked["device_requests"]] == [(count, [["gpu"]])]
 
 
-def test_an_engine_of_another_machine_is_refused(in_docker: Deploy, docker_world: Workspace) -> None:
+def test_an_engine_of_another_machine_that_is_not_reached_over_ssh_is_refused(in_docker: Deploy, docker_world: Workspace) -> None:
     config = docker_world.root / "config.toml"
-    config.write_text('container_engine = "ssh://somebody@far.example"\n')
+    config.write_text('container_engine = "tcp://far.example:2376"\n')
 
-    with pytest.raises(EngineElsewhere, match=r"ssh://somebody@far\.example is on another machine"):
+    with pytest.raises(EngineElsewhere, match=r"tcp://far\.example:2376 is on another machine"):
         in_docker("churn:1", endpoint="far")
 
     config.unlink()

@@ -15,6 +15,7 @@ from living import X, churn_model, deployment, wait_for
 
 from mlops_nb import packaging, rollout, targets
 from mlops_nb.edge.requester import Answered, Requester
+from mlops_nb.engine import address
 from mlops_nb.errors import BadOption, DeviceTaken
 from mlops_nb.fleet import devices
 from mlops_nb.rollout import Deployed
@@ -76,7 +77,7 @@ def container(engine: docker.DockerClient, world: Workspace) -> Callable[[], Any
     """`container()` is gate-1's container, stopped ones included; None when there is none."""
 
     def find() -> Any:
-        labels = [f"{containers.WORKSPACE}={containers.workspace_mark()}", f"{containers.DEVICE}=gate-1"]
+        labels = [f"{containers.WORKSPACE}={containers.workspace_mark(address())}", f"{containers.DEVICE}=gate-1"]
         return next(iter(engine.containers.list(all=True, ignore_removed=True, filters={"label": labels})), None)
 
     return find
@@ -168,7 +169,7 @@ def test_a_device_in_a_container_is_no_stray_of_other_containers_and_is_one_with
 ) -> None:
     deploy("churn:2", cpus=1)
     before = container()
-    labels = {containers.WORKSPACE: containers.workspace_mark(), containers.DEVICE: "gate-9"}
+    labels = {containers.WORKSPACE: containers.workspace_mark(address()), containers.DEVICE: "gate-9"}
     stray = engine.containers.create(base_image, ["sleep", "600"], labels=labels)
 
     targets.get("docker").end_strays(())
