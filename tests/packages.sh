@@ -12,6 +12,7 @@ if [ "$(uname)" = Linux ]; then
     command -v openssl >/dev/null || missing+=(openssl)
     command -v debootstrap >/dev/null || missing+=(debootstrap)
     command -v docker-registry >/dev/null || missing+=(docker-registry)
+    command -v sshd >/dev/null || missing+=(openssh-server openssh-client)
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
