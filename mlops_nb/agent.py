@@ -21,13 +21,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import psutil
 
-from . import timetable
-from .errors import AgentDown
+from . import store, timetable
+from .errors import AgentDown, WorkspaceStopped
 from .safety import names_a_secret
 from .settings import Workspace
-from .store import migrations
+from .store import migrations, state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,14 +48,28 @@ _LOG_BYTES = 8_000_000
 # ── for everybody else ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def ensure() -> None:
+def ensure(*, stops: int | None = None) -> None:
     """Have the agent look at the store now, starting it if it is not there, and another in place of one of an earlier version.
 
-    Raises AgentDown when it does not come up.
+    *stops* is what `stopped_times` was when that was asked for which the agent is needed: nobody starts it for what came before a `down`.
+    Raises WorkspaceStopped where everything was stopped since; AgentDown when it does not come up.
     """
     if wake() and not _outdated():
         return
+    now = stopped_times()
+    if stops not in (None, now):
+        raise WorkspaceStopped()
     _end_outdated()
+    _start(now)
+
+
+def stopped_times() -> int:
+    """How often everything of this workspace was stopped so far."""
+    with store.reading() as tx:
+        return state.get(tx, "stops") or 0
+
+
+def _start(stops: int) -> None:
     workspace = Workspace.current()
     workspace.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     log_file = workspace.run / "agent.log"
@@ -62,12 +77,15 @@ def ensure() -> None:
         log_file.replace(workspace.run / "agent.log.1")
     with log_file.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlops_nb.agent"], cwd=workspace.root, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            [sys.executable, "-m", "mlops_nb.agent", str(stops)], cwd=workspace.root, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             start_new_session=True, env=_plain_environment() | {"MLOPS_HOME": str(workspace.root)},
         )  # fmt: skip
     deadline = time.monotonic() + _START_SECONDS
     while not wake():
-        if time.monotonic() > deadline or process.poll() not in (None, 0):
+        ended = process.poll()
+        if ended == 0 and stopped_times() != stops:
+            raise WorkspaceStopped()
+        if time.monotonic() > deadline or ended not in (None, 0):
             raise AgentDown(log_file, _tail(log_file))
         time.sleep(0.02)
 
@@ -120,6 +138,32 @@ def running() -> bool:
     return descriptor is not None
 
 
+class Trouble(msgspec.Struct, frozen=True):
+    """What each of the agent's steps fails of now."""
+
+    message: str
+    about: str
+    """The deployment it is about; empty where nothing can be done for any."""
+
+
+def trouble(*, longer_than_seconds: float) -> Trouble | None:
+    """What the agent's steps have been failing of for so long; None while they succeed, and when no agent runs."""
+    try:
+        lasted = time.time() - _word().stat().st_mtime
+        return msgspec.json.decode(_word().read_bytes(), type=Trouble) if lasted > longer_than_seconds and running() else None
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def log_tail() -> str:
+    """The last lines of the agent's log."""
+    return _tail(Workspace.current().run / "agent.log")
+
+
+def _word() -> Path:
+    return Workspace.current().run / "agent.trouble"
+
+
 def _heard() -> int | None:
     """The agent's pipe, open for writing; None when no agent reads it."""
     if not _pipe().is_fifo():
@@ -147,10 +191,10 @@ def _tail(path: Path) -> str:
 
 
 def main() -> None:
-    """Be the workspace's agent until told to end; return at once when there is one already."""
+    """Be the workspace's agent until told to end; return at once when there is one already, or all was stopped since somebody wanted an agent."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     with _only_one() as lock:
-        if lock is None:
+        if lock is None or sys.argv[1:] not in ([], [str(stopped_times())]):
             return
         _knows().write_text(str(len(migrations.STEPS)), encoding="utf-8")
         with _woken() as pipe:
@@ -174,7 +218,8 @@ def _be_the_agent(lock: int, pipe: int) -> None:
 def _reconcile_until(ended: threading.Event, lock: int, pipe: int) -> None:
     from . import reconcile
 
-    world, told = reconcile.World(), ""
+    world, told, left = reconcile.World(), None, None
+    _leave_word(left)
     while not ended.is_set():
         if _deserted(lock):
             log.warning("agent.deserted the workspace is gone or has moved; stopping what ran in it")
@@ -182,13 +227,29 @@ def _reconcile_until(ended: threading.Event, lock: int, pipe: int) -> None:
             world.end_known()
             return
         try:
-            pause, trouble = (BUSY_SECONDS if world.step() else IDLE_SECONDS), ""
+            pause, trouble = (BUSY_SECONDS if world.step() else IDLE_SECONDS), None
         except Exception as error:  # whatever it was, the next look at the world starts afresh
-            pause, trouble = TROUBLED_SECONDS, repr(error)
+            pause, trouble = TROUBLED_SECONDS, Trouble(repr(error), about="".join(getattr(error, "__notes__", ())))
             if trouble != told:  # a trouble that lasts must not fill the disk
                 log.exception("agent.step_failed")
+        if trouble == told and trouble != left:  # at its second step: the first may fail of a workspace that is just being deleted
+            _leave_word(trouble)
+            left = trouble
         told = trouble
         _sleep(pipe, pause)
+
+
+def _leave_word(trouble: Trouble | None) -> None:
+    """Leave word of what the steps fail of, for those who wait; a file, because it may be the store that fails."""
+    try:
+        if trouble is None:
+            _word().unlink(missing_ok=True)
+        else:
+            scratch = _word().with_suffix(".new")
+            scratch.write_bytes(msgspec.json.encode(trouble))
+            scratch.replace(_word())
+    except OSError:
+        log.exception("agent.word_not_left")
 
 
 def _deserted(lock: int) -> bool:

@@ -18,8 +18,8 @@
     └── Failed                     exit 1   HTTP 500
         └── StoreTooNew  StoreCorrupt  StoreFull  FileChanged  MissingExtra  MissingPackage  EnvironmentIncomplete
             EnvironmentMismatch  NotExportable  CannotConvert  ConversionFailed
-            DeploymentFailed  NothingToRollBack  NothingToPromote  DashboardFailed  GatewayUnreachable  BrokerUnreachable  NothingToCompare  HardwareMissing
-            ModelFailedUnderLoad
+            WorkspaceStopped  DeploymentFailed  NothingToRollBack  NothingToPromote  DashboardFailed  GatewayUnreachable  BrokerUnreachable
+            NothingToCompare  HardwareMissing  ModelFailedUnderLoad
             DriftCheckFailed  EngineMissing  DetectorMissing  EngineInstallFailed  TookTooLong  ServerEnding
             NoContainerEngine  ImageMissing  BaseUnfit  ImageNotBuilt  ImageNotPushed  WheelsMissing  ClusterUnreachable  ClusterRefused
             EnvironmentNotBuilt  EntryScriptFailed  CompilerMissing  EmulationNotBuilt  SynthesisFailed  …
@@ -591,6 +591,13 @@ class AgentDown(Failed):
 
     def __init__(self, log_file: object, tail: str, *, not_done: str = "start") -> None:
         super().__init__(f"The agent that runs deployments did not {not_done}; its log is {log_file}.", hint="%mlops status", detail=tail)
+
+
+class WorkspaceStopped(Failed):
+    """Everything was stopped while somebody waited for something that runs."""
+
+    def __init__(self) -> None:
+        super().__init__("The workspace was stopped meanwhile. What was asked for is kept, and done once it is started again.", hint="%mlops up")
 
 
 class RolloutUnderWay(Busy):

@@ -97,6 +97,7 @@ class World:
         try:
             self._settle(deployment)
         except Exception as error:  # told by the agent; one deployment must not keep it from the others
+            error.add_note(deployment.ref)
             return error
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from .errors import (
     SecretVariable,
     StillRunning,
     TargetCannot,
+    WorkspaceStopped,
 )
 from .metrics import Load
 from .progress import SILENT, Reporter
@@ -36,6 +38,8 @@ from .store.deployments import Deployment, DeploymentSpec, Reason
 from .store.environments import Environment
 
 _STOP_SECONDS = 30.0
+_TROUBLED_SECONDS = 3.0
+"""How long the agent may fail at every step before whoever waits for it is told: it may be over at its next."""
 
 
 class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,12 +138,12 @@ def deploy(
     _until_gone(where, {called})
     with store.writing() as tx:
         deployment = _wanted(tx, models.get(tx, ref), endpoint=where, name=called, target=to, spec=spec, traffic=traffic)
-        stops = state.get(tx, "stops")
-    agent.ensure()
+        stops = state.get(tx, "stops") or 0
+    agent.ensure(stops=stops)
     if wait:
         report.step(f"starting {deployment.ref} on {to}")
         _until_settled(deployment, report, stops=stops)
-        _until_reachable(deployment, report)
+        _until_reachable(deployment, report, stops=stops)
     return _deployed(deployment)
 
 
@@ -234,11 +238,12 @@ def status() -> WorkspaceStatus:
 def up() -> WorkspaceStatus:
     """Start what is wanted, as after a restart of the machine, and return once it settled and can be asked.  Raises GatewayUnreachable."""
     if _present():
+        stops = agent.stopped_times()
         agent.ensure()
         until(lambda: all(_settled(d) for d in _present()), seconds=_patience_seconds())
         for deployment in _present():
             if deployment.status == "healthy":
-                _until_reachable(deployment, SILENT)
+                _until_reachable(deployment, SILENT, stops=stops)
     return status()
 
 
@@ -314,7 +319,7 @@ def _settled(deployment: Deployment) -> bool:
     return deployment.status == "failed" or (deployment.status == "restarting" and deployment.restarts > 1)
 
 
-def _until_settled(deployment: Deployment, report: Reporter, *, stops: int | None) -> None:
+def _until_settled(deployment: Deployment, report: Reporter, *, stops: int) -> None:
     """Wait for healthy; show the log as it grows; raise what the deployment died of."""
     shown = 0
     deadline = time.monotonic() + _patience_seconds()
@@ -328,16 +333,30 @@ def _until_settled(deployment: Deployment, report: Reporter, *, stops: int | Non
             return
         if now.status == "failed":
             raise _failure(now)
-        agent.ensure()
+        _check_agent_able(now)
+        with suppress(WorkspaceStopped):  # told as the deployment's own failure, at the next look
+            agent.ensure(stops=stops)
         time.sleep(0.04)
-    raise DeploymentFailed(deployment.ref, message=f"nothing was heard of it for {_patience_seconds():.0f} s")
+    raise DeploymentFailed(deployment.ref, message=f"nothing was heard of it for {_patience_seconds():.0f} s", log=agent.log_tail())
 
 
-def _still_wanted(deployment: Deployment, *, stops: int | None) -> Deployment:
+def _check_agent_able(deployment: Deployment) -> None:
+    """Raises DeploymentFailed with the end of the agent's log where its steps fail, of this deployment or of all."""
+    trouble = agent.trouble(longer_than_seconds=_TROUBLED_SECONDS)
+    if trouble and trouble.about in ("", deployment.ref):
+        raise DeploymentFailed(
+            deployment.ref,
+            message=f"the agent, which would start it, fails: {trouble.message}",
+            log=agent.log_tail(),
+            hint=f"%mlops undeploy {deployment.ref}, which takes it back; else the agent goes on trying",
+        )
+
+
+def _still_wanted(deployment: Deployment, *, stops: int) -> Deployment:
     """The deployment as it is now.  Raises DeploymentFailed when somebody withdrew it or stopped the workspace: waiting on would start all of it again."""
     with store.reading() as tx:
         same = (d for d in table.of(tx, deployment.endpoint) if (d.name, d.generation) == (deployment.name, deployment.generation))
-        now, stopped = next(same, None), state.get(tx, "stops") != stops
+        now, stopped = next(same, None), (state.get(tx, "stops") or 0) != stops
     if now is None:
         raise DeploymentFailed(deployment.ref, message="it was withdrawn, or deployed anew, while it started")
     if stopped:
@@ -350,7 +369,7 @@ def _failure(deployment: Deployment) -> DeploymentFailed:
     return DeploymentFailed(deployment.ref, message=reason.message, where=reason.where, log=reason.traceback or reason.log, hint=reason.hint)
 
 
-def _until_reachable(deployment: Deployment, report: Reporter) -> None:
+def _until_reachable(deployment: Deployment, report: Reporter, *, stops: int) -> None:
     """Wait until the gateway, where it is used, leads to it and shares requests out as wanted.  Raises GatewayUnreachable with the agent's reason."""
     if targets.get(deployment.target).TRAFFIC != "gateway":
         return
@@ -361,7 +380,7 @@ def _until_reachable(deployment: Deployment, report: Reporter) -> None:
             base, trouble = _base_url(tx), state.get(tx, "gateway_trouble")
         if trouble or time.monotonic() > deadline:
             raise GatewayUnreachable(base, (trouble or {}).get("error") or why)
-        agent.ensure()
+        agent.ensure(stops=stops)
         time.sleep(0.04)
 
 
@@ -407,12 +426,12 @@ def _present(endpoint: str | None = None) -> list[Deployment]:
 
 
 def until(true: Callable[[], bool], *, seconds: float) -> bool:
-    """Wait for *true*, keeping the agent at work, and say whether it came within *seconds*."""
-    deadline = time.monotonic() + seconds
+    """Wait for *true*, keeping the agent at work, and say whether it came within *seconds*.  Raises WorkspaceStopped."""
+    deadline, stops = time.monotonic() + seconds, agent.stopped_times()
     while not true():
         if time.monotonic() > deadline:
             return False
-        agent.ensure()
+        agent.ensure(stops=stops)
         time.sleep(0.02)
     return True
 

@@ -153,6 +153,22 @@ def test_down_during_a_deployment_ends_the_waiting_and_stays_down(live_workspace
     assert not agent.running() and not servers(live_workspace)
 
 
+def test_an_agent_that_was_wanted_before_down_does_not_begin_after_it(live_workspace: Workspace) -> None:
+    """As one does that a waiting deployment started in the instant before `down` took the lock."""
+    with store.writing():
+        pass
+    wanted = agent.stopped_times()
+    rollout.down()
+
+    late = subprocess.run([sys.executable, "-m", "mlops_nb.agent", str(wanted)], timeout=30)
+
+    assert late.returncode == 0 and not agent.running()
+    with pytest.raises(errors.WorkspaceStopped):
+        agent.ensure(stops=wanted)
+    agent.ensure()
+    assert agent.running()
+
+
 def test_down_is_quick_though_the_agents_parent_never_asks_for_it(live_workspace: Workspace) -> None:
     """A kernel that started the agent leaves a zombie behind, which is no agent."""
     with store.writing():

@@ -159,6 +159,18 @@ def test_what_was_never_asked_is_called_untried_until_it_was(live_workspace: Wor
     assert "untried" not in cards.as_text(rollout.endpoints("scripted")[0])
 
 
+def test_an_agent_that_fails_at_every_step_is_quoted_while_one_waits(live_workspace: Workspace) -> None:
+    churn_model()
+    rollout.deploy("churn:1", name="well")
+    impossible = DeploymentSpec(variables={"GREETING": "no variable may hold a \0"})
+
+    error = failure_of("churn:1", name="ill", spec=impossible)
+
+    assert "the agent, which would start it, fails: ValueError('embedded null byte')" in str(error)
+    assert "agent.step_failed" in error.detail or "ValueError: embedded null byte" in error.detail
+    assert rollout.deploy("churn:1", name="third").status == "healthy"  # what ails one deployment is no reason to give up another
+
+
 def test_a_version_that_cannot_start_leaves_the_old_one_serving(live_workspace: Workspace, script) -> None:
     churn_model()
     rollout.deploy("churn:1", endpoint="shared")
