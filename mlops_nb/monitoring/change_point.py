@@ -49,7 +49,7 @@ def beginning(time: Array, cells: Array, reference: Array) -> Beginning | None:
     low, high = (int(np.searchsorted(chance, edge)) for edge in (0.025, 0.975))
     earliest = time[max(moments[low] - 1, 0)] if moments[low] else time[0]
     return Beginning(
-        time=_moment(time[moments[best]]), low=_moment(earliest), high=_moment(time[moments[min(high, len(moments) - 1)]]), from_first=moments[best] == 0
+        time=_moment(time[moments[best]]), low=_moment(earliest), high=_moment(time[moments[min(high, len(moments) - 1)]]), from_first=bool(moments[best] == 0)
     )
 
 

@@ -68,8 +68,9 @@ def segments(changed: Sequence[Coded], by: Sequence[Coded]) -> list[Segment]:
 
 
 def moved_cells(before: Array, now: Array) -> Array:
-    """Which cells have a larger share now."""
-    return now / max(now.sum(), 1) > before / max(before.sum(), 1)
+    """Which cells have a larger share now, by more than one standard error."""
+    n, m = max(before.sum(), 1), max(now.sum(), 1)
+    return now / m - before / n > np.sqrt(before / n**2 + now / m**2)
 
 
 def _of(feature: Coded, by: Coded, looked: int) -> list[Segment]:

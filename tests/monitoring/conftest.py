@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,13 @@ class Watched:
         with store.writing() as tx:
             deployments.set_traffic(tx, "delays", {name[1:]: weight for name, weight in weights.items()}, author="ada", why="")
 
-    def ask(self, rows: pd.DataFrame, *, deployment: str = "1", at: datetime | None = None, batch: int = 500) -> None:
-        """Requests of *batch* rows each, answered by *deployment*."""
-        moment = (at or datetime.now(UTC)).isoformat(timespec="microseconds")
-        lines = [self._line(rows.iloc[start : start + batch], f"{deployment}-{start}", moment) for start in range(0, len(rows), batch)]
+    def ask(
+        self, rows: pd.DataFrame, *, deployment: str = "1", at: datetime | None = None, batch: int = 500, every: timedelta = timedelta(), ids: str = ""
+    ) -> None:
+        """Requests of *batch* rows each, one *every* so long, answered by *deployment*."""
+        first = at or datetime.now(UTC)
+        moments = [(first + number * every).isoformat(timespec="microseconds") for number in range(-(-len(rows) // batch))]
+        lines = [self._line(rows.iloc[n * batch : (n + 1) * batch], f"{deployment}-{ids}{n * batch}", moment) for n, moment in enumerate(moments)]
         (self._folder(deployment) / f"closed-{time.time_ns()}.jsonl").write_text("".join(lines))
 
     def _folder(self, deployment: str) -> Path:
