@@ -1,4 +1,4 @@
-"""Columns told by counts: what a drift check needs of a data set, made once when it is registered, and of requests, made by the same SQL.
+"""Columns told by counts: what a drift check needs of a data set, made once when it is registered, and of requests, counted alike.
 
 A number's bins end at 256 quantiles of the data set, and bin k holds the values above edge k-1 up to edge k; a value so frequent that
 quantiles coincide (an atom) has a bin of its own.  Counts are exact at every edge, so the largest gap between two cumulative
@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from .batches import each
+from .tallies import Tally, tallied
+
 if TYPE_CHECKING:
     import duckdb
+    import numpy as np
 
 BINS = 256
 MOST_CATEGORIES = 1000
@@ -26,7 +30,7 @@ SAMPLE = 100_000
 FEW_INTEGERS = 10
 """An integer column with no more different values than this is counted as categories."""
 _NUMBERS = ("int", "uint", "float")
-_FINITE = "1e150"
+_LARGEST_EXACT = 2**53
 
 
 class ColumnSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,23 +65,38 @@ class ColumnSummary(msgspec.Struct, frozen=True, kw_only=True):
         return self.count + self.missing
 
 
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of one window."""
+
+    rows: int
+    first: float
+    """The range of the number along which they lie."""
+    last: float
+    columns: list[ColumnSummary]
+
+
 def of_table(connection: duckdb.DuckDBPyConnection, parquet: Path, schema: Sequence[Mapping[str, Any]], *, rows: int) -> list[ColumnSummary]:
     """The summaries of a data set's columns, moments and nested values left out."""
     sampled = rows > SAMPLE and not any(column["name"].lower() == "file_row_number" for column in schema)
-    source = f"read_parquet('{_escaped(str(parquet))}'{', file_row_number = true' if sampled else ''})"
-    return _summed(connection, source, schema, f"hash(file_row_number) < {int(SAMPLE / rows * 2**64)}" if sampled else "true")
+    table = f"read_parquet('{_escaped(str(parquet))}'{', file_row_number = true' if sampled else ''})"
+    return of_rows(connection, table, schema, number="file_row_number", rows=rows if sampled else 0)
 
 
 def of_columns(connection: duckdb.DuckDBPyConnection, table: str, schema: Sequence[Mapping[str, Any]]) -> list[ColumnSummary]:
-    """The same of a table of *connection*'s own."""
-    rows = _one(connection, f"SELECT count(*) FROM {table}")
-    return _summed(connection, table, schema, f"hash(rowid) < {int(SAMPLE / rows * 2**64)}" if rows > SAMPLE else "true")
+    """The same of a table of *connection*'s database."""
+    return of_rows(connection, table, schema, number="rowid", rows=_one(connection, f"SELECT count(*) FROM {table}"))
 
 
-def _summed(connection: duckdb.DuckDBPyConnection, source: str, schema: Sequence[Mapping[str, Any]], sample: str) -> list[ColumnSummary]:
-    shapes = [shape for column in schema if (shape := _shape(connection, source, column, sample))]
-    chosen = ", ".join(f"{value(shape, _quoted(shape.name))} AS c{n}" for n, shape in enumerate(shapes))
-    return next(iter(counted(connection, f"SELECT 0 AS w, {chosen} FROM {source}", shapes).values()), []) if shapes else []
+def of_rows(connection: duckdb.DuckDBPyConnection, table: str, schema: Sequence[Mapping[str, Any]], *, number: str, rows: int) -> list[ColumnSummary]:
+    """The same of the columns that *schema* names of any SQL *table*; edges come from a sample by the hash of *number* where there are many *rows*."""
+    kinds = {column["name"]: _kind(column["type"]) for column in schema}
+    measured = [name for name, kind in kinds.items() if kind in ("number", "integer")]
+    inner = _quantiles(connection, table, measured, f"hash({number}) < {int(SAMPLE / rows * 2**64)}" if rows > SAMPLE else "true")
+    few = {name: values for name in measured if kinds[name] == "integer" and (values := _few_integers(connection, table, name, inner[name]))}
+    categories = [_categories(connection, table, name) for name, kind in kinds.items() if kind == "category"]
+    numbers = _of_columns(connection, table, {name: inner[name] for name in measured if name not in few}, few)
+    found = {one.name: one for one in (*numbers, *_of_texts(connection, table, categories))}
+    return [found[name] for name in kinds if name in found]
 
 
 def merged(one: ColumnSummary, other: ColumnSummary) -> ColumnSummary:
@@ -93,86 +112,150 @@ def merged(one: ColumnSummary, other: ColumnSummary) -> ColumnSummary:
 
 
 def value(shape: ColumnSummary, sql: str) -> str:
-    """The SQL of a column's value as it is counted, from the SQL of the value itself."""
-    if shape.kind == "number":
-        return f"nullif(TRY_CAST({sql} AS DOUBLE), 'nan'::DOUBLE)"
-    if shape.integers:
-        number = f"nullif(TRY_CAST({sql} AS DOUBLE), 'nan'::DOUBLE)"
-        return f"CASE WHEN {number} = floor({number}) THEN TRY_CAST({number} AS BIGINT)::VARCHAR ELSE {number}::VARCHAR END"
-    return f"{sql}::VARCHAR"
+    """The SQL of a value as it is told, from the SQL of the value itself: a number, or the text of its category."""
+    if shape.kind == "category" and not shape.integers:
+        return f"{sql}::VARCHAR"
+    number = f"nullif(TRY_CAST({sql} AS DOUBLE), 'nan'::DOUBLE)"
+    return f"CASE WHEN {number} = floor({number}) THEN TRY_CAST({number} AS BIGINT)::VARCHAR ELSE {number}::VARCHAR END" if shape.integers else number
 
 
 def counted(
     connection: duckdb.DuckDBPyConnection, select: str, shapes: Sequence[ColumnSummary], values: Sequence[object] = ()
 ) -> dict[int, list[ColumnSummary]]:
     """Per window `w` of *select* the summaries of its columns `c0`, `c1` … over the bins or categories of *shapes*."""
-    measures = ", ".join(_measures(shape, f"c{n}") for n, shape in enumerate(shapes))
-    found = connection.execute(f"SELECT w, count(*), {measures} FROM ({select}) GROUP BY w ORDER BY w", list(values)).fetchall()
-    return {int(window): _told(shapes, rows, iter(measured)) for window, rows, *measured in found}
+    asked = [(f"c{n}", shape) for n, shape in enumerate(shapes)]
+    return {number: one.columns for number, one in counts(connection, f"({select})", asked, along="0", window="w", values=values).items()}
+
+
+def counts(
+    connection: duckdb.DuckDBPyConnection, table: str, asked: Sequence[tuple[str, ColumnSummary]], *, along: str, window: str, values: Sequence[object] = ()
+) -> dict[int, Counts]:
+    """Per value of *window* what is *asked* of an SQL *table*: SQL expressions, and the bins or categories each is counted over."""
+    numbers = [n for n, (_, shape) in enumerate(asked) if shape.kind == "number" or shape.integers]
+    texts = [n for n in range(len(asked)) if n not in numbers]
+    measured = tallied(connection, table, [(along, []), *((asked[n][0], _ends(asked[n][1])) for n in numbers)], window=window, values=values)
+    listed = _listed(connection, table, [asked[n] for n in texts], window, values) if texts else {}
+    found: dict[int, Counts] = {}
+    for number, (line, *tallies) in measured.items():
+        columns = {n: _of_numbers(asked[n][1], tally) for n, tally in zip(numbers, tallies, strict=True)} | dict(
+            zip(texts, listed.get(number, []), strict=True)
+        )
+        found[number] = Counts(rows=line.rows, first=line.low, last=line.high, columns=[columns[n] for n in range(len(asked))])
+    return found
 
 
 # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _shape(connection: duckdb.DuckDBPyConnection, source: str, column: Mapping[str, Any], sample: str) -> ColumnSummary | None:
-    """What a column is counted over; None where counts tell nothing."""
-    name, type_ = column["name"], column["type"]
+def _kind(type_: str) -> str:
+    """What a column of this type is counted as: nothing where counts tell nothing."""
     if type_.startswith(_NUMBERS):
-        few = _few_integers(connection, source, name) if "float" not in type_ else []
-        if few:
-            return ColumnSummary(name=name, kind="category", categories=dict.fromkeys(few, 0), distinct=len(few), integers=True)
-        return ColumnSummary(name=name, kind="number", edges=_edges(connection, source, name, sample))
-    if type_ not in ("string", "bool"):
-        return None
+        return "number" if "float" in type_ else "integer"
+    return "category" if type_ in ("string", "bool") else ""
+
+
+def _quantiles(connection: duckdb.DuckDBPyConnection, table: str, names: Sequence[str], sample: str) -> dict[str, list[float]]:
+    """The inner ends of about equally full bins of each column, with a second end just below every atom."""
+    import numpy as np
+
+    if not names:
+        return {}
+    chosen = ", ".join(f"TRY_CAST({_quoted(name)} AS DOUBLE)" for name in names)
+    parts = each(connection, f"SELECT {chosen} FROM {table} WHERE {sample}", lambda batch: [column[np.isfinite(column)] for column in batch])
+    return {name: _inner(np.sort(np.concatenate([part[n] for part in parts] or [np.empty(0)]))) for n, name in enumerate(names)}
+
+
+def _inner(values: np.ndarray) -> list[float]:
+    import numpy as np
+
+    if not len(values):
+        return []
+    quantiles = values[np.ceil(np.arange(1, BINS) / BINS * len(values)).astype(int) - 1].tolist()
+    atoms = {one for one, next_one in itertools.pairwise(quantiles) if one == next_one}
+    return sorted({*quantiles, *(math.nextafter(atom, -math.inf) for atom in atoms)})
+
+
+def _few_integers(connection: duckdb.DuckDBPyConnection, table: str, name: str, inner: Sequence[float]) -> list[int]:
+    """All values of a column of few different ones; none of another."""
+    if len({edge for edge in inner if edge.is_integer()}) > FEW_INTEGERS:
+        return []
+    column = _quoted(name)
+    found = connection.execute(f"SELECT DISTINCT {column} FROM {table} WHERE {column} IS NOT NULL LIMIT {FEW_INTEGERS + 1}").fetchall()
+    exact = all(abs(row[0]) <= _LARGEST_EXACT for row in found)
+    return sorted(int(row[0]) for row in found) if len(found) <= FEW_INTEGERS and exact else []
+
+
+def _categories(connection: duckdb.DuckDBPyConnection, table: str, name: str) -> ColumnSummary:
     text = f"{_quoted(name)}::VARCHAR"
-    top = connection.execute(f"SELECT {text} FROM {source} WHERE {text} IS NOT NULL GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {MOST_CATEGORIES}")
+    top = connection.execute(f"SELECT {text} FROM {table} WHERE {text} IS NOT NULL GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {MOST_CATEGORIES}")
     categories = dict.fromkeys((row[0] for row in top.fetchall()), 0)
-    distinct = len(categories) if len(categories) < MOST_CATEGORIES else _one(connection, f"SELECT approx_count_distinct({text}) FROM {source}")
+    distinct = len(categories) if len(categories) < MOST_CATEGORIES else _one(connection, f"SELECT approx_count_distinct({text}) FROM {table}")
     return ColumnSummary(name=name, kind="category", categories=categories, distinct=distinct)
 
 
-def _few_integers(connection: duckdb.DuckDBPyConnection, source: str, name: str) -> list[str]:
-    column = _quoted(name)
-    sql = f"SELECT DISTINCT {column} FROM {source} WHERE {column} IS NOT NULL LIMIT {FEW_INTEGERS + 1}"
-    found = sorted(row[0] for row in connection.execute(sql).fetchall())
-    return [str(int(number)) for number in found] if len(found) <= FEW_INTEGERS else []
+def _of_columns(
+    connection: duckdb.DuckDBPyConnection, table: str, inner: Mapping[str, Sequence[float]], few: Mapping[str, Sequence[int]]
+) -> list[ColumnSummary]:
+    """Numbers over bins between *inner* edges with their smallest and largest value as the ends, and integers of *few* values, in one pass."""
+    shapes = [ColumnSummary(name=name, kind="category", categories={str(v): 0 for v in few[name]}, distinct=len(few[name]), integers=True) for name in few]
+    asked = [*((_quoted(name), edges) for name, edges in inner.items()), *((_quoted(shape.name), _ends(shape)) for shape in shapes)]
+    for tallies in (tallied(connection, table, asked) if asked else {}).values():
+        numbers = [_of_numbers(*_ended(name, edges, tally)) for (name, edges), tally in zip(inner.items(), tallies, strict=False)]
+        return numbers + [_of_numbers(shape, tally) for shape, tally in zip(shapes, tallies[len(numbers) :], strict=True)]
+    return []
 
 
-def _edges(connection: duckdb.DuckDBPyConnection, source: str, name: str, sample: str) -> list[float]:
-    """The ends of about equally full bins, with a second end just below every atom."""
-    column = f"nullif(TRY_CAST({_quoted(name)} AS DOUBLE), 'nan'::DOUBLE)"
-    low, high = connection.execute(f"SELECT min(x), max(x) FROM (SELECT {column} AS x FROM {source}) WHERE isfinite(x)").fetchone() or (None, None)
-    if low is None:
-        return []
-    places = [k / BINS for k in range(1, BINS)]
-    sql = f"SELECT quantile_disc(x, {places}) FROM (SELECT {column} AS x FROM {source} WHERE {sample}) WHERE isfinite(x)"
-    quantiles = _one(connection, sql) or []
-    atoms = {one for one, next_one in itertools.pairwise(quantiles) if one == next_one}
-    below = {math.nextafter(atom, -math.inf) for atom in atoms}
-    return sorted({math.nextafter(low, -math.inf), *below, *quantiles, high})
+def _ended(name: str, inner: Sequence[float], tally: Tally) -> tuple[ColumnSummary, Tally]:
+    """The bins with the first and the last edge, and the counts over them: all finite values lie between those."""
+    if not inner:
+        return ColumnSummary(name=name, kind="number"), tally
+    edges, counts = list(inner), tally.counts.tolist()
+    below = math.nextafter(tally.low, -math.inf)
+    if edges[0] != below:
+        edges, counts = [below, *edges], [tally.lowest, counts[0] - tally.lowest, *counts[1:]]
+    if edges[-1] != tally.high:
+        edges, counts = [*edges, tally.high], [*counts[:-1], counts[-1] - tally.highest, tally.highest]
+    return ColumnSummary(name=name, kind="number", edges=edges), msgspec.structs.replace(tally, counts=counts)
 
 
-def _measures(shape: ColumnSummary, column: str) -> str:
-    if shape.kind == "number":
-        tamed = f"greatest(least({column}, {_FINITE}), -{_FINITE})"  # squares of larger ones are beyond a double, and a test needs no mean
-        finite = f"FILTER (isfinite({column}))"
-        bins = f"histogram({column}, {shape.edges})" if shape.edges else "NULL"
-        return f"count({column}), {bins}, avg({tamed}) {finite}, stddev_pop({tamed}) {finite}"
-    listed = [name for name in shape.categories if name]
-    bins = f"histogram_exact({column}, [{', '.join(_literal(name) for name in listed)}])" if listed else "NULL"
-    return f"count({column}), {bins}, count(*) FILTER ({column} = ''), approx_count_distinct({column})"
+def _ends(shape: ColumnSummary) -> list[float]:
+    """The edges between which a number is counted; of an integer's categories two about each."""
+    if not shape.integers:
+        return shape.edges
+    values = [float(name) for name in shape.categories]
+    return sorted({*values, *(math.nextafter(one, -math.inf) for one in values)})
 
 
-def _told(shapes: Sequence[ColumnSummary], rows: int, measured: Any) -> list[ColumnSummary]:
-    return [_one_told(shape, rows, next(measured), next(measured) or {}, next(measured), next(measured)) for shape in shapes]
+def _of_numbers(shape: ColumnSummary, tally: Tally) -> ColumnSummary:
+    counts = [int(count) for count in tally.counts]
+    there = {"count": sum(counts), "missing": tally.rows - sum(counts)}
+    if shape.integers:
+        place = {edge: n for n, edge in enumerate(_ends(shape))}
+        categories = {name: counts[place[float(name)]] for name in shape.categories}
+        return msgspec.structs.replace(shape, **there, categories=categories, other=sum(counts) - sum(categories.values()))
+    moments = {"mean": tally.mean, "deviation": tally.deviation} if tally.finite else {"mean": None, "deviation": None}
+    return msgspec.structs.replace(shape, **there, counts=counts, **moments)
 
 
-def _one_told(shape: ColumnSummary, rows: int, count: int, bins: dict[Any, int], third: Any, fourth: Any) -> ColumnSummary:
-    if shape.kind == "number":
-        counts = [bins.get(edge, 0) for edge in shape.edges]
-        counts.append(count - sum(counts))
-        return msgspec.structs.replace(shape, count=count, missing=rows - count, counts=counts, mean=third, deviation=fourth)
-    categories = {name: bins.get(name, 0) if name else third for name in shape.categories}
+def _of_texts(connection: duckdb.DuckDBPyConnection, table: str, shapes: Sequence[ColumnSummary]) -> list[ColumnSummary]:
+    return next(iter(_listed(connection, table, [(_quoted(shape.name), shape) for shape in shapes], "0", []).values()), []) if shapes else []
+
+
+def _listed(
+    connection: duckdb.DuckDBPyConnection, table: str, texts: Sequence[tuple[str, ColumnSummary]], window: str, values: Sequence[object]
+) -> dict[int, list[ColumnSummary]]:
+    measures = ", ".join(_measures(shape, f"{sql}::VARCHAR") for sql, shape in texts)
+    found = connection.execute(f"SELECT {window} AS w, count(*), {measures} FROM {table} GROUP BY 1", list(values)).fetchall()
+    return {int(w): [_of_text(shape, rows, *measured[3 * n : 3 * n + 3]) for n, (_, shape) in enumerate(texts)] for w, rows, *measured in found}
+
+
+def _measures(shape: ColumnSummary, text: str) -> str:
+    listed = ", ".join(_literal(name) for name in shape.categories if name)
+    return f"count({text}), {f'histogram_exact({text}, [{listed}])' if listed else 'NULL'}, count(*) FILTER ({text} = '')"  # it passes over ''
+
+
+def _of_text(shape: ColumnSummary, rows: int, count: int, bins: dict[str, int] | None, empty: int) -> ColumnSummary:
+    categories = {name: (bins or {}).get(name, 0) if name else empty for name in shape.categories}
     return msgspec.structs.replace(shape, count=count, missing=rows - count, categories=categories, other=count - sum(categories.values()))
 
 

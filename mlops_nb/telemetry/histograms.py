@@ -1,4 +1,4 @@
-"""What was asked, as counts over a data set's bins: one pass of DuckDB over the window, whose rows are never held.
+"""What was asked and answered, as counts over a data set's bins: one pass over the window, whose rows are never held.
 
 Row groups are read in a stream and leave nothing but their counts, so memory does not grow with the window.
 """
@@ -6,8 +6,8 @@ Row groups are read in a stream and leave nothing but their counts, so memory do
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,12 +15,10 @@ from .. import summaries
 from ..summaries import ColumnSummary
 from . import files, rows
 from .files import Standing
-from .queries import _any_of, _aware, _columns, _during, _lines, _naive, _parquet, _steady
-
-if TYPE_CHECKING:
-    import duckdb
+from .queries import _any_of, _aware, _columns, _lines, _naive, _parquet, _steady
 
 _MOST_NEW = 5
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -82,15 +80,16 @@ def histograms(
     With *months* (1 is January) or *weekdays* (0 is Monday), both in UTC, only requests of those; with *segment* only its rows.  A column that no
     request had is counted as missing throughout.
     """
-    where, bounds = _when(since, until, months, weekdays)
+    until, sides = until or datetime.now(UTC), {a.side for a in (*asked, *([segment.asked] if segment else []))} or {"inputs"}
+    if seconds:
+        since = max(since or _EPOCH, until - timedelta(seconds=seconds * most))
 
     def ask(standings: list[Standing]) -> list[Windowed]:
-        cursor = rows.connection()
-        kept, there = _kept(cursor, standings, since, until, where, {a.side for a in (*asked, *([segment.asked] if segment else []))} or {"inputs"})
-        if not there:
+        kept = _kept(standings, sides, since, until, months, weekdays)
+        if kept is None:
             return []
-        numbered = f"SELECT *, {_window(until, seconds, size)} AS w FROM ({kept})"
-        return _counted(cursor, f"SELECT * FROM ({numbered}) WHERE w < {int(most)}", bounds, there, asked, segment)
+        window = _by_time(until, seconds) if seconds else _by_rows(kept, size, most) if size else "0"
+        return _windows(kept, f"SELECT * FROM (SELECT *, {window} AS w FROM ({kept.sql})) WHERE w < {int(most)}", asked, segment)
 
     return _steady(files.folders(endpoint, deployment), ask)
 
@@ -109,17 +108,16 @@ def shapes(
 
     Nothing where no request of that time had one of those columns.
     """
-    where, bounds = _when(since, until, months, weekdays)
 
     def ask(standings: list[Standing]) -> list[ColumnSummary]:
-        cursor = rows.connection()
-        kept, there = _kept(cursor, standings, since, until, where, {one.side for one in sought})
-        if not there:
+        kept = _kept(standings, {one.side for one in sought}, since, until, months, weekdays)
+        if kept is None:
             return []
-        flat = _flat(kept, there, [(one.side, one.column) for one in sought])
-        chosen = ", ".join(f"{_element(f'u{n}', one.place)} AS {rows.quoted(f'c{n}')}" for n, one in enumerate(sought))
-        cursor.execute(f"CREATE OR REPLACE TEMP TABLE past AS SELECT {chosen} FROM ({flat})", bounds)
-        found = summaries.of_columns(cursor, "past", [{"name": f"c{n}", "type": one.type} for n, one in enumerate(sought)])
+        [count] = kept.cursor.execute(f"SELECT coalesce(sum(rows), 0)::BIGINT FROM ({kept.sql})").fetchone() or (0,)
+        chosen = ", ".join(f"{_element(f'u{n}', one.place)} AS c{n}" for n, one in enumerate(sought))
+        flat = f"(SELECT hash(id, r) AS n, {chosen} FROM ({_flat(kept, kept.sql, sought)}))"
+        schema = [{"name": f"c{n}", "type": one.type} for n, one in enumerate(sought)]
+        found = summaries.of_rows(kept.cursor, flat, schema, number="n", rows=count)
         return [msgspec.structs.replace(one, name=sought[int(one.name[1:])].name) for one in found]
 
     return _steady(files.folders(endpoint, deployment), ask) if sought else []
@@ -143,62 +141,76 @@ def columns(
     return _steady(files.folders(endpoint, deployment), ask)
 
 
-def _when(since: datetime | None, until: datetime | None, months: Collection[int], weekdays: Collection[int]) -> tuple[str, list[datetime]]:
-    where, bounds = _during(since, until)
-    seasons = [f"{part} IN ({', '.join(str(int(n)) for n in sorted(among))})" for part, among in _seasons(months, weekdays) if among]
-    return " AND ".join([where, *seasons]), bounds
+class _Kept(msgspec.Struct, frozen=True):
+    """The requests of a time with a payload on one of the sides."""
 
-
-def _seasons(months: Collection[int], weekdays: Collection[int]) -> list[tuple[str, Collection[int]]]:
-    return [("month(time)", months), ("isodow(time) - 1", weekdays)]
+    cursor: Any
+    sql: str
+    there: dict[tuple[str, str], str]
+    """Their columns by side and name."""
 
 
 def _kept(
-    cursor: duckdb.DuckDBPyConnection, standings: list[Standing], since: datetime | None, until: datetime | None, where: str, sides: Collection[str]
-) -> tuple[str, dict[tuple[str, str], str]]:
-    """The requests of that time with a payload on one of the *sides*, and their columns by side and name."""
+    standings: list[Standing], sides: Collection[str], since: datetime | None, until: datetime | None, months: Collection[int], weekdays: Collection[int]
+) -> _Kept | None:
+    cursor = rows.connection()
     tables = [rows.whole(cursor, s, _parquet(s, since, until), _lines(s)) for s in standings]
     table = " UNION ALL BY NAME ".join(f"({table})" for table in tables if table)
     there = {(side, rows.name_of(column)): column for side in sorted(sides) for column in _columns(cursor, table, side)} if table else {}
-    return f"SELECT * FROM ({table}) WHERE {where} AND {_any_of(list(there.values()))}", there
+    wanted = [*_bounds(since, until), *_seasons(months, weekdays), _any_of(list(there.values()))]
+    return _Kept(cursor, f"SELECT * FROM ({table}) WHERE {' AND '.join(wanted)}", there) if there else None
 
 
-def _window(until: datetime | None, seconds: float | None, size: int | None) -> str:
-    if seconds:
-        end = rows.literal(_naive(until).isoformat()) + "::TIMESTAMP" if until else "(now() AT TIME ZONE 'UTC')"
-        return f"greatest(floor(epoch({end} - time) / {float(seconds)}), 0)::BIGINT"
-    return f"((sum(rows) OVER (ORDER BY time DESC, id) - rows) // {int(size)})::BIGINT" if size else "0"
+def _bounds(since: datetime | None, until: datetime | None) -> list[str]:
+    return [f"time {mark} {_moment(time)}" for mark, time in ((">=", since), ("<", until)) if time is not None]
 
 
-def _counted(
-    cursor: duckdb.DuckDBPyConnection,
-    kept: str,
-    bounds: list[datetime],
-    there: dict[tuple[str, str], str],
-    asked: Sequence[Asked],
-    segment: Segment | None,
-) -> list[Windowed]:
-    flat = _within(kept, there, asked, segment) if segment else _flat(kept, there, [(a.side, a.column) for a in asked])
-    values = ", ".join(f"{summaries.value(a.shape, _element(f'u{n}', a.place))} AS c{n}" for n, a in enumerate(asked))
-    told = summaries.counted(cursor, f"SELECT w, {values} FROM ({flat})", [a.shape for a in asked], bounds)
-    spans = cursor.execute(f"SELECT w, sum(rows)::BIGINT, min(time), max(time) FROM ({kept}) GROUP BY w ORDER BY w", bounds).fetchall()
-    named = [_with_new(cursor, flat, bounds, window, asked) for window in told.values()]
-    found = dict(zip(told, named, strict=True))
-    rows_of = {number: columns[0].rows for number, columns in found.items() if segment and columns}
-    return [Windowed(number, rows_of.get(number, count), _aware(first), _aware(last), found[number]) for number, count, first, last in spans if number in found]
+def _seasons(months: Collection[int], weekdays: Collection[int]) -> list[str]:
+    chosen = (("month(time)", months), ("isodow(time) - 1", weekdays))
+    return [f"{part} IN ({', '.join(str(int(n)) for n in sorted(among))})" for part, among in chosen if among]
 
 
-def _within(kept: str, there: dict[tuple[str, str], str], asked: Sequence[Asked], segment: Segment) -> str:
-    """One row per scored row of the segment."""
-    one, last = segment.asked, len(asked)
-    flat = _flat(kept, there, [*((a.side, a.column) for a in asked), (one.side, one.column)])
-    return f"SELECT * FROM ({flat}) WHERE {summaries.value(one.shape, _element(f'u{last}', one.place))} = {rows.literal(segment.value)}"
+def _moment(time: datetime) -> str:
+    return f"TIMESTAMP {rows.literal(_naive(time).isoformat())}"
 
 
-def _flat(kept: str, there: dict[tuple[str, str], str], wanted: Sequence[tuple[str, str]]) -> str:
+def _by_time(until: datetime, seconds: float) -> str:
+    """The SQL of a request's window."""
+    return f"greatest(floor(epoch({_moment(until)} - time) / {float(seconds)}), 0)::BIGINT"
+
+
+def _by_rows(kept: _Kept, size: int, most: int) -> str:
+    """The same of windows of so many rows, told by where each ends: only the newest requests are put in order, and of those no payload is read."""
+    newest = f"SELECT time, id, rows FROM ({kept.sql}) WHERE rows > 0 ORDER BY time DESC, id LIMIT {size * most}"
+    order = "OVER (ORDER BY time DESC, id ROWS UNBOUNDED PRECEDING)"
+    numbered = f"SELECT time, id, ((sum(rows) {order} - rows) // {int(size)})::BIGINT AS w, row_number() {order} AS n FROM ({newest})"
+    ends = kept.cursor.execute(f"SELECT w, arg_max(time, n), arg_max(id, n) FROM ({numbered}) WHERE w < {most} GROUP BY w ORDER BY w").fetchall()
+    within = [f"WHEN time > {_moment(_aware(time))} OR (time = {_moment(_aware(time))} AND id <= {rows.literal(id)}) THEN {w}" for w, time, id in ends]
+    return f"CASE {' '.join(within)} END" if within else "NULL::BIGINT"
+
+
+def _windows(kept: _Kept, requests: str, asked: Sequence[Asked], segment: Segment | None) -> list[Windowed]:
+    table = _rows_of(kept, requests, asked, segment)
+    found = summaries.counts(
+        kept.cursor, f"({table})", [(_element(f"u{n}", a.place), a.shape) for n, a in enumerate(asked)], along="epoch_us(time)", window="w"
+    )
+    named = {number: [_named(kept, requests, number, *pair, segment) for pair in zip(one.columns, asked, strict=True)] for number, one in found.items()}
+    return [Windowed(number, one.rows, _time(one.first), _time(one.last), named[number]) for number, one in found.items()]
+
+
+def _rows_of(kept: _Kept, requests: str, asked: Sequence[Asked], segment: Segment | None) -> str:
+    """One row per scored row (of the segment)."""
+    if not segment:
+        return _flat(kept, requests, asked)
+    flat = _flat(kept, requests, [*asked, segment.asked])
+    told = summaries.value(segment.asked.shape, _element(f"u{len(asked)}", segment.asked.place))
+    return f"SELECT * FROM ({flat}) WHERE {told} = {rows.literal(segment.value)}"
+
+
+def _flat(kept: _Kept, requests: str, wanted: Sequence[Asked | Sought]) -> str:
     """One row per scored row, its values as `u0`, `u1` …"""
-    unnested = ", ".join(f"{_unnested(there.get(one))} AS u{n}" for n, one in enumerate(wanted))
-    return f"SELECT * EXCLUDE (rows), unnest(range(rows)) AS r, {unnested} FROM ({kept})"
+    unnested = ", ".join(f"{_unnested(kept.there.get((one.side, one.column)))} AS u{n}" for n, one in enumerate(wanted))
+    return f"SELECT * EXCLUDE (rows), unnest(range(rows)) AS r, {unnested} FROM ({requests})"
 
 
 def _unnested(column: str | None) -> str:
@@ -209,14 +221,16 @@ def _element(sql: str, place: tuple[int, ...]) -> str:
     return sql + "".join(f"[{n + 1}]" for n in place)
 
 
-def _with_new(cursor: duckdb.DuckDBPyConnection, flat: str, bounds: list[datetime], window: list[ColumnSummary], asked: Sequence[Asked]) -> list[ColumnSummary]:
-    """The window's columns, with the names of what is no category of the data set."""
-    return [_named(cursor, flat, bounds, column, n, a) if column.other else column for n, (column, a) in enumerate(zip(window, asked, strict=True))]
-
-
-def _named(cursor: duckdb.DuckDBPyConnection, flat: str, bounds: list[datetime], column: ColumnSummary, n: int, asked: Asked) -> ColumnSummary:
-    value = summaries.value(asked.shape, _element(f"u{n}", asked.place))
+def _named(kept: _Kept, requests: str, number: int, column: ColumnSummary, asked: Asked, segment: Segment | None) -> ColumnSummary:
+    """A window's column with the names of what is no category of the data set."""
+    if not column.other:
+        return column
+    told = summaries.value(asked.shape, _element("u0", asked.place))
     known: list[Any] = [list(column.categories)]
-    sql = f"SELECT v, count(*) FROM (SELECT {value} AS v FROM ({flat})) WHERE v IS NOT NULL AND NOT list_contains(?::VARCHAR[], v)"
-    found = cursor.execute(f"{sql} GROUP BY v ORDER BY count(*) DESC, v LIMIT {_MOST_NEW}", [*bounds, *known]).fetchall()
+    sql = f"SELECT {told} AS v, count(*) FROM ({_rows_of(kept, requests, [asked], segment)}) WHERE w = {number} AND v IS NOT NULL AND NOT list_contains(?, v)"
+    found = kept.cursor.execute(f"{sql} GROUP BY v ORDER BY count(*) DESC, v LIMIT {_MOST_NEW}", known).fetchall()
     return msgspec.structs.replace(column, new=dict(found))
+
+
+def _time(microseconds: float) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)

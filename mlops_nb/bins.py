@@ -1,0 +1,86 @@
+"""Numbers counted into the bins between edges, exactly, in a few nanoseconds each.
+
+A search among 256 edges takes ten times as long as the arithmetic here: the range is cut into cells of equal width, a table says which
+edge is the first at or after each cell's beginning, and one comparison with that edge decides, or two where a frequent value has a
+bin of its own.  The cell of a value is found by subtraction, multiplication and truncation, which never put a larger value into an
+earlier cell; so edges of earlier cells are below it and edges of later ones above it, whatever is lost in rounding.  Values of
+cells that hold more edges are searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_CELLS = 8192
+_FEWEST_EDGES = 8
+_MOST_SEARCHED = 0.2
+"""The share of the edges that may lie in cells with others: more, and searching all is quicker."""
+_TRIES = ((1, 1), (1, 8), (2, 1), (2, 8), (2, 32))
+"""How often a value is compared, and how many edges at either end the outermost cells get, where a few far values would stretch the range."""
+
+
+class Bins:
+    """Bin k holds the values above edge k-1 up to edge k; the last holds those above all edges."""
+
+    def __init__(self, edges: Sequence[float]) -> None:
+        import numpy as np
+
+        self.edges = np.asarray(edges, float)
+        self._beyond = np.append(self.edges, np.inf)
+        self._grid = next((grid for steps, trim in _TRIES if (grid := _Grid.over(self.edges, steps, trim))), None)
+
+    def counts(self, values: np.ndarray) -> np.ndarray:
+        """How many of *values* lie in each bin.  None may be NaN."""
+        import numpy as np
+
+        if self._grid is None:
+            return np.bincount(np.searchsorted(self.edges, values), minlength=len(self._beyond))
+        cells = self._grid.cells(values)
+        places = self._grid.first[cells]
+        for _ in range(self._grid.steps):
+            places += values > self._beyond[places]
+        if self._grid.crowded is not None:
+            searched = self._grid.crowded[cells]
+            places[searched] = np.searchsorted(self.edges, values[searched])
+        return np.bincount(places, minlength=len(self._beyond))
+
+
+class _Grid:
+    """Cells of equal width, and the first edge that is not before each."""
+
+    def __init__(self, edges: np.ndarray, low: float, scale: float, steps: int) -> None:
+        import numpy as np
+
+        self._low, self._scale, self.steps = low, scale, steps
+        of_edges = self.cells(edges)
+        self.first = np.searchsorted(of_edges, np.arange(_CELLS)).astype(np.int16)
+        crowded = np.bincount(of_edges, minlength=_CELLS) > steps
+        self.searched = float(crowded[of_edges].mean())
+        self.crowded = crowded if crowded.any() else None
+
+    @classmethod
+    def over(cls, edges: np.ndarray, steps: int, trim: int) -> _Grid | None:
+        """A grid from one of the first edges to one of the last; None where it would not help."""
+        import numpy as np
+
+        if len(edges) < max(_FEWEST_EDGES, 2 * trim + 2) or len(edges) > np.iinfo(np.int16).max - 1:
+            return None
+        low, high = float(edges[trim]), float(edges[-1 - trim])
+        scale = (_CELLS - 2) / (high - low) if high > low else 0.0
+        if not (np.isfinite(low) and np.isfinite(high - low) and np.isfinite(scale) and scale > 0):
+            return None
+        grid = cls(edges, low, scale, steps)
+        return grid if grid.searched <= _MOST_SEARCHED else None
+
+    def cells(self, values: np.ndarray) -> np.ndarray:
+        """The cell of each value, the outermost for those beyond."""
+        import numpy as np
+
+        scaled = values - self._low
+        scaled *= self._scale
+        np.clip(scaled, 0, _CELLS - 1, out=scaled)
+        return scaled.astype(np.int32)
