@@ -14,7 +14,7 @@ from typing import Any
 import click
 import msgspec
 
-from . import commands, grammar
+from . import commands, grammar, processes
 from .errors import DatasetNotFound, FileMissing, MlopsError, UsageError
 from .progress import Reporter
 from .shapes import Key, Lines, as_data, envelope
@@ -28,7 +28,9 @@ def main() -> None:
         from click.shell_completion import shell_complete
 
         sys.exit(shell_complete(commands.mlops, {"obj": Terminal(quiet=True)}, "mlops", "_MLOPS_COMPLETE", instruction))
-    sys.exit(answer(sys.argv[1:]))
+    with processes.in_order():
+        code = answer(sys.argv[1:])
+    sys.exit(code)
 
 
 def answer(words: Sequence[str]) -> int:

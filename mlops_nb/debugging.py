@@ -8,18 +8,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
-from . import artifacts, drafting, registry
+from . import artifacts, drafting, processes, registry
 from .errors import FileMissing, MissingExtra
 from .reference import ModelRef
 from .safety import path_inside
@@ -80,11 +78,8 @@ def _scratch() -> Iterator[Path]:
     """A folder of this workspace for one debugged server, gone afterwards."""
     place = Workspace.current().run / "debug"
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder = Path(tempfile.mkdtemp(dir=place))
-    try:
+    with processes.scratch(place, prefix=".server-") as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _with_token(folder: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from . import registry
+from . import processes, registry
 from .errors import EntryScriptFailed, FileMissing
 from .progress import SILENT, Reporter
 from .reference import ModelRef
@@ -53,13 +52,10 @@ def folder_of(model: Path | ModelRef | None) -> Iterator[Path]:
     if isinstance(model, ModelRef):
         yield registry.checked(registry.get(model))
         return
-    folder = Path(tempfile.mkdtemp(prefix="mlops-model-"))
-    try:
+    with processes.scratch(Path(tempfile.gettempdir()), prefix="mlops-model-") as folder:
         for path in _files(model):
             (folder / path.name).symlink_to(path)
         yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 def _files(model: Path | None) -> list[Path]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,6 +59,51 @@ def started_with(words: Sequence[str]) -> Iterator[psutil.Process]:
         told = (process.info["cmdline"] or [])[1 : len(words) + 1]
         if told == list(words) and process.info["status"] != psutil.STATUS_ZOMBIE:
             yield process
+
+
+@contextmanager
+def scratch(root: Path, *, prefix: str) -> Iterator[Path]:
+    """A new folder in *root* that is gone after the block, also where SIGTERM or SIGHUP ends it; those of processes that were killed go too."""
+    import psutil
+
+    for left in root.glob(f"{prefix}*"):
+        pid = left.name.removeprefix(prefix).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    with in_order():
+        folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=root))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def in_order() -> Iterator[None]:
+    """Within the block, the first SIGTERM or SIGHUP unwinds it, as Ctrl-C does, and ends the process once that is done; a second one ends it at once.
+
+    A signal that somebody handles or ignores is left to them; outside the main thread nothing can be done.
+    """
+    ours = [
+        sign for sign in (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() and signal.getsignal(sign) is signal.SIG_DFL
+    ]
+    told: list[int] = []
+
+    def unwind(sign: int, _frame: object) -> None:
+        told.append(sign)
+        for each in ours:
+            signal.signal(each, signal.SIG_DFL)
+        raise SystemExit(128 + sign)
+
+    for sign in ours:
+        signal.signal(sign, unwind)
+    try:
+        yield
+    finally:
+        for sign in ours:
+            signal.signal(sign, signal.SIG_DFL)
+        if told:
+            os.kill(os.getpid(), told[0])
 
 
 def kill_group(pid: int) -> None:

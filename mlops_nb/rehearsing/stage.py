@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,9 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import psutil
 
-from .. import artifacts, rebuilding
+from .. import artifacts, processes, rebuilding
 from ..expected import Expected
 from ..progress import Reporter
 from ..serving.observed import Seen
@@ -31,7 +29,6 @@ from ..store.models import ModelVersion
 from ..targets import local
 
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
-_PREFIX = "mlops-rehearsal-"
 _STOP_SECONDS = 8.0
 
 
@@ -60,16 +57,8 @@ class Broken(Exception):
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A new folder, outside of every notebook's, that is gone after the block; those of rehearsals that were killed go too."""
-    root = Path(tempfile.gettempdir())
-    for left in root.glob(f"{_PREFIX}*"):
-        pid = left.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
-    try:
+    with processes.scratch(Path(tempfile.gettempdir()), prefix="mlops-rehearsal-") as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Server:

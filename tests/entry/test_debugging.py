@@ -125,6 +125,24 @@ def test_what_is_saved_answers_and_exceptions_show_their_line_and_request(debug:
     assert not list((workspace.run / "debug").iterdir())
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_however_it_is_ended_it_leaves_no_folder(
+    debug: Callable[..., Debugged], script: Path, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+):
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "model").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    debugged = debug(str(script), "--model", str(tmp_path / "model"))
+    assert list((tmp_path / "temporary").iterdir()) and list((workspace.run / "debug").iterdir())
+
+    debugged.process.send_signal(how)
+
+    assert debugged.process.wait(30) == (0 if how == signal.SIGINT else -how)
+    if how == signal.SIGKILL:  # nothing can be tidied up by it any more; the next one does
+        assert debug(str(script), "--model", str(tmp_path / "model")).interrupt() == 0
+    assert not list((tmp_path / "temporary").iterdir()) and not list((workspace.run / "debug").iterdir())
+
+
 def test_a_debugger_stops_at_a_breakpoint_and_goes_on(debug: Callable[..., Debugged], script: Path):
     debugged = debug(str(script))
     with Debugger(debugged.debugger) as debugger, ThreadPoolExecutor(1) as pool:

@@ -186,7 +186,7 @@ def test_a_version_that_was_registered_before_answers_were_kept_is_compared_with
 # ── what it leaves ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_or_killed_it_leaves_no_server(elsewhere: Workspace, tmp_path: Path, how: signal.Signals):
     (tmp_path / "slow.py").write_text(SLOW)
     rehearsal = subprocess.Popen([sys.executable, str(tmp_path / "slow.py")], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
