@@ -225,6 +225,7 @@ KIND_LOOKS = {
     "environment": ("▣", "#6b5d00"),
     "model": ("◆", "#0b57d0"),
     "package": ("▦", "#00605e"),
+    "image": ("▧", "#3c5a78"),
     "deployment": ("●", "#a84300"),
     "endpoint": ("⬢", "#8a1c4a"),
 }
@@ -251,10 +252,12 @@ def lineage(drawn: Lineage, root: str | None = None) -> go.Figure:
 
 
 def told(drawn: Lineage) -> list[Edge]:
-    """The edges worth drawing: that a deployment runs in its model's environment goes without saying."""
+    """The edges worth drawing: that a deployment runs in its model's environment goes without saying, and what leads there through its image too."""
     made_in = {(edge.source, edge.target) for edge in drawn.edges if edge.label == "made in"}
     model_of = {edge.target: edge.source for edge in drawn.edges if edge.label == "runs as"}
-    return [edge for edge in drawn.edges if edge.label != "runs in" or (edge.source, model_of.get(edge.target, "")) not in made_in]
+    from_image = {edge.target for edge in drawn.edges if edge.label == "run by"}
+    plain = [edge for edge in drawn.edges if edge.label != "runs in" or (edge.source, model_of.get(edge.target, "")) not in made_in]
+    return [edge for edge in plain if edge.label != "runs as" or edge.target not in from_image]
 
 
 def _add_arrow(figure: go.Figure, source: tuple[float, float], target: tuple[float, float]) -> None:
@@ -299,6 +302,8 @@ def note_of(node: Node) -> str:
         return f"{d['flavor']} · {d['engine']}"
     if node.kind == "package":
         return f"{d['image'] or 'build context'} · {d['platform']}"
+    if node.kind == "image":
+        return str(d["pushed"] or d["image"])
     if node.kind == "deployment":
         return f"{parts.marked(d['status'])} · {d['target']} {d.get('hardware', '')}"
     return ""
@@ -327,7 +332,7 @@ def placed(drawn: Lineage) -> dict[str, tuple[float, float]]:
     return {id: (float(x), rows[id]) for x, column in enumerate(columns) for id in column}
 
 
-_STEPS = {"dataset": 0, "run": 1, "environment": 1, "model": 2, "package": 3, "deployment": 3, "endpoint": 4}
+_STEPS = {"dataset": 0, "run": 1, "environment": 1, "model": 2, "package": 3, "image": 4, "deployment": 5, "endpoint": 6}
 
 
 def _families(drawn: Lineage) -> dict[str, int]:

@@ -21,7 +21,7 @@
             WorkspaceStopped  DeploymentFailed  NothingToRollBack  NothingToPromote  DashboardFailed  GatewayUnreachable  BrokerUnreachable
             NothingToCompare  HardwareMissing  ModelFailedUnderLoad
             DriftCheckFailed  EngineMissing  DetectorMissing  EngineInstallFailed  TookTooLong  ServerEnding
-            NoContainerEngine  ImageMissing  BaseUnfit  ImageNotBuilt  ImageNotPushed  WheelsMissing  ClusterUnreachable  ClusterRefused
+            NoContainerEngine  ImageMissing  BaseMissing  BaseUnfit  ImageNotBuilt  ImageNotPushed  WheelsMissing  ClusterUnreachable  ClusterRefused
             EnvironmentNotBuilt  EntryScriptFailed  CompilerMissing  EmulationNotBuilt  SynthesisFailed  …
 
 A leaf takes data and words itself.  The base knows the exit code, the HTTP status, the JSON shape and the two lines that a
@@ -151,7 +151,7 @@ class ImageOfAnother(UsageError):
 
     def __init__(self, reference: str, *, holds: str | None, wanted: str) -> None:
         what = f"holds {holds}, not {wanted}" if holds else "holds no packaged model"
-        super().__init__(f"The image {reference} {what}.", hint=f"%mlops package {wanted}, or leave --image out")
+        super().__init__(f"The image {reference} {what}.", hint="leave --image out, and the image is built here")
 
 
 class UnsafePath(UsageError):
@@ -925,6 +925,15 @@ class BaseUnfit(Failed):
 
     def __init__(self, base: str, *, why: str) -> None:
         super().__init__(f"The base image {base} does not fit: {why}.", hint="--base IMAGE, with a Python of the same minor version as the packages'")
+
+
+class BaseMissing(Failed):
+    """A base image that is neither in the engine nor to be had."""
+
+    def __init__(self, base: str, *, why: str, there: Sequence[str]) -> None:
+        known = f" Images that are there: {listed(there, most=5)}." if there else ""
+        hint = f"docker pull {base} where there is a network and docker load here, or --base {there[0] if there else 'IMAGE'}, which the engine has"
+        super().__init__(f"The base image {base} is not in the container engine, and cannot be pulled: {why}.{known}", hint=hint)
 
 
 class ImageNotBuilt(Failed):

@@ -1,4 +1,4 @@
-"""What came from what: data and code → model version → deployment → endpoint, or package; and the way back."""
+"""What came from what: data and code → model version (→ package → image) → deployment → endpoint; and the way back."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .reference import ModelRef
 from .store import lineage as table
 from .store import models
 
-Kind = Literal["dataset", "run", "environment", "model", "package", "deployment", "endpoint"]
-KINDS: tuple[Kind, ...] = ("dataset", "run", "environment", "model", "package", "deployment", "endpoint")
+Kind = Literal["dataset", "run", "environment", "model", "package", "image", "deployment", "endpoint"]
+KINDS: tuple[Kind, ...] = ("dataset", "run", "environment", "model", "package", "image", "deployment", "endpoint")
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +139,8 @@ def _nodes(origins: table.Origins) -> Iterable[Node]:
         yield _node("model", f"{row['model']}:{row['version']}", row)
     for row in origins.packages:
         yield _node("package", _package(row), row)
+    for digest, row in {row["digest"]: row for row in origins.packages if row["digest"]}.items():
+        yield _node("image", _short(digest), {name: row[name] for name in ("digest", "image", "pushed", "platform", "created_at")})
     for row in origins.deployments:
         yield _node("deployment", f"{row['endpoint']}/{row['name']}", row)
     for row in origins.endpoints:
@@ -154,6 +156,11 @@ def _package(row: dict[str, Any]) -> str:
     return str(row["content"][:12])
 
 
+def _short(digest: str) -> str:
+    """An image by its digest, as the docker command shows it."""
+    return digest.removeprefix("sha256:")[:12]
+
+
 def _edges(origins: table.Origins) -> Iterable[Edge]:
     """The environment is upstream of model and deployment alike: so everything made or run with it is downstream of it, and no
     other model that shares it is upstream of anything here."""
@@ -165,9 +172,14 @@ def _edges(origins: table.Origins) -> Iterable[Edge]:
         yield from _edges_to_model(row, shared_run=uses_of_run[row["run"]] > 1)
     for row in origins.packages:
         yield Edge(source=f"model:{row['model']}:{row['version']}", target=f"package:{_package(row)}", label="packaged as")
+        if row["digest"]:
+            yield Edge(source=f"package:{_package(row)}", target=f"image:{_short(row['digest'])}", label="built as")
+    built = {name: row["digest"] for row in origins.packages if row["digest"] for name in (row["digest"], row["pushed"]) if name}
     environments = {f"{row['model']}:{row['version']}": row["environment"] for row in origins.models}
     for row in origins.deployments:
         yield from _edges_of_deployment(row, environments)
+        if digest := built.get(row["image_id"]) or built.get(row["image"]):
+            yield Edge(source=f"image:{_short(digest)}", target=f"deployment:{row['endpoint']}/{row['name']}", label="run by")
 
 
 def _edges_to_model(row: dict[str, Any], *, shared_run: bool) -> Iterable[Edge]:

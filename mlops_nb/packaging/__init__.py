@@ -14,7 +14,7 @@ from .. import registry as models
 from .. import store
 from ..progress import SILENT, Reporter
 from ..reference import ModelRef
-from ..store import events
+from ..store import events, identity
 from ..store import packages as table
 from ..store.environments import Environment
 from ..store.models import ModelVersion
@@ -26,8 +26,8 @@ from .dockerfile import PYTHON, USER
 from .images import Image
 
 __all__ = [
-    "CONTENTS", "HOME", "MODEL_FOLDER", "PYTHON", "TOKEN_FILE", "USER", "Context", "Image", "Wanted", "context_of", "default_tag", "image_of", "package",
-    "packages", "pushed",
+    "CONTENTS", "HOME", "MODEL_FOLDER", "PYTHON", "TOKEN_FILE", "USER", "Context", "Image", "Wanted", "context_of", "default_tag", "image_of", "own_tag",
+    "package", "packages", "pushed",
 ]  # fmt: skip
 
 
@@ -48,16 +48,16 @@ def package(
     kept whatever comes after it.
     """
     made = models.provenance(ref)
-    tag = images.checked_reference(tag or default_tag(made.version, wanted.target), what="an image")
+    name = images.checked_reference(tag or default_tag(made.version, wanted.target), what="an image")
     if registry:
-        images.name_in(registry, tag)
+        images.name_in(registry, name)
     images.check_secrets(secrets or {})
     laid_out = context_of(made.version, made.environment, wanted, report=report)
     if not build:
         return _recorded(laid_out, None)
-    image = images.build(laid_out, tag=tag, secrets=secrets, report=report)
+    image = images.build(laid_out, tag=name, own=None if tag else own_tag(name), secrets=secrets, report=report)
     if registry:
-        image = images.push(image, registry, report)
+        image = images.push(image, images.name_in(registry, name), report)
     return _recorded(laid_out, image)
 
 
@@ -85,7 +85,8 @@ def image_of(
     """
     wanted = Wanted(target=target, base=base, platform=platform, files=tuple(files))
     laid_out = context_of(version, environment, wanted, report=report)
-    image = images.build(laid_out, tag=default_tag(version, target), report=report)
+    name = default_tag(version, target)
+    image = images.build(laid_out, tag=name, own=own_tag(name), report=report)
     _recorded(laid_out, image)
     return image
 
@@ -103,9 +104,14 @@ def pushed(version: ModelVersion) -> Package | None:
 
 
 def default_tag(version: ModelVersion, target: str) -> str:
-    """`mlops/delays:3`, the name of its image unless another is given.  An image's name has small letters only."""
+    """`mlops/delays:3`, the short name of its image unless another is given.  An image's name has small letters only."""
     name = "".join(letter if letter.isalnum() else "-" for letter in version.model.lower()).strip("-")
     return f"mlops/{name}{'' if target == 'docker' else f'-{target}'}:{version.version}"
+
+
+def own_tag(name: str) -> str:
+    """`mlops/delays:3-1f0c9a2e`, by which an engine that several workspaces use keeps the images of this one, whoever has the short name."""
+    return f"{name}-{identity.workspace_id()[:8]}"
 
 
 def _recorded(laid_out: Context, image: Image | None) -> Package:

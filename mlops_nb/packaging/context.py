@@ -30,6 +30,7 @@ from ..serving import entry
 from ..serving.spec import ServerSpec
 from ..settings import Workspace
 from ..store.environments import Environment, Package
+from ..store.identity import workspace_id
 from ..store.models import ModelVersion
 from . import contents as inside
 from . import dockerfile, sbom, wheels
@@ -38,7 +39,8 @@ from .wheels import ARCHITECTURES, Locked
 
 MODEL_FOLDER = f"{HOME}/model"
 TOKEN_FILE = "/run/secrets/mlops-token"  # a place in the image, not a secret
-CONTENT_LABEL = "org.mlops-nb.content"
+CONTENT_LABEL, WORKSPACE_LABEL = "org.mlops-nb.content", "org.mlops-nb.packaged-in"
+"""The image's labels with the hash of its content, and with the short id of the workspace that made it, which is no part of the content."""
 _UNHASHED = ("README.md", ".dockerignore")
 
 
@@ -117,7 +119,8 @@ def lay_out(version: ModelVersion, environment: Environment | None, wanted: Want
         folder=folder, hash=digest, model=version.model, version=version.version, target=wanted.target, base=recipe.base, platform=wanted.platform,
         secrets=wanted.secrets, wheelhouse=bool(locked and locked.folder),
     )  # fmt: skip
-    _write(folder / "Dockerfile", dockerfile.text(msgspec.structs.replace(recipe, labels={**recipe.labels, CONTENT_LABEL: digest})))
+    ours = {CONTENT_LABEL: digest, WORKSPACE_LABEL: workspace_id()[:8]}
+    _write(folder / "Dockerfile", dockerfile.text(msgspec.structs.replace(recipe, labels={**recipe.labels, **ours})))
     _write(folder / ".dockerignore", "*\n!requirements.txt\n!environment.yml\n!wheelhouse/\n!server/\n!files/\n!version/\n")
     _write(folder / "README.md", _readme(context, contents))
     return context

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .. import engine
-from ..errors import BadOption, BaseUnfit, FileMissing, ImageNotBuilt, ImageNotPushed, NoContainerEngine
+from ..errors import BadOption, BaseMissing, BaseUnfit, FileMissing, ImageNotBuilt, ImageNotPushed, NoContainerEngine
 from ..progress import SILENT, Reporter
 from ..settings import Workspace
-from .context import CONTENT_LABEL, Context, build_line
+from ..store import identity
+from .context import CONTENT_LABEL, WORKSPACE_LABEL, Context, build_line
 
 if TYPE_CHECKING:
     import docker
@@ -71,9 +72,10 @@ def checked_reference(text: str, *, what: str) -> str:
     return text
 
 
-def build(context: Context, *, tag: str, secrets: Mapping[str, str] | None = None, report: Reporter = SILENT) -> Image:
-    """The image of a context: the one that is there with the same content on the same base, else a new one.
+def build(context: Context, *, tag: str, own: str | None = None, secrets: Mapping[str, str] | None = None, report: Reporter = SILENT) -> Image:
+    """The image of a context, called *tag*: the one that is there with the same content on the same base, else a new one.
 
+    With *own* that is its name; it gets *tag* too, unless that is the name of another workspace's image.
     *secrets* gives for each of the context's names an environment variable or a file.
     Raises ImageNotBuilt with the build's last lines, or because there is no engine (the context is kept); BaseUnfit for a base that cannot
     take it; FileMissing for a secret that is not there; MissingExtra.
@@ -83,7 +85,10 @@ def build(context: Context, *, tag: str, secrets: Mapping[str, str] | None = Non
         try:
             client = engine.client(timeout_seconds=_BUILD_SECONDS)
             base = _base(client, context, report)
-            return _there(client, context, base, tag, report) or _built(client, context, base, tag, files, report)
+            image = _there(client, context, base, own or tag, report) or _built(client, context, base, own or tag, files, report)
+            if own and _free(client, tag):
+                client.api.tag(image.digest, *_repository_and_tag(tag))
+            return image
         except NoContainerEngine as error:
             raise ImageNotBuilt(context.ref, why=str(error), folder=str(context.folder), line=build_line(context, tag)) from error
 
@@ -99,12 +104,11 @@ def check_secrets(sources: Mapping[str, str]) -> None:
         _secret(source)
 
 
-def push(image: Image, registry: str, report: Reporter = SILENT) -> Image:
-    """Push the image to *registry* (`host:port/path`), with the credentials that docker itself has for it.
+def push(image: Image, name: str, report: Reporter = SILENT) -> Image:
+    """Push the image as *name* (`host:port/path/name:tag`), with the credentials that docker itself has for that registry.
 
-    Raises BadOption for what is no registry's name, ImageNotPushed with what the registry said.
+    Raises ImageNotPushed with what the registry said.
     """
-    name = name_in(registry, image.ref)
     client = engine.client(timeout_seconds=_BUILD_SECONDS)
     repository, tag = _repository_and_tag(name)
     report.step(f"pushing {name}")
@@ -126,19 +130,56 @@ def _base(client: docker.DockerClient, context: Context, report: Reporter) -> di
     import docker.errors
 
     try:
+        base = client.api.inspect_image(context.base)
+    except docker.errors.ImageNotFound:
+        report.step(f"pulling {context.base}")
         try:
-            base = client.api.inspect_image(context.base)
-        except docker.errors.ImageNotFound:
-            report.step(f"pulling {context.base}")
             client.api.pull(*_repository_and_tag(context.base), platform=context.platform)
             base = client.api.inspect_image(context.base)
-    except docker.errors.APIError as error:
-        why = f"it is not in the engine and cannot be pulled: {error.explanation}"
-        raise BaseUnfit(context.base, why=why) from error
+        except docker.errors.APIError as error:
+            raise BaseMissing(context.base, why=_not_pulled(error), there=_bases(client)) from error
     platform = f"{base['Os']}/{base['Architecture']}"
     if platform != context.platform:
         raise BaseUnfit(context.base, why=f"it is for {platform}, and {context.platform} was asked for")
     return base
+
+
+def _not_pulled(error: docker.errors.APIError) -> str:
+    """Why the engine could not pull an image, for who reads it."""
+    said = " ".join(str(error.explanation or error).split())
+    return next((words for mark, words in _PULLS.items() if mark in said), said[:300])
+
+
+_PULLS = {
+    "no such host": "the engine reaches no registry: there is no network, or none that leads there",
+    "server misbehaving": "the engine reaches no registry: there is no network, or none that leads there",
+    "network is unreachable": "the engine reaches no registry: there is no network, or none that leads there",
+    "i/o timeout": "its registry does not answer the engine",
+    "connection refused": "nobody listens where its registry should be",
+    "Client.Timeout": "its registry does not answer the engine",
+    "pull access denied": "its registry has no such image, or gives it to nobody who has not logged in",
+    "manifest unknown": "its registry has no such image",
+    "not found": "its registry has no such image",
+    "no matching manifest": "its registry has it for other platforms only",
+}
+"""What an engine says of a pull, and what that means."""
+
+
+def _bases(client: docker.DockerClient) -> list[str]:
+    """The images of the engine that have a name and are none of our packages, the newest first."""
+    plain = [image for image in client.api.images() if CONTENT_LABEL not in (image.get("Labels") or {})]
+    return [tag for image in plain for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
+
+
+def _free(client: docker.DockerClient, tag: str) -> bool:
+    """Whether an image of this workspace may be called so: nobody's is, or one that is not another workspace's."""
+    import docker.errors
+
+    try:
+        labels = client.api.inspect_image(tag)["Config"].get("Labels") or {}
+    except docker.errors.ImageNotFound:
+        return True
+    return labels.get(WORKSPACE_LABEL) in (None, identity.workspace_id()[:8])
 
 
 def _there(client: docker.DockerClient, context: Context, base: Mapping[str, Any], tag: str, report: Reporter) -> Image | None:

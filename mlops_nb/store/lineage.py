@@ -31,9 +31,10 @@ def origins(tx: Transaction) -> Origins:
         ),
         environments=tx.rows("SELECT name, version, python, json_array_length(packages) AS packages, created_at FROM environments ORDER BY created_at"),
         models=tx.rows("SELECT model, version, flavor, engine, dataset, environment, run, author, created_at FROM model_versions ORDER BY created_at"),
-        packages=tx.rows("SELECT content, model, version, target, base, platform, image, pushed, time AS created_at FROM packages ORDER BY time"),
+        packages=tx.rows("SELECT content, model, version, target, base, platform, image, digest, pushed, time AS created_at FROM packages ORDER BY time"),
         deployments=tx.rows(
-            "SELECT endpoint, name, model, version, target, json_extract_string(spec, '$.hardware') AS hardware, status, wanted, created_at"
+            "SELECT endpoint, name, model, version, target, json_extract_string(spec, '$.hardware') AS hardware, status, wanted, created_at,"
+            " json_extract_string(spec, '$.options.image_id') AS image_id, json_extract_string(spec, '$.options.image') AS image"
             " FROM deployments ORDER BY created_at"
         ),
         endpoints=tx.rows("SELECT name, author, created_at FROM endpoints ORDER BY created_at"),

@@ -43,7 +43,7 @@ _PULL_SECONDS = 600.0
 _PORT = 8080
 _VOLUME = "/run/mlops"
 _RUN, _CAPTURE = f"{_VOLUME}/own", f"{_VOLUME}/telemetry"
-_MODEL_LABEL = "org.mlops-nb.model"
+_MODEL_LABEL, _HASH_LABEL = "org.mlops-nb.model", "org.mlops-nb.model-hash"
 _fetchers: dict[str, remote.Fetcher] = {}  # of this process, by the container's name
 _attempts: dict[str, Attempt] = {}  # of this process to bring a container up, by its name
 
@@ -86,7 +86,7 @@ def _named(reference: str, version: ModelVersion, report: Reporter) -> str:
 
     client = engine.client(timeout_seconds=_PULL_SECONDS)
     try:
-        image = client.images.get(reference)
+        image = client.images.get(_ours(client, reference, version))
     except docker.errors.NotFound:
         report.step(f"pulling {reference}")
         try:
@@ -96,7 +96,21 @@ def _named(reference: str, version: ModelVersion, report: Reporter) -> str:
     holds = image.labels.get(_MODEL_LABEL)
     if holds != version.ref:
         raise ImageOfAnother(reference, holds=holds, wanted=version.ref)
+    if image.labels.get(_HASH_LABEL) != version.hash:
+        raise ImageOfAnother(reference, holds=f"{holds} of another workspace", wanted=f"this one's {version.ref}")
     return str(image.id)
+
+
+def _ours(client: docker.DockerClient, reference: str, version: ModelVersion) -> str:
+    """The name that leads to this workspace's image where *reference* is a version's short name, which in a shared engine may be another's."""
+    import docker.errors
+
+    if reference != packaging.default_tag(version, "docker"):
+        return reference
+    try:
+        return str(client.images.get(packaging.own_tag(reference)).id)
+    except docker.errors.NotFound:
+        return reference
 
 
 # ── starting ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,7 @@ import living
 import pytest
 from living import wait_for
 
-from mlops_nb import agent, engine, keys, rollout, store, targets, telemetry, traffic
+from mlops_nb import agent, engine, keys, lineage, rollout, store, targets, telemetry, traffic
 from mlops_nb.errors import BadOption, DeploymentFailed, EngineElsewhere, HardwareMissing, ImageMissing, ImageOfAnother, InvocationFailed, NameTaken
 from mlops_nb.rollout import Deployed
 from mlops_nb.settings import Workspace
@@ -45,6 +45,7 @@ def test_a_version_is_built_answers_and_what_it_was_asked_is_kept_here(in_docker
     assert "CPUExecutionProvider" in usage.hardware
     assert any("deployment.started" in line for line in rollout.logs("asked/1"))
     _has_no_more_rights_than_it_needs(container_of("asked/1").attrs)
+    assert [edge.label for edge in _way_back("deployment:asked/1")] == ["run by", "built as", "packaged as"]
     port = living.deployment("asked/1").handle["port"]
     assert httpx.get(f"http://127.0.0.1:{port}/v2/models/asked").status_code == 401
 
@@ -54,6 +55,12 @@ def test_a_version_is_built_answers_and_what_it_was_asked_is_kept_here(in_docker
     assert not list((Workspace.current().telemetry / "endpoint=asked" / "deployment=1").glob("live-*.jsonl"))
     telemetry.compact()
     assert telemetry.requests("asked")[0]["rows"] == 3
+
+
+def _way_back(id: str) -> list[lineage.Edge]:
+    """From a deployment by its image and package to the model version."""
+    edges = {edge.target: edge for edge in lineage.graph("asked/1").edges if edge.label in ("run by", "built as", "packaged as")}
+    return [edges[id], *_way_back(edges[id].source)] if id in edges else []
 
 
 def _has_no_more_rights_than_it_needs(made: dict[str, Any]) -> None:

@@ -20,11 +20,13 @@ from sklearn.linear_model import LogisticRegression
 
 from mlops_nb import engine, packaging, registry, rollout
 from mlops_nb.client import invoke
-from mlops_nb.errors import BadOption, BaseUnfit, FileMissing, ImageNotBuilt, ImageNotPushed
+from mlops_nb.errors import BadOption, BaseMissing, BaseUnfit, FileMissing, ImageNotBuilt, ImageNotPushed, ImageOfAnother
 from mlops_nb.packaging import Image, Wanted, context, images
 from mlops_nb.progress import SILENT
 from mlops_nb.registry import Provenance
-from mlops_nb.settings import Workspace
+from mlops_nb.settings import Workspace, using
+from mlops_nb.store.deployments import DeploymentSpec
+from mlops_nb.targets import docker
 from mlops_nb.targets.local import free_port
 
 pytestmark = pytest.mark.xdist_group("engine")
@@ -204,6 +206,25 @@ def test_the_same_inputs_are_built_once(churn: Provenance, churn_image: Image, b
     assert reported.steps == [f"image {second.ref} is there"]
 
 
+def test_workspaces_of_one_engine_keep_their_images_apart(churn: Provenance, base_image: str, tmp_path: Path) -> None:
+    """The short name stays whose it was; whoever asks for it by that name gets their own all the same."""
+    mine = packaging.package(churn.version.ref, Wanted(base=base_image))
+    with using(tmp_path / "theirs"):
+        their_version = registry.register(LogisticRegression(C=7.0).fit(X, [0, 1] * 50), name="churn", sample=X).version
+        theirs = packaging.package(their_version.ref, Wanted(base=base_image))
+        prepared = docker.prepare(their_version, None, DeploymentSpec(options={"image": "mlops/churn:1"}), ref="churn/1", report=SILENT)
+
+    try:
+        assert mine.image != theirs.image and mine.image.startswith("mlops/churn:1-") and theirs.image.startswith("mlops/churn:1-")
+        assert engine.client().api.inspect_image("mlops/churn:1")["Id"] == mine.digest
+        assert prepared["image_id"] == theirs.digest
+        with pytest.raises(ImageOfAnother, match="holds churn:1 of another workspace"):
+            docker.prepare(churn.version, churn.environment, DeploymentSpec(options={"image": theirs.image}), ref="churn/1", report=SILENT)
+    finally:
+        for name in ("mlops/churn:1", mine.image, theirs.image):
+            engine.client(timeout_seconds=60).api.remove_image(name, force=True)
+
+
 def test_an_image_adds_at_most_150_megabytes_to_its_base(churn_image: Image) -> None:
     assert 0 < churn_image.added_bytes <= 150e6
 
@@ -264,8 +285,9 @@ def test_a_base_that_cannot_take_the_packages_is_told_why(
 
 
 def test_a_base_that_nobody_has_is_named(churn: Provenance, build: Callable[..., Image]) -> None:
-    with pytest.raises(BaseUnfit, match=r"127\.0\.0\.1:9/nobody/has:this does not fit: it is not in the engine and cannot be pulled"):
+    with pytest.raises(BaseMissing, match=r"nobody listens where its registry should be.* Images that are there: .*mlops-nb-tests/python:bookworm") as caught:
         build(churn, base="127.0.0.1:9/nobody/has:this")
+    assert caught.value.hint.startswith("docker pull 127.0.0.1:9/nobody/has:this ") and "--base" in caught.value.hint
 
 
 def test_a_base_for_another_processor_is_refused_before_the_build(churn: Provenance, build: Callable[..., Image]) -> None:
@@ -366,7 +388,7 @@ def small_image(base_image: str) -> Iterator[Image]:
 
 
 def test_an_image_goes_to_a_registry_and_comes_back(small_image: Image, image_registry: str) -> None:
-    pushed = images.push(small_image, f"{image_registry}/team").pushed
+    pushed = images.push(small_image, images.name_in(f"{image_registry}/team", small_image.ref)).pushed
 
     assert pushed.startswith(f"{image_registry}/team/small@sha256:")
     api = engine.client(timeout_seconds=60).api
@@ -378,6 +400,6 @@ def test_an_image_goes_to_a_registry_and_comes_back(small_image: Image, image_re
 
 def test_what_a_registry_says_is_passed_on(small_image: Image) -> None:
     with pytest.raises(ImageNotPushed, match=r"127\.0\.0\.1:9/team/small"):
-        images.push(small_image, "127.0.0.1:9/team")
+        images.push(small_image, "127.0.0.1:9/team/small:1")
     with pytest.raises(BadOption, match="is no name of an image in a registry"):
-        images.push(small_image, "not a registry")
+        images.name_in("not a registry", small_image.ref)
