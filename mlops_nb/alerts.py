@@ -4,14 +4,13 @@
     p99 > 200ms for 10m           a quantile of their latency: p50, p90, p95, p99, p99.9
     requests > 100/s for 1m       how many a second
     no requests for 1h            none in that time
-    requests anomalous            the last full hour beside the same hour of earlier days
+    requests anomalous            the last full hour beside the same hour of earlier days; too few alarm as too many do
+    error_rate anomalous          its errors, and p50 to p99.9 its latencies; only more alarm
     drift                         the newest drift check found it, in a feature that nobody silenced
 
-`for` says over which time up to now it is judged, five minutes unless said.  Anomalies are judged once an hour with a stated budget of false
-alarms: one a month.  Counts of the same hour on at least seven earlier days, their square roots taken, are read as a sample of a normal
-distribution (Anscombe, "The transformation of Poisson, binomial and negative-binomial data", Biometrika 1948), and an hour outside the two-sided
-prediction interval of Student's t at 1/720, the hours of a month, raises the alarm.  The promise holds where the days are alike: a weekly rhythm
-widens the interval rather than raise alarms, a trend does not.
+`for` says over which time up to now it is judged, five minutes unless said.  Anomalies are judged once an hour with a stated budget of false alarms,
+one a month for each rule (see `anomalies`): by the same hour of the week on earlier weeks where at least seven are kept, else by the same hour
+of the day on seven to twenty-eight earlier days.  With less of a past nothing is said, and the rule says so.
 """
 
 from __future__ import annotations
@@ -19,14 +18,13 @@ from __future__ import annotations
 import getpass
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Literal
 
 import msgspec
 
-from . import store, telemetry
+from . import anomalies, store, telemetry
 from .errors import BadOption
 from .store import alerts as table
 from .store import checks, deployments, events, silences
@@ -37,19 +35,23 @@ from .telemetry.copies import bin_end_ms
 
 LEAST_REQUESTS = 20
 """An error rate or a quantile of fewer answers says too little to wake somebody."""
-LEAST_DAYS, MOST_DAYS = 7, 28
-LOOKS_A_MONTH = 720
+MOST_DAYS, MOST_WEEKS = 28, 12
+SETTLED = timedelta(minutes=2)
+"""So long after an hour its last requests are here."""
 _FORM = re.compile(r"(error_rate|requests|p50|p90|p95|p99|p99\.9)\s*([<>])\s*(\d+(?:\.\d+)?)\s*(%|ms|s|/s)?(?:\s+for\s+(\d+)(s|m|h))?")
+_ANOMALOUS = re.compile(r"(error_rate|requests|p50|p90|p95|p99|p99\.9) anomalous")
 _NONE = re.compile(r"no requests for (\d+)(s|m|h)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _UNITS = {"error_rate": ("%",), "requests": ("/s",)}
-_HINT = '"error_rate > 5% for 5m", "p99 > 200ms for 5m", "requests > 100/s", "no requests for 1h", "requests anomalous" or drift'
+_HINT = '"error_rate > 5% for 5m", "p99 > 200ms for 5m", "requests > 100/s", "no requests for 1h", "error_rate anomalous" or drift'
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """A rule's words, read."""
 
     metric: Literal["error_rate", "requests", "p50", "p90", "p95", "p99", "p99.9", "silence", "anomaly", "drift"]
+    of: str = ""
+    """What is to be as ever, where an anomaly is."""
     above: bool = True
     bound: float = 0.0
     """A share (0–1), milliseconds, or requests a second."""
@@ -66,8 +68,8 @@ class Verdict(msgspec.Struct, frozen=True):
 def parse(text: str) -> Condition:
     """The condition that *text* says.  Raises BadOption."""
     words = " ".join(text.split())
-    if words == "requests anomalous":
-        return Condition(metric="anomaly", seconds=3600.0)
+    if odd := _ANOMALOUS.fullmatch(words):
+        return Condition(metric="anomaly", of=odd[1], seconds=3600.0)
     if words == "drift":
         return Condition(metric="drift")
     if silent := _NONE.fullmatch(words):
@@ -93,10 +95,15 @@ def _checked_seconds(words: str, seconds: float) -> float:
 
 def add(endpoint: str, condition: str) -> Rule:
     """Watch an endpoint from now on; the agent judges.  Raises EndpointNotFound, BadOption."""
-    parse(condition)
+    read = parse(condition)
     with store.writing() as tx:
         deployments.endpoint(tx, endpoint)
-        return table.add(tx, endpoint, " ".join(condition.split()), author=getpass.getuser())
+        rule = table.add(tx, endpoint, " ".join(condition.split()), author=getpass.getuser())
+    if read.metric != "anomaly":
+        return rule
+    seen = _hour_judged(endpoint, read.of, store.now()).seen  # says at once whether there is enough of a past
+    with store.writing() as tx:
+        return table.change(tx, rule, value=seen)
 
 
 def of(endpoint: str | None = None) -> list[Rule]:
@@ -148,14 +155,22 @@ def judge(at: datetime | None = None) -> list[Rule]:
     with store.reading() as tx:
         rules = table.of(tx)
     judged = {rule.id: verdict for rule in rules if (verdict := _judged(rule, at))}
-    if not (changed := [rule for rule in rules if rule.id in judged and judged[rule.id].holds != rule.firing]):
+    if not (news := [rule for rule in rules if rule.id in judged and _is_news(rule, judged[rule.id])]):
         return []
     with store.writing() as tx:
         there = {rule.id: rule for rule in table.of(tx)}
-        return [_note(tx, there[rule.id], judged[rule.id], at) for rule in changed if rule.id in there]
+        noted = [_note(tx, there[rule.id], judged[rule.id], at) for rule in news if rule.id in there]
+    return [rule for rule in noted if rule.firing != next(before.firing for before in news if before.id == rule.id)]
+
+
+def _is_news(rule: Rule, verdict: Verdict) -> bool:
+    """An anomaly's numbers are kept every hour, also when they are as ever."""
+    return verdict.holds != rule.firing or (rule.condition.endswith("anomalous") and verdict.seen != rule.value)
 
 
 def _note(tx: store.Transaction, rule: Rule, verdict: Verdict, at: datetime) -> Rule:
+    if verdict.holds == rule.firing:
+        return table.change(tx, rule, value=verdict.seen)
     now = table.change(tx, rule, firing=verdict.holds, since=at if verdict.holds else None, value=verdict.seen, acknowledged="")
     data = {"rule": rule.id, "condition": rule.condition, "seen": verdict.seen, "snoozed": rule.snoozed_until is not None and rule.snoozed_until > at}
     events.record(tx, "AlertFired" if verdict.holds else "AlertResolved", subject=rule.endpoint, data=data)
@@ -167,7 +182,7 @@ def _judged(rule: Rule, at: datetime) -> Verdict | None:
     condition = parse(rule.condition)
     since = at - timedelta(seconds=condition.seconds)
     if condition.metric == "anomaly":
-        return _hour_judged(rule.endpoint, at)
+        return _hour_judged(rule.endpoint, condition.of, at)
     if condition.metric == "drift":
         return _drift_judged(rule.endpoint)
     if condition.metric == "silence":
@@ -232,39 +247,52 @@ def _said(time: timedelta) -> str:
 # ── anomalies ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _hour_judged(endpoint: str, at: datetime) -> Verdict | None:
-    """The last full hour; None where fewer than seven earlier days were asked anything in it."""
-    begin = at.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
-    hours = telemetry.hourly(endpoint, since=begin - timedelta(days=MOST_DAYS), until=begin + timedelta(hours=1))
+def _hour_judged(endpoint: str, metric: str, at: datetime) -> Verdict:
+    """The last full hour, once what was asked in it is here."""
+    begin = (at - SETTLED).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+    since, until = begin - timedelta(weeks=MOST_WEEKS), begin + timedelta(hours=1)
+    if metric == "requests":
+        return _rate_judged(telemetry.hourly(endpoint, since=since, until=until), begin)
+    hours = telemetry.by_hour(endpoint, since=since, until=until, of_day=begin.hour)
+    return _quality_judged(metric, hours, begin)
+
+
+def _rate_judged(hours: Mapping[datetime, int], begin: datetime) -> Verdict:
+    """From the first request on, an hour without any counts as one with none."""
     first = min(hours, default=begin)
-    days = [begin - timedelta(days=back) for back in range(1, MOST_DAYS + 1) if begin - timedelta(days=back) >= first]
-    if len(days) < LEAST_DAYS:
-        return None
-    return anomaly(hours.get(begin, 0), [hours.get(day, 0) for day in days])
+    earlier, which = _alike(begin, lambda hour: hour >= first)
+    if len(earlier) < anomalies.LEAST:
+        return _too_short(len(earlier))
+    count, expected = hours.get(begin, 0), anomalies.of_counts([hours.get(hour, 0) for hour in earlier])
+    return Verdict(not expected.holds(count), f"{count:,} requests in the hour, {expected.low:,.0f} to {expected.high:,.0f} expected of {which}")
 
 
-def anomaly(count: int, before: Sequence[int], *, looks: int = LOOKS_A_MONTH) -> Verdict:
-    """Whether *count* lies outside what the same hour of earlier days promises, with one false alarm in so many *looks*."""
-    low, high = expected(before, looks=looks)
-    return Verdict(not low <= count <= high, f"{count:,} requests in the hour, {low:,.0f} to {high:,.0f} expected of {len(before)} earlier days")
+def _quality_judged(metric: str, hours: Mapping[datetime, Counted], begin: datetime) -> Verdict:
+    """Errors and latencies of hours with enough answers to tell."""
+    now, telling = hours.get(begin, Counted()), {hour: one for hour, one in hours.items() if one.requests >= LEAST_REQUESTS}
+    earlier, which = _alike(begin, telling.__contains__)
+    if len(earlier) < anomalies.LEAST:
+        return _too_short(len(earlier))
+    if now.requests < LEAST_REQUESTS:
+        return Verdict(False, f"{now.requests} answers in the hour, fewer than {LEAST_REQUESTS}")
+    before = [telling[hour] for hour in earlier]
+    if metric == "error_rate":
+        share = now.errors / now.requests
+        most = anomalies.of_shares([(one.errors, one.requests) for one in before], now.requests).high
+        return Verdict(share > most, f"{now.errors:,} of {now.requests:,} answers in the hour failed ({share:.2%}), up to {most:.2%} expected of {which}")
+    quantile = float(metric[1:]) / 100
+    latency, most = _quantile_ms(now, quantile), anomalies.of_latencies([_quantile_ms(one, quantile) for one in before]).high
+    return Verdict(latency > most, f"{metric} was {latency:,.3g} ms in the hour, up to {most:,.3g} ms expected of {which}")
 
 
-def expected(before: Sequence[int], *, looks: int = LOOKS_A_MONTH) -> tuple[float, float]:
-    """The two ends of the prediction interval for the next count."""
-    roots = [2 * math.sqrt(count + 0.375) for count in before]
-    mean = sum(roots) / len(roots)
-    spread = max(1.0, sum((root - mean) ** 2 for root in roots) / (len(roots) - 1))  # a Poisson count's own spread is 1 on this scale
-    reach = student_quantile(1 - 0.5 / looks, len(roots) - 1) * math.sqrt(spread * (1 + 1 / len(roots)))
-    low, high = ((max(0.0, mean + side) / 2) ** 2 - 0.375 for side in (-reach, reach))
-    return max(0.0, low), high
+def _alike(begin: datetime, known: Callable[[datetime], bool]) -> tuple[list[datetime], str]:
+    """The same hour of the week on earlier weeks where enough are known, else of the day on earlier days; and those in words."""
+    weeks = [hour for back in range(1, MOST_WEEKS + 1) if known(hour := begin - timedelta(weeks=back))]
+    if len(weeks) >= anomalies.LEAST:
+        return weeks, f"the same hour of {len(weeks)} earlier weeks"
+    days = [hour for back in range(1, MOST_DAYS + 1) if known(hour := begin - timedelta(days=back))]
+    return days, f"the same hour of {len(days)} earlier days"
 
 
-@lru_cache
-def student_quantile(probability: float, degrees: int) -> float:
-    """Student's t: the value that is not passed with this probability (above 0.5), by integrating its density over the angle."""
-    import numpy as np
-
-    angles = np.linspace(-np.pi / 2, np.pi / 2, 20_001)
-    mass = np.cumsum(np.cos(angles) ** (degrees - 1))
-    angle = float(np.interp(probability, mass / mass[-1], angles))
-    return math.sqrt(degrees) * math.tan(angle)
+def _too_short(days: int) -> Verdict:
+    return Verdict(False, f"nothing is said yet: the hour is known of {days} earlier days, {anomalies.LEAST} are needed")

@@ -36,6 +36,8 @@ def list_alerts(endpoint: str | None) -> Listing[Rule]:
         'alerts add "p99 > 200ms" --endpoint delays',
         'alerts add "no requests for 1h" --endpoint delays',
         'alerts add "requests anomalous" --endpoint delays',
+        'alerts add "error_rate anomalous" --endpoint delays',
+        'alerts add "p95 anomalous" --endpoint delays',
         "alerts add drift --endpoint delays",
     ],
 )
@@ -45,8 +47,8 @@ def add_alert(condition: str, endpoint: str) -> Rule:
     """Have the agent watch an endpoint.
 
     CONDITION compares error_rate, requests (a second) or a latency (p50, p90, p95, p99, p99.9) over the last five minutes, or as long as `for` says; or is
-    `no requests for 1h`; or `requests anomalous`: the last hour beside the same hour of earlier days, with one false alarm a month; or is
-    `drift`: the newest drift check found it, in a feature that nobody silenced.
+    `no requests for 1h`; or says that requests, error_rate or a latency is `anomalous`: in the last hour beside the same hour of earlier days or weeks,
+    with one false alarm a month; or is `drift`: the newest drift check found it, in a feature that nobody silenced.
     """
     from .. import agent
     from .. import alerts as watching

@@ -22,7 +22,7 @@ leftover.  Lines are deleted before their Parquet file may be merged, so lines w
 """
 
 from .compaction import Compaction, compact
-from .copies import Counted, Pair, count, counted, hourly, pairs, together
+from .copies import Counted, Pair, by_hour, count, counted, hourly, pairs, together
 from .extremes import extremes
 from .files import asked_since
 from .histograms import Asked, Segment, Sought, Windowed, columns, histograms, shapes
@@ -30,6 +30,6 @@ from .queries import Captured, captured, inputs, outputs, refused, requests, tot
 
 __all__ = [
     "requests", "refused", "inputs", "outputs", "traffic", "totals", "captured", "asked_since", "compact", "Compaction", "Captured",
-    "count", "counted", "Counted", "hourly", "together", "pairs", "Pair", "histograms", "columns", "shapes", "Asked", "Segment", "Sought", "Windowed",
-    "extremes",
+    "count", "counted", "Counted", "hourly", "by_hour", "together", "pairs", "Pair", "histograms", "columns", "shapes", "Asked", "Segment", "Sought",
+    "Windowed", "extremes",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import duckdb
     import numpy as np
 
-__all__ = ["BINS", "BIN_RATIO", "Counted", "Pair", "agreeing", "bin_end_ms", "count", "counted", "difference", "hourly", "pairs", "together"]
+__all__ = ["BINS", "BIN_RATIO", "Counted", "Pair", "agreeing", "bin_end_ms", "by_hour", "count", "counted", "difference", "hourly", "pairs", "together"]
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,13 +57,14 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
 def counted(endpoint: str, *, since: datetime, until: datetime | None = None) -> dict[str, Counted]:
     """Per deployment what it answered callers: requests, errors, latencies in bins of 1 %; copies are not counted."""
-    statuses = {"errors": "status >= 400", "refused": "status = 429"}
-    counts = ", ".join(f"coalesce(sum(requests) FILTER ({which}), 0)::BIGINT AS {name}" for name, which in statuses.items())
-    select = f"SELECT deployment, bin, sum(requests)::BIGINT AS requests, {counts} FROM counts GROUP BY 1, 2"
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in _over_counts(endpoint, since, until, select):
-        found.setdefault(row["deployment"], []).append(row)
-    return {name: _counted(many) for name, many in found.items()}
+    select = f"SELECT deployment AS what, {_COUNTED} FROM counts GROUP BY 1, 2"
+    return _grouped(_over_counts(endpoint, since, until, select))
+
+
+def by_hour(endpoint: str, *, since: datetime, until: datetime | None = None, of_day: int) -> dict[datetime, Counted]:
+    """Beginning of each hour that is this one *of_day* (0–23, UTC) → what all deployments answered callers in it; hours without requests are left out."""
+    select = f"SELECT time_bucket(INTERVAL 1 HOUR, time) AS what, {_COUNTED} FROM counts WHERE hour(time) = {int(of_day)} GROUP BY 1, 2"
+    return _grouped(_over_counts(endpoint, since, until, select, step=3600))
 
 
 def together(many: Iterable[Counted]) -> Counted:
@@ -74,6 +75,19 @@ def together(many: Iterable[Counted]) -> Counted:
         latencies.update(one.latencies)
     requests, errors, refused = (sum(getattr(one, name) for one in every) for name in ("requests", "errors", "refused"))
     return Counted(requests=requests, errors=errors, refused=refused, latencies=dict(latencies))
+
+
+_STATUSES = {"errors": "status >= 400", "refused": "status = 429"}
+_COUNTED = "bin, sum(requests)::BIGINT AS requests, " + ", ".join(
+    f"coalesce(sum(requests) FILTER ({which}), 0)::BIGINT AS {name}" for name, which in _STATUSES.items()
+)
+
+
+def _grouped(found: Iterable[Mapping[str, Any]]) -> dict[Any, Counted]:
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    for row in found:
+        groups.setdefault(row["what"], []).append(row)
+    return {what: _counted(bins) for what, bins in groups.items()}
 
 
 def _counted(bins: Sequence[Mapping[str, Any]]) -> Counted:
