@@ -606,7 +606,7 @@ def _drift(check: Any) -> Card:
 
 def _causes(causes: Any) -> Card:
     features = [[f.feature, f"{f.effect:.1%}", _began(f.began), f.summary] for f in causes.features]
-    segments = [[s.feature, s.segment, s.kind, f"{s.rows:.1%}", f"{s.inside:.1%}", f"{s.outside:.1%}", _p(s.p_adjusted)] for s in causes.segments]
+    segments = [[s.feature, s.segment, *_among(s)] for s in causes.segments]
     examples = [[e.request, str(e.row), _clock(e.time), _brief(e.values)] for e in causes.examples]
     losses = [[loss.metric, "" if loss.before is None else f"{loss.before:.3g}", _interval(loss), loss.how] for loss in causes.losses]
     return Card(
@@ -622,6 +622,12 @@ def _causes(causes: Any) -> Card:
         ],
         note=" ".join(causes.notes),
     )
+
+
+def _among(segment: Any) -> list[str]:
+    if segment.kind == "mix":
+        return ["another mix", "", f"explains {segment.inside:.0%}", "", ""]
+    return [segment.kind, f"{segment.rows:.1%}", f"{segment.inside:.1%}", f"{segment.outside:.1%}", _p(segment.p_adjusted)]
 
 
 def _began(began: Any) -> str:

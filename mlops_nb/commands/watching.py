@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         "drift delays --since 7d",
         "drift delays --deployment 2 --engine scipy",
         "drift delays --detector mmd",
+        "drift delays --html drift.html",
         "drift delays --dataset flights_q1:1",
         "drift delays --window 1d --budget 1/30d",
         "drift delays --since 1d --reference last-week",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 @click.option("--every", type=DURATION, help="How often you check, which the budget is shared out among.  [default: 1d]")
 @click.option("--effect", type=click.FloatRange(0.001, 0.5), help="Share of rows that must lie elsewhere.  [default: drift_effect of the settings]")
 @click.option("--schedule", metavar="CRON|TIME", help='Have the agent check, at "0 6 * * *" (minute, hour, day, month, weekday in UTC) or every 1h.')
+@click.option("--html", metavar="FILE", help="Write the report, with causes where it drifted, as one HTML file that needs no network.")
 def drift(
     endpoint: str,
     engine: str | None,
@@ -79,6 +81,7 @@ def drift(
     every: float | None,
     effect: float | None,
     schedule: str | None,
+    html: str | None,
 ) -> DriftCheck | Schedule:
     """Compare what an endpoint was asked with the data its model was trained on.
 
@@ -94,10 +97,22 @@ def drift(
     if schedule:
         return _scheduled(endpoint, schedule, options | ({"detector": detector} if detector else {}), since=since, every=every)
     if detector:
-        return _detected(endpoint, detector, options, since=since, every=every)
+        return _told(_detected(endpoint, detector, options, since=since, every=every), html)
     with face().reporting(f"checking {endpoint} for drift") as report:
         check = monitoring.check_drift(endpoint, since=since, every_seconds=every, report=report, **options)  # type: ignore[arg-type]
         report.step("drift" if check.is_drift else "no drift")
+    return _told(check, html)
+
+
+def _told(check: DriftCheck, html: str | None) -> DriftCheck:
+    """The check, written to a file where one is named, then with its causes."""
+    if not html:
+        return check
+    from ..monitoring import causes, pages
+
+    with face().reporting(f"writing the report of {check.endpoint}") as report:
+        check = causes.with_causes(check, report=report)
+        report.step(f"written to {pages.save(check, html)}")
     return check
 
 

@@ -92,11 +92,15 @@ def of(endpoint: str, *, deployment: str | None = None, report: Reporter = SILEN
 
     Raises EndpointNotFound, DeploymentNotFound, NothingToCompare when there was no check, or its requests are no longer kept.
     """
-    check = _newest(endpoint, deployment)
-    found = explained(check, report=report)
+    return msgspec.convert(with_causes(_newest(endpoint, deployment), report=report).report["causes"], Causes)
+
+
+def with_causes(check: DriftCheck, *, report: Reporter = SILENT) -> DriftCheck:
+    """*check* with its causes, which are kept with it.  Raises NothingToCompare."""
+    found = msgspec.to_builtins(explained(check, report=report))
     with store.writing() as tx:
-        checks.explain(tx, check.id, msgspec.to_builtins(found))
-    return found
+        checks.explain(tx, check.id, found)
+    return msgspec.structs.replace(check, report=check.report | {"causes": found})
 
 
 def explained(check: DriftCheck, *, report: Reporter = SILENT) -> Causes:
@@ -114,7 +118,7 @@ def explained(check: DriftCheck, *, report: Reporter = SILENT) -> Causes:
     found = _found(told, asked, before)
     report.step("comparing answers before and since")
     losses = _losses(check, told, found[0])
-    rows = f"Of {len(asked):,} rows of requests{' (a fixed sample)' if len(asked) >= 0.9 * MOST_ROWS else ''}."
+    rows = f"Causes are told from {len(asked):,} rows of requests{', a fixed sample' if len(asked) >= 0.9 * MOST_ROWS else ''}."
     return msgspec.structs.replace(whole, features=found[0], segments=found[1], examples=found[2], losses=losses, notes=[rows, *notes])
 
 
@@ -153,7 +157,7 @@ def _reference(check: DriftCheck, told: DriftReport) -> tuple[dict[str, Array], 
 
 def _found(told: DriftReport, asked: Sample, before: dict[str, Array]) -> tuple[list[Changed], list[Segment], list[Example]]:
     values = columns.of_requests(asked.columns)
-    types = {feature.name: feature.type for feature in told.features}
+    types = {feature.name: feature.type for feature in told.features if feature.side == "input"}
     names = [name for name in values if types.get(name, "not compared") != "not compared" and (name in before or not before)]
     fine = {name: _coded(name, before.get(name, values[name][:0]), values[name], text=_is_text(values[name]), cells=_CELLS) for name in names}
     changed = [_began(feature, fine, asked) for feature in _drifted(told, fine)]
@@ -169,7 +173,7 @@ def _drifted(told: DriftReport, coded: Mapping[str, Coded]) -> list[FeatureDrift
     """The features that alarmed, what moved most first; of a verdict on all together those whose shares moved most."""
     alone = [feature for feature in told.features if feature.is_drift and feature.type != "together"]
     if not alone:
-        moved = [msgspec.structs.replace(f, effect=_gap(coded[f.name])) for f in told.features if f.name in coded]
+        moved = [msgspec.structs.replace(f, effect=_gap(coded[f.name])) for f in told.features if f.name in coded and f.side == "input"]
         alone = [feature for feature in moved if (feature.effect or 0.0) >= 0.05]
     return sorted(alone, key=_effect, reverse=True)[:_MOST_FEATURES]
 
@@ -184,9 +188,10 @@ def _effect(feature: FeatureDrift) -> float:
 
 
 def _began(feature: FeatureDrift, coded: Mapping[str, Coded], asked: Sample) -> Changed:
-    one = coded.get(feature.name)
+    one = coded.get(feature.name) if feature.side == "input" else None
     began = change_point.beginning(asked.time, one.window, one.counts[0]) if one else None
-    return Changed(feature=feature.name, effect=_effect(feature), summary=feature.summary, began=began)
+    name = feature.name if feature.side == "input" else f"{feature.name} ({feature.side})"
+    return Changed(feature=name, effect=_effect(feature), summary=feature.summary, began=began)
 
 
 def _start(asked: Sample, began: Beginning | None, told: DriftReport) -> int:

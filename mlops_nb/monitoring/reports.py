@@ -12,6 +12,8 @@ class FeatureDrift(msgspec.Struct, frozen=True, kw_only=True):
     """One feature, before and now."""
 
     name: str
+    side: str = "input"
+    """`input`, `prediction` (what the model answered) or `label` (what turned out to be true)."""
     type: str
     """`number`, `category`, or `not compared`."""
     test: str
