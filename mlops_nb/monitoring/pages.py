@@ -285,7 +285,7 @@ def again(check: DriftCheck, report: DriftReport) -> str:
     words += [f"--dataset {check.dataset}"] if reference_is_a_dataset(report) else []
     words += [f"--since {report.window.since:%Y-%m-%dT%H:%M:%S}"] if report.window.since else []
     words += [f"--detector {detector}"] if detector in NAMES and detector != "histograms" else [f"--engine {check.engine}"]
-    return " ".join(["%mlops drift", check.endpoint, *words])
+    return " ".join([f"%mlops drift {check.endpoint}", *words])
 
 
 def reference_is_a_dataset(report: DriftReport) -> bool:
