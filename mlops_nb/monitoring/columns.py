@@ -59,11 +59,11 @@ def wanted_of(version: ModelVersion, schema: Sequence[Mapping[str, Any]]) -> lis
     if not columns:
         return [Wanted(c["name"], c["type"], c["name"]) for c in schema]
     if (version.signature or {}).get("kind") == "tensors":
-        return [element for column in columns for element in _elements(column, [c["name"] for c in schema])]
+        return [element for column in columns for element in elements(column, [c["name"] for c in schema])]
     return [Wanted(c["name"], c["type"], c["name"] if c["name"] in there else None) for c in columns]
 
 
-def _elements(column: dict[str, Any], sources: list[str]) -> list[Wanted]:
+def elements(column: dict[str, Any], sources: list[str]) -> list[Wanted]:
     """`input[0]`, `input[1]` …, which are the data set's columns in their order when it has as many."""
     axes = (column.get("shape") or [None])[1:]
     count = math.prod(length or 0 for length in axes)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from .. import telemetry
 from ..errors import BadOption
+from ..progress import SILENT, Reporter
 from ..store.datasets import DatasetVersion
 from ..store.models import ModelVersion
 from ..summaries import ColumnSummary
 from ..telemetry import Asked, Windowed
-from . import columns, judging, quality, references, telling
+from . import answers, columns, judging, quality, references, telling
+from .answers import Truth
 from .columns import Wanted
 from .judging import Budget, Judged
 from .references import Extent, Reference
@@ -55,18 +59,42 @@ class Side(msgspec.Struct, frozen=True):
         return self.reference or references.training(self.version, self.dataset.ref if self.dataset else None, self.endpoint)
 
 
-def compared(side: Side, judged: Extent, *, length: Window, budget: Budget, effect: float) -> DriftReport | None:
-    """The verdict; None where no answered request is kept.  Raises FileMissing."""
+def compared(side: Side, judged: Extent, *, length: Window, budget: Budget, effect: float, report: Reporter = SILENT) -> DriftReport | None:
+    """The verdict on inputs, predictions and labels; None where no answered request is kept.  Raises FileMissing."""
     there = telemetry.columns(side.endpoint, deployment=side.deployment, since=judged.since, until=judged.until)
     wanted, skipped = _comparable(side, there)
+    inputs = [Asked(columns.column_of(w), shape, w.place) for w, shape in wanted]
+    outputs = answers.predictions(side.endpoint, side.deployment, side.version, side.against, judged, report) if inputs else answers.Outputs([])
     found = telemetry.histograms(
-        side.endpoint, [Asked(columns.column_of(w), shape, w.place) for w, shape in wanted], deployment=side.deployment, since=judged.since,
-        until=judged.until, seconds=length.seconds, size=length.size, most=max(judging.SPANS) if length.several else 1,
+        side.endpoint, [*inputs, *outputs.asked], deployment=side.deployment, since=judged.since, until=judged.until, seconds=length.seconds,
+        size=length.size, most=max(judging.SPANS) if length.several else 1,
     )  # fmt: skip
     if not found:
         return None
-    report, tested = _report(side, wanted, skipped, found, budget, effect)
-    return msgspec.structs.replace(report, quality=_quality(side, judged, tested, found, skipped, there, alpha=budget.alpha, effect=effect))
+    truth = answers.truth(side.endpoint, side.deployment, side.against, found, judged) if inputs else None
+    lines = _Lines([a.shape for a in inputs], [a.shape for a in outputs.asked], truth)
+    told, tested = _report(side, lines, skipped, found, budget, effect)
+    told = msgspec.structs.replace(told, notes=[*told.notes, *filter(None, (outputs.note, truth.note if truth else ""))])
+    return msgspec.structs.replace(told, quality=_quality(side, judged, tested[: len(inputs)], found, skipped, there, alpha=budget.alpha, effect=effect))
+
+
+class _Lines(msgspec.Struct, frozen=True):
+    """All that is compared, in the order of the windows' columns: inputs, predictions, the label."""
+
+    inputs: list[ColumnSummary]
+    outputs: list[ColumnSummary]
+    truth: Truth | None
+
+    @property
+    def references(self) -> list[ColumnSummary]:
+        return [*self.inputs, *self.outputs, *([self.truth.reference] if self.truth else [])]
+
+    def windows(self, found: Sequence[Windowed]) -> list[list[ColumnSummary]]:
+        late = self.truth.windows if self.truth else []
+        return [[*one.columns, *late[n : n + 1]] for n, one in enumerate(found)]
+
+    def side_of(self, place: int) -> str:
+        return "input" if place < len(self.inputs) else "prediction" if place < len(self.inputs) + len(self.outputs) else "label"
 
 
 def _quality(
@@ -76,7 +104,7 @@ def _quality(
     beyond = quality.reach(side.endpoint, side.deployment, judged, since=since, until=extent.until)
     known = {columns.column_of(one) for one in side.against.wanted}
     gone = skipped.get(columns.NOT_IN_REQUESTS, []) if side.against.kind == "training data" else []
-    by_counts = quality.findings(judged, found[0].columns, beyond, alpha=alpha, effect=effect)
+    by_counts = quality.findings(judged, found[0].columns[: len(judged)], beyond, alpha=alpha, effect=effect)
     return by_counts + quality.schema(
         side.endpoint, side.deployment, since=extent.since or since, until=extent.until, new=there - known, gone=gone, effect=effect
     )  # fmt: skip
@@ -111,12 +139,11 @@ def _why_not(wanted: Wanted, summary: ColumnSummary | None, there: set[str]) -> 
 _column = columns.column_of
 
 
-def _report(
-    side: Side, wanted: list[tuple[Wanted, ColumnSummary]], skipped: dict[str, list[str]], found: list[Windowed], budget: Budget, effect: float
-) -> tuple[DriftReport, list[Judged]]:
-    against, shapes = side.against, [summary for _, summary in wanted]
-    judged = judging.judge(shapes, [one.columns for one in found], effect=effect) if shapes else []
-    features = sorted((telling.feature(one, alpha=budget.alpha, effect=effect) for one in judged), key=_order)
+def _report(side: Side, lines: _Lines, skipped: dict[str, list[str]], found: list[Windowed], budget: Budget, effect: float) -> tuple[DriftReport, list[Judged]]:
+    against, shapes = side.against, lines.references
+    judged = judging.judge(shapes, lines.windows(found), effect=effect) if shapes else []
+    told = [telling.feature(one, alpha=budget.alpha, effect=effect, side=lines.side_of(place)) for place, one in enumerate(judged)]
+    features = sorted(told, key=_order)
     others = [FeatureDrift(name=name, type="not compared", test="none", summary=why) for why, names in skipped.items() for name in names]
     spans = [span for span in judging.SPANS if span <= len(found)]
     rows = sum(one.rows for one in found)

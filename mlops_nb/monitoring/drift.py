@@ -87,7 +87,7 @@ def check_drift(
         report.step(f"counting {reference or 'the training data'}")
         against = references.chosen(reference, judged, asked.version, endpoint, dataset=dataset, time=time)
         report.step(f"counting the requests of {endpoint}")
-        return _kept(asked, against.name, chosen, _counted(asked, against, judged, length, spent, effect or settings.drift_effect))
+        return _kept(asked, against.name, chosen, _counted(asked, against, judged, length, spent, effect or settings.drift_effect, report))
     _refuse_counted(chosen, window, budget, effect, reference, time)
     subject = _subject(endpoint, deployment, dataset)
     report.step(f"reading the requests of {_named(subject)}")
@@ -129,9 +129,9 @@ def _refuse_counted(chosen: Engine, window: str | None, budget: str | None, effe
         raise BadOption(f"{chosen.name} compares with a data set's rows, not with {reference or 'a season'}.", hint="--engine histograms, or --dataset NAME")
 
 
-def _counted(asked: Under, against: Reference, judged: Extent, length: counting.Window, spent: judging.Budget, effect: float) -> DriftReport:
+def _counted(asked: Under, against: Reference, judged: Extent, length: counting.Window, spent: judging.Budget, effect: float, report: Reporter) -> DriftReport:
     side = counting.Side(asked.endpoint, asked.deployment, asked.version, against.dataset, against)
-    found = counting.compared(side, judged, length=length, budget=spent, effect=effect)
+    found = counting.compared(side, judged, length=length, budget=spent, effect=effect, report=report)
     if found is None:
         raise NothingToCompare.no_requests(_named(asked), asked.endpoint, since=judged.since)
     if all(feature.type == "not compared" for feature in found.features):

@@ -44,6 +44,8 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime | None = None
     until: datetime | None = None
     season: Season | None = None
+    time_column: str = ""
+    """The data set's column that tells the season."""
     dataset: DatasetVersion | None = None
 
 
@@ -241,8 +243,18 @@ def _season_of(dataset: DatasetVersion, column: str, season: Season, version: Mo
             table.put_summary(tx, key, known)
     return Reference(
         name=f"{dataset.ref} in {season.words}", kind="training data", rows=known[0].rows if known else 0, columns=known,
-        wanted=columns.wanted(version, dataset), season=season, dataset=dataset,
+        wanted=columns.wanted(version, dataset), season=season, time_column=column, dataset=dataset,
     )  # fmt: skip
+
+
+def column_parts(season: Season, column: str) -> str:
+    """SQL that is true of the season's rows."""
+    numbers = [number + 1 if season.part == "weekday" else number for number in season.among]
+    return f"{_part_of(season, column)} IN ({', '.join(map(str, numbers))})"
+
+
+def _part_of(season: Season, column: str) -> str:
+    return f'extract({_PART[season.part]} FROM "{column.replace(chr(34), chr(34) * 2)}")::INTEGER'
 
 
 def _counted_season(dataset: DatasetVersion, column: str, season: Season) -> list[ColumnSummary]:
@@ -251,12 +263,11 @@ def _counted_season(dataset: DatasetVersion, column: str, season: Season) -> lis
     file = artifacts.address(dataset.file)
     if not file.exists():
         raise FileMissing(file)
-    part = f'extract({_PART[season.part]} FROM "{column.replace(chr(34), chr(34) * 2)}")::INTEGER'
-    wanted = [number + 1 if season.part == "weekday" else number for number in season.among]
+    part = _part_of(season, column)
     with tempfile.TemporaryDirectory(prefix="mlops-") as scratch, duckdb.connect(":memory:", config={"autoinstall_known_extensions": False}) as connection:
         rows = Path(scratch) / "season.parquet"
         source = f"read_parquet('{str(file).replace(chr(39), chr(39) * 2)}')"
-        count = connection.execute(f"COPY (SELECT * FROM {source} WHERE {part} IN ({', '.join(map(str, wanted))})) TO '{rows}' (FORMAT parquet)").fetchone()
+        count = connection.execute(f"COPY (SELECT * FROM {source} WHERE {column_parts(season, column)}) TO '{rows}' (FORMAT parquet)").fetchone()
         if not count or not count[0]:
             found = connection.execute(f"SELECT DISTINCT {part} AS p FROM {source} WHERE p IS NOT NULL ORDER BY p").fetchall()
             there = Season(season.part, tuple(number - 1 if season.part == "weekday" else number for (number,) in found))

@@ -12,7 +12,7 @@ _MOST_BINS = 30
 _EFFECTS = {"number": "Kolmogorov–Smirnov distance", "category": "total variation distance"}
 
 
-def feature(judged: Judged, *, alpha: float, effect: float) -> FeatureDrift:
+def feature(judged: Judged, *, alpha: float, effect: float, side: str = "input") -> FeatureDrift:
     """One feature's verdict."""
     reference, window = judged.reference, judged.window
     values, missing, new = judged.first("values"), judged.first("missing"), judged.first("new")
@@ -23,6 +23,7 @@ def feature(judged: Judged, *, alpha: float, effect: float) -> FeatureDrift:
     words = [_summary(reference, window), *([_small(values.effect, effect)] if small else [])]
     return FeatureDrift(
         name=reference.name,
+        side=side,
         type=reference.kind,
         test=values.test,
         p_value=values.p_value if tested else None,

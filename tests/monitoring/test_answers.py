@@ -1,0 +1,147 @@
+"""Drift of predictions and of labels, as lines of the same report, at an endpoint that really answers."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+from living import wait_for
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LinearRegression
+
+from mlops_nb import client, datasets, labels, monitoring, registry, rollout, settings, store, telemetry
+from mlops_nb.monitoring import DriftReport, FeatureDrift, answers, references
+from mlops_nb.progress import SILENT
+from mlops_nb.store.models import ModelVersion
+
+from .conftest import flights
+
+pytestmark = pytest.mark.xdist_group("predictions")
+
+
+def trips(rows: int, *, seed: int) -> pd.DataFrame:
+    """Flights that are late when they leave late, mostly."""
+    frame = flights(rows, seed=seed)[["distance", "dep_delay"]]
+    noise = np.random.default_rng(seed + 1000).normal(0, 4, rows)
+    return frame.assign(late=(frame.dep_delay + noise > 15).astype(int))
+
+
+def checked(**options) -> DriftReport:
+    return msgspec.convert(monitoring.check_drift("delays", **options).report, DriftReport)
+
+
+def lines(report: DriftReport) -> dict[str, FeatureDrift]:
+    return {found.name: found for found in report.features if found.type != "not compared"}
+
+
+def ask(rows: pd.DataFrame) -> list[str]:
+    """The ids of the requests, 500 rows each, once they are kept."""
+    before = telemetry.captured("delays").rows
+    ids = [client.invoke("delays", rows.iloc[start : start + 500][["distance", "dep_delay"]]).request_id for start in range(0, len(rows), 500)]
+    wait_for(lambda: telemetry.captured("delays").rows >= before + len(rows), what="the telemetry")
+    return ids
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory) -> dict[str, DriftReport]:
+    """A forest that is asked what it was trained on, then of later and later flights, and told what was true."""
+    with settings.using(tmp_path_factory.mktemp("predictions")):
+        training = trips(5000, seed=0)
+        datasets.register("flights", training)
+        forest = RandomForestClassifier(20, max_depth=4, random_state=0).fit(training[["distance", "dep_delay"]], training.late)
+        registry.register(forest, name="delays", data="flights", target="late")
+        rollout.deploy("delays:1")
+        try:
+            told = {}
+            rows = trips(3000, seed=1)
+            ids = ask(rows)
+            told["unchanged"] = checked()
+            truth = pd.DataFrame({"request_id": np.repeat(ids, 500), "row": np.tile(np.arange(500), len(ids)), "label": rows.late})
+            labels.record("delays", truth)
+            told["labelled"] = checked()
+            labels.record("delays", truth.assign(label=1))
+            told["all late"] = checked()
+            began = datetime.now(UTC)
+            moved = trips(3000, seed=2)
+            ask(moved.assign(dep_delay=moved.dep_delay + 12))
+            told["moved"] = checked(since=began)
+            told["against the first"] = checked(since=began, reference=f"{began - timedelta(hours=1):%Y-%m-%dT%H:%M:%S}..{began:%Y-%m-%dT%H:%M:%S.%f}")
+            return told
+        finally:
+            rollout.down()
+
+
+def test_predictions_are_lines_of_the_report_and_do_not_drift_when_nothing_changed(story):
+    found = lines(story["unchanged"])
+
+    assert {name: one.side for name, one in found.items()} == {
+        "distance": "input", "dep_delay": "input", "prediction label": "prediction", "prediction probabilities[1]": "prediction",
+    }  # fmt: skip
+    assert not any(one.is_drift or one.is_small_change for one in found.values())
+    assert "of 4 features" in story["unchanged"].promise
+
+
+def test_predictions_drift_when_what_is_asked_moves(story):
+    found = lines(story["moved"])
+
+    assert [name for name, one in found.items() if one.is_drift] == ["dep_delay", "prediction probabilities[1]", "prediction label"]
+    assert "'1' 38 % → 8" in found["prediction label"].summary
+
+
+def test_predictions_are_compared_with_a_past_window_too(story):
+    found = lines(story["against the first"])
+
+    assert found["prediction label"].is_drift and story["against the first"].reference.kind == "past requests"
+    assert not any(name.startswith("label ") for name in found)
+
+
+def test_labels_that_are_as_in_training_do_not_drift_and_others_do(story):
+    found, others = lines(story["labelled"])["label late"], lines(story["all late"])["label late"]
+
+    assert found.side == "label" and not found.is_drift and abs(found.histogram["window"][1] - found.histogram["reference"][1]) < 0.03
+    assert others.is_drift and "'0' " in others.summary and "gone" in others.summary
+    assert any(note.startswith("3,000 of 3,000 rows have a label") for note in story["labelled"].notes)
+
+
+# ── references of predictions ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def fares(workspace) -> ModelVersion:
+    """A regressor that loads in a process of its own."""
+    rows = flights(3000, seed=0)[["distance", "dep_delay"]]
+    datasets.register("fares", rows.assign(fare=rows.distance * 0.1))
+    return registry.register(LinearRegression().fit(rows, rows.distance * 0.1), name="fares", data="fares", target="fare").version
+
+
+def predicted(version: ModelVersion) -> answers.Outputs:
+    now = store.now()
+    return answers.predictions("fares", None, version, references.training(version, None, "fares"), references.Extent(None, now), SILENT)
+
+
+def test_the_training_data_are_scored_once(fares: ModelVersion, monkeypatch):
+    first = predicted(fares)
+    monkeypatch.setattr(answers, "_answers", lambda *_: pytest.fail("scored again"))
+
+    assert predicted(fares) == first
+    [one] = first.asked
+    assert (one.shape.name, one.shape.kind, one.shape.count) == ("prediction", "number", 3000)
+    assert one.shape.mean == pytest.approx(flights(3000, seed=0).distance.mean() * 0.1, rel=1e-3)
+
+
+def test_a_model_that_cannot_be_asked_says_why(fares: ModelVersion):
+    broken = msgspec.structs.replace(fares, hash="other", signature={**(fares.signature or {}), "inputs": [{"name": "distance", "type": "bool"}]})
+
+    found = predicted(broken)
+
+    assert found.asked == [] and found.note.startswith("Predictions are not compared: fares:1 could not be asked rows of fares:1 (")
+
+
+def test_a_secret_of_the_environment_is_not_handed_on(monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "x")
+
+    assert "SOME_TOKEN" not in answers._environment() and "SOME_TOKEN" in os.environ
