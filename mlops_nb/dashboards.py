@@ -12,11 +12,12 @@ import urllib.request
 import webbrowser
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import msgspec
 import psutil
 
+from . import processes
 from .errors import DashboardFailed, MissingExtra, PortInUse
 from .settings import Workspace
 
@@ -35,19 +36,15 @@ OPTIONS = (
     "--theme.dark.primaryColor=#8ab4f8",
 )
 """How Streamlit is run, but for the port; the two colours keep enough contrast on their backgrounds."""
+_COMMAND = ("-m", "streamlit", "run")
+_STOP_SECONDS = 5.0
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A dashboard's process; the creation time tells it from a later process with the same pid."""
+    """A dashboard's process."""
 
     pid: int
     port: int
-    create_time: float
-
-    @classmethod
-    def of(cls, pid: int, port: int) -> Self:
-        """The process *pid*, as it is now."""
-        return cls(pid, port, psutil.Process(pid).create_time())
 
     @property
     def address(self) -> str:
@@ -56,11 +53,10 @@ class Running(msgspec.Struct, frozen=True):
 
     def process(self) -> psutil.Process | None:
         """The process, while it runs; not that of the workspace which this one is a copy of."""
+        process = processes.again(self.pid, _COMMAND)
         try:
-            process = psutil.Process(self.pid)
-            alive = process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - self.create_time) < 1
-            return process if alive and Path(process.cwd()) == Workspace.current().run.resolve() else None
-        except psutil.Error:
+            return process if process and Path(process.cwd()) == Workspace.current().run.resolve() else None
+        except psutil.Error:  # it has just ended
             return None
 
 
@@ -115,7 +111,7 @@ def _started(port: int | None) -> Running:
     if not importlib.util.find_spec("streamlit"):
         raise MissingExtra("streamlit", extra="dashboard", doing="The dashboard")
     chosen = _free_port(port)
-    running = Running.of(_launch(chosen), chosen)
+    running = Running(_launch(chosen), chosen)
     try:
         _wait_until_it_answers(running)
     except BaseException:
@@ -128,14 +124,13 @@ def _started(port: int | None) -> Running:
 def _launch(port: int) -> int:
     workspace = Workspace.current()
     workspace.run.mkdir(parents=True, exist_ok=True, mode=0o700)
-    command = [sys.executable, "-m", "streamlit", "run", str(folder() / "served.py"), f"--server.port={port}", *OPTIONS]
+    command = [sys.executable, *_COMMAND, str(folder() / "served.py"), f"--server.port={port}", *OPTIONS]
     with _log().open("wb") as log:
         process = subprocess.Popen(
             command, env=os.environ | {"MLOPS_HOME": str(workspace.root)}, cwd=workspace.run, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
-    process.returncode = 0  # it is meant to outlive us: no warning when this object goes
-    return process.pid
+    return processes.ours(process)
 
 
 def _wait_until_it_answers(running: Running) -> None:
@@ -157,22 +152,8 @@ def _answers(port: int) -> bool:
 
 
 def _end(running: Running) -> None:
-    process = running.process()
-    if process:
-        process.terminate()
-        if not _ends(running, within_seconds=5):
-            process.kill()
-            _ends(running, within_seconds=5)
-
-
-def _ends(running: Running, *, within_seconds: float) -> bool:
-    """Whether it ends in time.  A zombie whose parent (a kernel, a Jupyter server) never asks for it has ended; psutil would wait for it."""
-    deadline = time.monotonic() + within_seconds
-    while running.process():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
+    if process := running.process():
+        processes.end(process, patient_seconds=_STOP_SECONDS)
 
 
 def _free_port(port: int | None) -> int:

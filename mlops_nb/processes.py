@@ -61,6 +61,29 @@ def started_with(words: Sequence[str]) -> Iterator[psutil.Process]:
             yield process
 
 
+def lives(process: psutil.Process) -> bool:
+    """Whether it still runs: a zombie whose parent (a kernel, a Jupyter server) never asks for it has ended."""
+    import psutil
+
+    try:
+        return exit_code(process.pid) is None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end(process: psutil.Process, *, patient_seconds: float) -> None:
+    """Ask it to finish what it has and end; kill it, with what else is in a group that it leads, when that takes longer.  Returns once it ended."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        process.terminate()
+    deadline = time.monotonic() + patient_seconds
+    while lives(process):
+        if time.monotonic() > deadline:
+            kill_group(process.pid)
+        time.sleep(0.02)
+
+
 @contextmanager
 def scratch(root: Path, *, prefix: str) -> Iterator[Path]:
     """A new folder in *root* that is gone after the block, also where SIGTERM or SIGHUP ends it; those of processes that were killed go too."""

@@ -7,17 +7,15 @@ or in a container (`--run container`, see `contained`), is started and ended her
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
 
-from .. import artifacts, environments, store
+from .. import artifacts, environments, processes, store
 from ..edge import broker as brokers
 from ..edge import twin
 from ..edge.broker import Broker
@@ -52,7 +50,6 @@ RUNS = ("process", "container")
 _COMMAND = ("-m", "mlops_nb.edge")
 _STOP_SECONDS = 8.0
 _LOG_BYTES = 8_000_000
-_children: dict[int, subprocess.Popen[bytes]] = {}  # only to reap them
 _fleet: Fleet | None = None  # the agent's
 
 
@@ -231,7 +228,7 @@ def stop(deployment: Deployment) -> None:
     if run == "container":
         contained.stop(deployment)
     elif run and (process := _process(device)):
-        _end(process)
+        processes.end(process, patient_seconds=_STOP_SECONDS)
 
 
 def _withdraw(deployment: Deployment) -> None:
@@ -269,10 +266,10 @@ def end_strays(known: Iterable[Deployment]) -> None:
     if keys.root().is_dir():
         contained.end_strays(d for d in known if d.spec.options.get("run") == "container")
         expected = {str(_spec_file(d.spec.options["device"])) for d in known if d.spec.options.get("run") == "process"}
-        for process in psutil.process_iter(["cmdline"]):
-            words = process.info["cmdline"] or []
-            if tuple(words[1:3]) == _COMMAND and words[-1].startswith(f"{keys.root()}{os.sep}") and words[-1] not in expected:
-                _end(process)
+        for process in processes.started_with(_COMMAND):
+            spec = process.info["cmdline"][-1]
+            if spec.startswith(f"{keys.root()}{os.sep}") and spec not in expected:
+                processes.end(process, patient_seconds=_STOP_SECONDS)
 
 
 def logs(deployment: Deployment, *, lines: int) -> list[str]:
@@ -354,33 +351,14 @@ def _ensured(device: str) -> int:
             [sys.executable, *_COMMAND, str(_spec_file(device))], cwd=keys.folder(device), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True, env=variables | {"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
-    _children[started.pid] = started
     (keys.folder(device) / "pid").write_text(str(started.pid))
-    return started.pid
+    return processes.ours(started)
 
 
 def _process(device: str) -> psutil.Process | None:
     """The device's process on this machine, unless it ended or the pid is somebody else's by now."""
     try:
         pid = int((keys.folder(device) / "pid").read_text())
-        if pid in _children and _children[pid].poll() is not None:
-            return None
-        words = psutil.Process(pid).cmdline()
-        return psutil.Process(pid) if not words or words[1:] == [*_COMMAND, str(_spec_file(device))] else None
-    except (FileNotFoundError, ValueError, psutil.Error):
+    except (FileNotFoundError, ValueError):
         return None
-
-
-def _end(process: psutil.Process) -> None:
-    """Ask it to finish what it has and end; kill it when it does not."""
-    try:
-        process.terminate()
-        deadline = time.monotonic() + _STOP_SECONDS
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            if time.monotonic() > deadline:
-                process.send_signal(signal.SIGKILL)
-            if process.pid in _children:
-                _children[process.pid].poll()
-            time.sleep(0.02)
-    except psutil.NoSuchProcess:
-        pass
+    return processes.again(pid, [*_COMMAND, str(_spec_file(device))])

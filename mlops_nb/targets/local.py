@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,14 +153,8 @@ def share(endpoint: str, deployments: Sequence[Deployment], weights: Mapping[str
 def stop(deployment: Deployment) -> None:
     """Ask the server to finish what it has and end; kill it when it does not."""
     process = _process(deployment)
-    if process is None:
-        return
-    process.terminate()
-    deadline = time.monotonic() + _STOP_SECONDS
-    while _process(deployment) is not None:
-        if time.monotonic() > deadline:
-            processes.kill_group(process.pid)
-        time.sleep(0.02)
+    if process:
+        processes.end(process, patient_seconds=_STOP_SECONDS)
 
 
 def end_strays(known: Iterable[Deployment]) -> None:

@@ -94,7 +94,7 @@ def test_stopping_what_does_not_run_says_so(workspace):
 
 def test_another_process_that_took_its_pid_is_left_alone(workspace):
     workspace.run.mkdir(parents=True)
-    (workspace.run / "dashboard.json").write_bytes(msgspec.json.encode(dashboards.Running(os.getpid(), 8501, 0.0)))
+    (workspace.run / "dashboard.json").write_bytes(msgspec.json.encode(dashboards.Running(os.getpid(), 8501)))
 
     assert dashboards.address() is None
     assert dashboards.stop() is False
