@@ -112,7 +112,7 @@ def _listed(detector: Detector) -> Listed:
     if not licence:
         with_it, without = engines.alibi_detect(needs=detector.needs), engines.alibi_detect()
         lacks = "" if with_it.ready else _lacks(detector.needs) if without.ready else "%mlops engines install alibi-detect"
-        return Listed(detector=detector, ready=with_it.ready, licence=with_it.licence or without.licence, lacks=lacks)
+        return Listed(detector=detector, ready=with_it.ready, licence=(with_it if with_it.ready else without).licence, lacks=lacks)
     there = detector.library == "mlops_nb" or importlib.util.find_spec("scipy") is not None
     return Listed(detector=detector, ready=there, licence=licence, lacks="" if there else "pip install 'mlops_nb[drift]'")
 

@@ -106,15 +106,25 @@ def _scipy() -> Engine:
 def alibi_detect(*, needs: str = "") -> Engine:
     """alibi-detect as it is here, with what some of its detectors need (`tensorflow`) beside it; without that the smallest environment there is."""
     if importlib.util.find_spec("alibi_detect") is not None and (not needs or importlib.util.find_spec(needs) is not None):
-        version = importlib.metadata.version("alibi-detect")
-        licence = _APACHE if version.startswith("0.11.") else _BUSINESS
-        return Engine(name="alibi-detect", version=version, licence=licence, ready=True, python=sys.executable, where="this environment")
+        there = importlib.metadata.distribution("alibi-detect")
+        return _ready(there, python=sys.executable, where="this environment")
     for recipe in RECIPES:
         for home in [_home(recipe, TENSORFLOW)] if needs else [_home(recipe), _home(recipe, TENSORFLOW)]:
-            if home.is_dir():
-                python = str(_interpreter(home))
-                return Engine(name="alibi-detect", version=recipe.version, licence=recipe.licence, ready=True, python=python, where=str(home))
+            if home.is_dir() and (found := _installed(home)):
+                return _ready(found, python=str(_interpreter(home)), where=str(home))
     return Engine(name="alibi-detect", licence=f"{_APACHE} up to 0.11.4, {_BUSINESS} since", ready=False)
+
+
+def _ready(found: importlib.metadata.Distribution, *, python: str, where: str) -> Engine:
+    """The engine under the licence that its own metadata state."""
+    stated = [words for field in ("License-Expression", "License") for words in found.metadata.get_all(field) or []]
+    licence = _APACHE if any("apache" in words.lower() for words in stated) else _BUSINESS
+    return Engine(name="alibi-detect", version=found.version, licence=licence, ready=True, python=python, where=where)
+
+
+def _installed(home: Path) -> importlib.metadata.Distribution | None:
+    places = [str(place) for place in (*home.glob("lib/python*/site-packages"), home / "Lib" / "site-packages")]
+    return next(iter(importlib.metadata.distributions(name="alibi-detect", path=places)), None)
 
 
 # ── installing ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_nb.errors import BadOption, DetectorMissing, EngineMissing
-from mlops_nb.monitoring import DriftReport, FeatureDrift, detectors, distances, engines
+from mlops_nb import commands
+from mlops_nb.cli import Terminal
+from mlops_nb.errors import BadOption, DetectorMissing, EngineMissing, UsageError
+from mlops_nb.monitoring import DriftReport, FeatureDrift, detecting, detectors, distances, engines
 
 from .conftest import Watched, flights
 
@@ -221,3 +223,49 @@ def test_what_needs_tensorflow_says_so_where_that_is_not_there(alibi_detect: eng
 
     assert told.value.hint == "%mlops engines install alibi-detect --with tensorflow"
     assert not next(one for one in detectors.every() if one.detector.name == "alibi-lsdd-online").ready
+
+
+# ── permutation tests ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("test", [detecting._maximum_mean_discrepancy, detecting._energy])
+def test_permutation_tests_hold_their_level_and_find_a_change(test):
+    random = np.random.default_rng(0)
+    reference = random.normal(0, 1, (100, 3))
+    unchanged = [test(reference[:60], random.normal(0, 1, (60, 3))).p_value for _ in range(60)]
+    moved = random.normal([0, 1, 0], 1, (60, 3))
+
+    assert np.mean(np.array(unchanged) < 0.1) <= 0.2
+    assert test(reference[:60], moved).p_value == pytest.approx(1 / (detecting.PERMUTATIONS + 1))
+
+
+def test_mmd_is_the_unbiased_estimate_computed_plainly():
+    random = np.random.default_rng(0)
+    x, y = random.normal(0, 1, (40, 2)), random.normal(0.5, 1, (30, 2))
+    both = np.vstack([x, y])
+    squared = ((both[:, None] - both[None]) ** 2).sum(axis=2)
+    kernel = np.exp(-squared / np.median(squared[np.triu_indices(70, 1)]))
+    within = sum((side.sum() - np.trace(side)) / (len(side) * (len(side) - 1)) for side in (kernel[:40, :40], kernel[40:, 40:]))
+
+    assert detecting._maximum_mean_discrepancy(x, y).statistic == pytest.approx(within - 2 * kernel[:40, 40:].mean(), rel=1e-9)
+
+
+# ── on a line ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_line_chooses_the_detector_and_writes_the_report(delays: Watched, tmp_path):
+    delays.ask(changed())
+
+    check = commands.run(["drift", "delays", "--detector", "wasserstein", "--html", str(tmp_path / "drift.html")], Terminal(quiet=True))
+    causes = commands.run(["causes", "delays"], Terminal(quiet=True))
+
+    assert check.is_drift and check.report["causes"]["features"][0]["feature"] == causes.features[0].feature == "dep_delay"
+    assert "--detector wasserstein" in (tmp_path / "drift.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("other", [["--window", "1d"], ["--schedule", "1d"], ["--engine", "scipy"]])
+def test_what_a_detector_does_not_know_is_refused(delays: Watched, other: list[str]):
+    with pytest.raises(UsageError) as told:
+        commands.run(["drift", "delays", "--detector", "mmd", *other], Terminal(quiet=True))
+
+    assert told.value.hint

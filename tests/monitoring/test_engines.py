@@ -162,3 +162,11 @@ def test_the_notebooks_python_path_does_not_reach_the_engine(alibi_detect, delay
     delays.ask(flights(500, seed=1))
 
     assert monitoring.check_drift("delays", engine="alibi-detect").engine == "alibi-detect"
+
+
+@ONE_INSTALLATION
+def test_the_licence_is_the_one_that_the_installed_metadata_state(alibi_detect):
+    stated = (Path(alibi_detect.where) / "lib").glob(f"python*/site-packages/alibi_detect-{alibi_detect.version}.dist-info/METADATA")
+    apache = any("License: Apache" in line for line in next(stated).read_text(encoding="utf-8").splitlines())
+
+    assert alibi_detect.licence == ("Apache-2.0" if apache else "Business Source Licence 1.1")
