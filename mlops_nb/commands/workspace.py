@@ -68,9 +68,12 @@ def down() -> WorkspaceStatus:
 
 @mlops.command(heading="The workspace", examples=["clean"])
 def clean() -> Facts:
-    """Delete kept files that nothing needs any more."""
+    """Delete kept files, and emulations of FPGAs, that nothing needs any more."""
     from .. import artifacts, store
-    from ..store import models as table
+    from ..fpga import emulation
+    from ..store import deployments, models
 
     with store.writing() as tx:  # under the lock nobody can start to need one of them
-        return Facts({"freed_bytes": artifacts.forget(artifacts.settled() - table.files_in_use(tx))})
+        freed = artifacts.forget(artifacts.settled() - models.files_in_use(tx))
+        emulated = [project["sha256"] for deployment in deployments.of(tx) if (project := deployment.spec.options.get("project"))]
+    return Facts({"freed_bytes": freed + emulation.forget(emulated)})

@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ _FLAGS = ("-O1", "-std=c++17", "-fPIC", "-shared", "-w", "-Ifirmware/ap_types")
 _SOURCE = "mlops_bridge.cpp"
 """It includes the logic's own, which compiles in half the time of two."""
 _LIBRARY, _NOTED = "emulation.so", "library.json"
+_HASH_LETTERS = 32
 COMPILE_SECONDS = 300.0
 
 
@@ -55,12 +57,26 @@ def library(archive: Path, *, report: Reporter = SILENT) -> Path:
 
     Raises CompilerMissing, EmulationNotBuilt with the compiler's first lines, FileChanged for a library that is not what was compiled.
     """
-    home = path_inside(Workspace.current().run, FOLDER, _digest(archive)[:32])
+    home = path_inside(Workspace.current().run, FOLDER, _digest(archive)[:_HASH_LETTERS])
     if not (home / _NOTED).exists():
         report.step(f"compiling {archive.name.removesuffix('.tar.gz')} as C++")
         _build(archive, home)
     _check(home)
     return home
+
+
+def forget(needed: Collection[str], *, older_than_seconds: float = 3600) -> int:
+    """Delete what was compiled of projects other than those whose hashes are *needed*, and return the bytes freed.
+
+    What was compiled, or begun, a short while ago stays: it may belong to a conversion or a deployment still going on.
+    """
+    kept, latest = {sha256[:_HASH_LETTERS] for sha256 in needed}, time.time() - older_than_seconds
+    freed = 0
+    for home in (Workspace.current().run / FOLDER).glob("*"):
+        if home.name not in kept and home.stat().st_mtime < latest:
+            freed += sum(file.stat().st_size for file in home.rglob("*") if file.is_file())
+            shutil.rmtree(home, ignore_errors=True)
+    return freed
 
 
 def _check(home: Path) -> None:

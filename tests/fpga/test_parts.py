@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from xgboost import XGBClassifier
 
-from mlops_nb import conversion, signature
+from mlops_nb import commands, conversion, settings, signature, store
+from mlops_nb.cli import Terminal
 from mlops_nb.conversion.comparing import agreement
 from mlops_nb.conversion.reasons import NotConvertible
 from mlops_nb.fpga import Precision, comparing, emulation, estimates, graphs, projects
 from mlops_nb.fpga.graphs import CORE_IN, CORE_OUT
+from mlops_nb.settings import Workspace
+from mlops_nb.store import deployments
+from mlops_nb.store.deployments import Deployment, DeploymentSpec
 
 from .conftest import NUMBERS
 
@@ -110,6 +115,28 @@ def test_a_normalisation_is_taken_into_the_layer_before_it():
 
     assert [getattr(layer, "kind", "dense") for layer in parts.core.layers] == ["dense", "relu", "dense"]
     np.testing.assert_allclose(parts.core(rows), emulation.Part(content)({"x": rows})["y"], rtol=1e-3, atol=1e-4)
+
+
+def test_an_emulation_that_no_deployment_runs_is_cleaned_away_once_it_is_an_hour_old(tmp_path: Path):
+    place = Workspace(tmp_path / "another")
+    used, unused, new = "a" * 64, "b" * 64, "c" * 64
+    homes = {sha256: place.run / "fpga" / sha256[:32] for sha256 in (used, unused, new)}
+    for home in homes.values():
+        home.mkdir(parents=True)
+        (home / "emulation.so").write_bytes(b"1234")
+    for sha256 in (used, unused):
+        os.utime(homes[sha256], (0, 0))
+    wanted = Deployment(
+        endpoint="net", name="1", model="net", version=1, target="fpga", spec=DeploymentSpec(options={"project": {"sha256": used}}), wanted="running",
+        generation=1, status="healthy", created_at=store.now(), changed_at=store.now(), author="",
+    )  # fmt: skip
+
+    with settings.using(place.root):
+        with store.writing() as tx:
+            deployments.put(tx, wanted)
+        freed = commands.run(["clean"], Terminal(quiet=True))
+
+    assert freed == {"freed_bytes": 4} and [home.exists() for home in homes.values()] == [True, False, True]
 
 
 def test_an_estimate_grows_with_the_bits_and_shrinks_with_reuse():
