@@ -5,4 +5,7 @@ from .figures import distribution_figure, figure
 from .over_time import DriftMap, Part, drift_map, parts_of, window_check
 from .reports import Compared, DriftReport, FeatureDrift
 
-__all__ = ["check_drift", "figure", "distribution_figure", "DriftReport", "FeatureDrift", "Compared", "drift_map", "parts_of", "window_check", "DriftMap", "Part"]
+__all__ = [
+    "check_drift", "figure", "distribution_figure", "DriftReport", "FeatureDrift", "Compared", "drift_map", "parts_of", "window_check", "DriftMap",
+    "Part",
+]  # fmt: skip

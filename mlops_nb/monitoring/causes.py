@@ -190,8 +190,7 @@ def _effect(feature: FeatureDrift) -> float:
 def _began(feature: FeatureDrift, coded: Mapping[str, Coded], asked: Sample) -> Changed:
     one = coded.get(feature.name) if feature.side == "input" else None
     began = change_point.beginning(asked.time, one.window, one.counts[0]) if one else None
-    name = feature.name if feature.side == "input" else f"{feature.name} ({feature.side})"
-    return Changed(feature=name, effect=_effect(feature), summary=feature.summary, began=began)
+    return Changed(feature=feature.name, effect=_effect(feature), summary=feature.summary, began=began)
 
 
 def _start(asked: Sample, began: Beginning | None, told: DriftReport) -> int:

@@ -87,7 +87,8 @@ def distribution_figure(check: DriftCheck, feature: str) -> go.Figure:
     if found is None:
         raise FeatureNotFound(feature, known=[f.name for f in report.features])
     drawn = go.Figure()
-    for side, name, colour in (("reference", f"training data {check.dataset}", _REFERENCE), ("window", "requests", _WINDOW)):
+    reference = f"{report.reference.kind} {check.dataset}".removeprefix("past requests ")
+    for side, name, colour in (("reference", reference, _REFERENCE), ("window", "requests", _WINDOW)):
         if found.histogram:
             _add_side(drawn, found.histogram, side, _text(name), colour)
     mark = _MARKS[_verdict(found)][2]

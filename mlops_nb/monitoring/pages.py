@@ -105,11 +105,7 @@ def _moved(report: DriftReport) -> str:
 
 
 def _link(number: int, feature: FeatureDrift) -> str:
-    return f'<a href="#f{number}">{_(_label(feature))}</a>'
-
-
-def _label(feature: FeatureDrift) -> str:
-    return feature.name if feature.side == "input" else f"{feature.name} ({feature.side})"
+    return f'<a href="#f{number}">{_(feature.name)}</a>'
 
 
 def _size(feature: FeatureDrift) -> float:
@@ -204,7 +200,7 @@ def _features(features: Sequence[FeatureDrift]) -> str:
 def _feature(number: int, feature: FeatureDrift, *, opened: bool) -> str:
     silenced = f'<p class="soft">{_(feature.silenced)}</p>' if feature.silenced else ""
     test = f'<p class="soft">{_(feature.test)}{f", {_p(feature)}" if _p(feature) else ""}</p>' if feature.test != "none" else ""
-    words = f"<strong>{_(_label(feature))}</strong> {_mark(feature)} <span>{_(feature.summary)}</span>"
+    words = f"<strong>{_(feature.name)}</strong> {_mark(feature)} <span>{_(feature.summary)}</span>"
     return f'<details id="f{number}"{" open" if opened else ""}><summary>{words}</summary>{silenced}{test}{_drawing(feature)}</details>'
 
 

@@ -61,7 +61,7 @@ def _small(share: float, counts_from: float) -> str:
 
 
 def _words(reference: ColumnSummary, window: ColumnSummary) -> list[str]:
-    for side, where in ((reference, "training data"), (window, "window")):
+    for side, where in ((reference, "reference"), (window, "window")):
         if side.count < 30:
             return [f"{side.count or 'no'} values in the {where}, 30 are needed"]
     return _number_words(reference, window) if reference.kind == "number" else _category_words(reference, window)

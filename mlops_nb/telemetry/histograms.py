@@ -103,14 +103,16 @@ def shapes(
     until: datetime | None = None,
     months: Collection[int] = (),
     weekdays: Collection[int] = (),
+    hours: Collection[int] = (),
 ) -> list[ColumnSummary]:
     """A past window as a reference: its columns over bins of its own, as those of a data set; moments and nested values are left out.
 
+    *months* (1 is January), *weekdays* (0 is Monday) and *hours* (0–23), all in UTC, narrow it.
     Nothing where no request of that time had one of those columns.
     """
 
     def ask(standings: list[Standing]) -> list[ColumnSummary]:
-        kept = _kept(standings, {one.side for one in sought}, since, until, months, weekdays)
+        kept = _kept(standings, {one.side for one in sought}, since, until, months, weekdays, hours)
         if kept is None:
             return []
         [count] = kept.cursor.execute(f"SELECT coalesce(sum(rows), 0)::BIGINT FROM ({kept.sql})").fetchone() or (0,)
@@ -151,13 +153,19 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 def _kept(
-    standings: list[Standing], sides: Collection[str], since: datetime | None, until: datetime | None, months: Collection[int], weekdays: Collection[int]
+    standings: list[Standing],
+    sides: Collection[str],
+    since: datetime | None,
+    until: datetime | None,
+    months: Collection[int],
+    weekdays: Collection[int],
+    hours: Collection[int] = (),
 ) -> _Kept | None:
     cursor = rows.connection()
     tables = [rows.whole(cursor, s, _parquet(s, since, until), _lines(s)) for s in standings]
     table = " UNION ALL BY NAME ".join(f"({table})" for table in tables if table)
     there = {(side, rows.name_of(column)): column for side in sorted(sides) for column in _columns(cursor, table, side)} if table else {}
-    wanted = [*_bounds(since, until), *_seasons(months, weekdays), _any_of(list(there.values()))]
+    wanted = [*_bounds(since, until), *_seasons(months, weekdays, hours), _any_of(list(there.values()))]
     return _Kept(cursor, f"SELECT * FROM ({table}) WHERE {' AND '.join(wanted)}", there) if there else None
 
 
@@ -165,8 +173,8 @@ def _bounds(since: datetime | None, until: datetime | None) -> list[str]:
     return [f"time {mark} {_moment(time)}" for mark, time in ((">=", since), ("<", until)) if time is not None]
 
 
-def _seasons(months: Collection[int], weekdays: Collection[int]) -> list[str]:
-    chosen = (("month(time)", months), ("isodow(time) - 1", weekdays))
+def _seasons(months: Collection[int], weekdays: Collection[int], hours: Collection[int]) -> list[str]:
+    chosen = (("month(time)", months), ("isodow(time) - 1", weekdays), ("hour(time)", hours))
     return [f"{part} IN ({', '.join(str(int(n)) for n in sorted(among))})" for part, among in chosen if among]
 
 

@@ -65,6 +65,7 @@ def test_the_same_weekday_of_past_requests_is_compared_where_the_data_set_has_no
 
     assert report.reference.dataset == "requests before 2026-11-24 00:00 in Tuesdays" and report.reference.rows == 400
     assert drifted(report) == []
+    assert checked(reference="same-hour", since=NOW - timedelta(hours=3)).reference.rows == 13 * 400
 
 
 def test_the_same_month_of_the_data_set_is_a_reference_of_its_own(workspace):
