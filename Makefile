@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PARALLEL ?= 3
+# uv compiles nothing as it installs: a process that may not keep what it compiles needs three times as long to import pandas, every time.
+unexport PYTHONDONTWRITEBYTECODE
 # Three tests at a time start servers, kernels and browsers on two cores; one that was too slow there is asked again, alone, and must pass.
 ALONE = (echo "Once more, alone:" && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none)
 # The JupyterLab extension is built into the package as it is installed (extension/build.py): changed sources mean install again.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +28,12 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr
 
 
 def pytest_configure() -> None:
-    """Let the processes that tests start hear Ctrl-C: a suite started in the background inherits that it is ignored."""
+    """Let the processes that tests start keep what they compile: else each of hundreds compiles pandas and scikit-learn anew, three times the CPU.
+
+    Let them hear Ctrl-C, too: a suite started in the background inherits that it is ignored.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
