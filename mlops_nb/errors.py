@@ -13,6 +13,7 @@
     │       ScheduleNotFound
     ├── Busy                       exit 4   HTTP 409   somebody or something holds it
     │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  StillRunning  NotOurs  RolloutUnderWay  LastHealthy
+    │       AnswersCallers
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
     │   └── AnswersDiffer  RehearsalFailed  ReplayFailed
     └── Failed                     exit 1   HTTP 500
@@ -847,8 +848,7 @@ class NothingToCompare(Failed):
     def nothing_past(cls, endpoint: str, span: str, kept: tuple[str, str] | None) -> NothingToCompare:
         """No request of the time that was to be the reference is kept."""
         there = f"kept are those from {kept[0]} to {kept[1]} UTC" if kept else "none at all is kept"
-        day = kept[0][:10] if kept else "2026-10-01"
-        return cls(f"No request of {endpoint} {span} is kept; {there}.", hint=f"%mlops drift {endpoint} --reference {day}..{day}")
+        return cls(f"No request of {endpoint} {span} is kept; {there}.", hint="--reference 2026-10-01..2026-10-31, of a time that is kept")
 
     @classmethod
     def no_season(cls, dataset: str, season: str, there: str) -> NothingToCompare:

@@ -33,7 +33,7 @@ from .safety import checked_name, names_a_secret
 from .settings import Workspace
 from .store import deployments as table
 from .store import environments as environment_table
-from .store import events, models, rollouts, state
+from .store import events, models, rollouts, schedules, state
 from .store.deployments import Deployment, DeploymentSpec, Reason
 from .store.environments import Environment
 
@@ -184,6 +184,7 @@ def _forgotten(endpoint: str) -> bool:
         if table.of(tx, endpoint):
             return False
         table.delete_endpoint(tx, endpoint)
+        schedules.delete_of(tx, endpoint)
         events.record(tx, "EndpointDeleted", subject=endpoint)
     return True
 

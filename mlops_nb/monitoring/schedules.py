@@ -42,6 +42,9 @@ def add(endpoint: str, words: str, **options: Any) -> Schedule:
 
 def _as_long_as(seconds: float) -> str:
     """A window that leaves no gap between two checks."""
+    for unit, length in (("d", 86_400.0), ("h", 3600.0)):
+        if seconds % length == 0:
+            return f"{seconds / length:.0f}{unit}"
     return f"{math.ceil(seconds / 60)}m"
 
 

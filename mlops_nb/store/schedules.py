@@ -70,3 +70,8 @@ def ran(tx: Transaction, id: str, *, outcome: str, next_time: datetime) -> None:
 def delete(tx: Transaction, id: str) -> None:
     """Have it made no longer."""
     tx.execute("DELETE FROM schedules WHERE id = ?", [id])
+
+
+def delete_of(tx: Transaction, endpoint: str) -> None:
+    """Have those of an endpoint be made no longer."""
+    tx.execute("DELETE FROM schedules WHERE endpoint = ?", [endpoint])

@@ -13,9 +13,11 @@ from living import wait_for
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression
 
-from mlops_nb import client, datasets, labels, monitoring, registry, rollout, settings, store, telemetry
-from mlops_nb.monitoring import DriftReport, FeatureDrift, answers, references
+from mlops_nb import alerts, client, datasets, labels, monitoring, registry, rollout, settings, store, telemetry
+from mlops_nb.monitoring import DriftReport, FeatureDrift, answers, references, schedules
 from mlops_nb.progress import SILENT
+from mlops_nb.store import checks
+from mlops_nb.store import schedules as table
 from mlops_nb.store.models import ModelVersion
 
 from .conftest import flights
@@ -46,6 +48,20 @@ def ask(rows: pd.DataFrame) -> list[str]:
     return ids
 
 
+def by_the_agent() -> DriftReport:
+    """What the agent finds by a schedule whose time has come; it is running, for it keeps the deployment."""
+    schedule = schedules.add("delays", "1h", window="2h")
+    with store.writing() as tx:
+        table.ran(tx, schedule.id, outcome="", next_time=store.now() - timedelta(hours=5))
+    wait_for(lambda: schedules.of("delays")[0].outcome, what="the agent's check")
+    assert schedules.of("delays")[0].outcome.startswith("drift in ")
+    wait_for(lambda: alerts.of("delays")[0].firing, what="the alert")
+    rollout.delete_endpoint("delays")
+    assert schedules.of() == []
+    with store.reading() as tx:
+        return msgspec.convert(checks.drift_checks(tx, "delays", most=1)[0].report, DriftReport)
+
+
 @pytest.fixture(scope="module")
 def story(tmp_path_factory) -> dict[str, DriftReport]:
     """A forest that is asked what it was trained on, then of later and later flights, and told what was true."""
@@ -70,6 +86,7 @@ def story(tmp_path_factory) -> dict[str, DriftReport]:
             ask(moved.assign(dep_delay=moved.dep_delay + 12))
             told["moved"] = checked(since=began)
             told["against the first"] = checked(since=began, reference=f"{began - timedelta(hours=1):%Y-%m-%dT%H:%M:%S}..{began:%Y-%m-%dT%H:%M:%S.%f}")
+            told["by the agent"] = by_the_agent()
             return told
         finally:
             rollout.down()
@@ -105,6 +122,10 @@ def test_labels_that_are_as_in_training_do_not_drift_and_others_do(story):
     assert found.side == "label" and not found.is_drift and abs(found.histogram["window"][1] - found.histogram["reference"][1]) < 0.03
     assert others.is_drift and "'0' " in others.summary and "gone" in others.summary
     assert any(note.startswith("3,000 of 3,000 rows have a label") for note in story["labelled"].notes)
+
+
+def test_the_agent_makes_the_checks_that_are_due_and_raises_the_alert(story):
+    assert "of hourly checks" in story["by the agent"].promise and story["by the agent"].is_drift
 
 
 # ── references of predictions ────────────────────────────────────────────────────────────────────────────────────────

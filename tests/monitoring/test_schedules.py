@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from living import wait_for
 
-from mlops_nb import agent, alerts, cards, monitoring, overview, store, timetable
+from mlops_nb import alerts, cards, monitoring, overview, store, timetable
 from mlops_nb.errors import BadOption, EndpointNotFound, FeatureNotFound, NothingToCompare, ScheduleNotFound
 from mlops_nb.monitoring import DriftReport, judging, schedules, silences
 from mlops_nb.store import checks, events
@@ -146,20 +146,6 @@ def test_a_process_that_dies_is_noted_and_does_not_begin_again_at_once(delays: W
 
     assert schedules.of()[0].outcome == "the check's process ended with 1"
     assert schedules.of()[0].next_time > store.now()
-
-
-@pytest.mark.xdist_group("agent")
-def test_the_agent_makes_the_checks(delays: Watched) -> None:
-    late(delays)
-    schedule = schedules.add("delays", "1h")
-    due(schedule.id)
-    with store.writing() as tx:
-        tx.execute("UPDATE deployments SET wanted = 'stopped', status = 'stopped'")
-    agent.ensure()
-    try:
-        wait_for(lambda: schedules.of()[0].outcome == "drift in dep_delay", what="the agent's check")
-    finally:
-        agent.stop()
 
 
 # ── silences ─────────────────────────────────────────────────────────────────────────────────────────────────────────
