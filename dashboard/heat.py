@@ -23,7 +23,7 @@ SPANS = {"1h": 3600, "6h": 21_600, "24h": 86_400, "7d": 604_800, "30d": 2_592_00
 FEWEST, MOST = 6, 120
 """Windows in one picture."""
 MEASURES = {
-    "moved": "share of rows that lies elsewhere than in the training data",
+    "moved": "share of rows that lies elsewhere than in the training data, less what chance explains (95 %)",
     "missing": "share of rows without a value",
     "new": "share of rows with a value beyond the range or of no category of the training data",
 }
@@ -112,7 +112,7 @@ def _show_map(found: DriftMap, measure: str) -> None:
     st.plotly_chart(
         figure(found, measure), key="heat", alt=told(found), on_select=_take, selection_mode="points", config={"displayModeBar": False}
     )  # fmt: skip
-    st.caption(parts.plain(f"Colour: {MEASURES[measure]}; grey up to {found.effect:.0%}, the smallest effect that counts. ◆ is an alarm. {found.promise}."))
+    st.caption(parts.plain(f"Colour: {MEASURES[measure]}; grey up to {found.effect:.0%}, the smallest effect that counts. ◆ is an alarm: it {found.promise}."))
     for why, names in found.skipped.items():
         st.caption(f":material/info: {parts.plain(f'Not compared ({why}): {listed(names)}.')}")
 
@@ -153,7 +153,7 @@ def figure(found: DriftMap, measure: str = "moved") -> go.Figure:
         go.Heatmap(
             x=[time + half for time in times], y=[_label(name) for name in names], z=shares, zmin=0, zmax=most, colorscale=_colours(found.effect / most),
             xgap=1, ygap=1, hoverinfo="skip",
-            colorbar={"tickvals": [0, found.effect, most], "ticktext": ["0 %", f"{found.effect:.0%} counts", f"{most:.0%}"], "thickness": 12},
+            colorbar={"tickvals": [found.effect, most], "ticktext": [f"{found.effect:.0%} counts", f"{most:.0%}"], "thickness": 12},
         )
     )  # fmt: skip
     drawn.add_scatter(
@@ -179,7 +179,7 @@ def _share(found: Any, measure: str) -> float | None:
     if found is None:
         return None
     cell = found[0]
-    return {"moved": cell.effect, "missing": cell.missing, "new": cell.new}[measure]
+    return {"moved": None if cell.effect is None else max(cell.at_least, 0.0), "missing": cell.missing, "new": cell.new}[measure]
 
 
 def _colours(counts: float) -> list[tuple[float, str]]:
@@ -188,7 +188,7 @@ def _colours(counts: float) -> list[tuple[float, str]]:
 
 
 def _custom(name: str, time: datetime, cell: Any, slot: Any) -> list[str]:
-    moved = "too few rows to tell" if cell.effect is None else f"{cell.effect:.1%} lies elsewhere"
+    moved = "too few rows to tell" if cell.effect is None else f"{cell.effect:.1%} lies elsewhere, {max(cell.at_least, 0.0):.1%} at least"
     alarm = f"<br>◆ alarm: {cell.kind}{f', {cell.span} windows together' if cell.span > 1 else ''}" if cell.alarm else ""
     words = f"{moved} of {slot.rows:,} rows<br>missing {cell.missing:.1%}, new {cell.new:.1%}{alarm}"
     return [name, time.isoformat(), _label(name), f"{time:%Y-%m-%d %H:%M}", words]
@@ -212,7 +212,8 @@ def _label(name: str) -> str:
 
 def _show_cell(found: DriftMap) -> None:
     """The chosen feature in the chosen window, beside the training data; without a choice the latest alarm."""
-    latest = next(((cell.feature, slot) for slot in reversed(found.slots) for cell in slot.cells if cell.alarm), (found.features[0], found.slots[-1]))
+    alarms = [(cell.feature, slot) for slot in reversed(found.slots) for cell in slot.cells if cell.alarm and cell.effect is not None]
+    latest = next(iter(alarms), (found.features[0], found.slots[-1]))
     names = {slot.begin.isoformat(): f"{slot.begin:%Y-%m-%d %H:%M} · {slot.rows:,} rows{_alarms(slot.cells)}" for slot in reversed(found.slots)}
     at = parts.asked("at", names, otherwise=latest[1].begin.isoformat())
     feature = parts.asked("cell", found.features, otherwise=latest[0])
@@ -227,8 +228,8 @@ def _show_cell(found: DriftMap) -> None:
         words = f"How {feature} was distributed in the training data and is in this window"
         parts.chart(monitoring.distribution_figure(check, feature), key="cell", alt=words)
     with right:
-        st.markdown("**Data quality of this window**")
-        _show_quality(queries.report_of(check))
+        parts.chart(monitoring.figure(check), key="cell-effects", alt="Effect of each feature in this window; the table below has the numbers")
+    _show_quality(queries.report_of(check))
 
 
 def _alarms(cells: Sequence[Any]) -> str:
@@ -238,6 +239,7 @@ def _alarms(cells: Sequence[Any]) -> str:
 
 def _show_quality(report: monitoring.DriftReport) -> None:
     """Missing and new values by feature, what alarms first."""
+    st.markdown("**Data quality of this window**")
     rows: list[Mapping[str, Any]] = [
         {
             "feature": one.name,
@@ -249,5 +251,6 @@ def _show_quality(report: monitoring.DriftReport) -> None:
         }
         for one in sorted(report.features, key=lambda one: not one.is_drift)[: parts.ROWS]
     ]
-    percent = {name: st.column_config.NumberColumn(format="%.1f %%") for name in ("empty in data", "empty here", "new here")}
-    parts.table(rows, alt="Missing and new values of each feature in the chosen window", column_config=percent)
+    columns: dict[str, Any] = {name: st.column_config.NumberColumn(format="%.1f %%") for name in ("empty in data", "empty here", "new here")}
+    columns["what changed"] = st.column_config.TextColumn(width="medium")
+    parts.table(rows, alt="Missing and new values of each feature in the chosen window", column_config=columns)

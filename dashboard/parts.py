@@ -65,11 +65,14 @@ _TIDY = """<style>
 [data-testid="stSidebarHeader"] { height: 2.2rem; margin-bottom: 0; }
 [data-testid="stMain"] h1 { font-size: 2rem; padding-top: 0; }
 [data-testid="stMain"] h2, [data-testid="stMain"] h3 { font-size: 1.25rem; }
+[data-testid="stCaptionContainer"] { color: light-dark(#50535f, #c2c4cc); opacity: 1; }
+[data-testid="stCode"] .token.string { color: light-dark(#0b6b43, #7ee2a8); }
+[data-testid="stCode"] .token.keyword, [data-testid="stCode"] .token.number { color: light-dark(#1557b0, #8ab4f8); }
 </style>"""
 
 
 def tidy() -> None:
-    """Less room around a page than Streamlit leaves, and headings of a size for reading."""
+    """Less room around a page than Streamlit leaves, headings of a size for reading, and small print with the contrast that WCAG asks for."""
     st.html(_TIDY)
 
 

@@ -6,6 +6,7 @@ process, beside how many requests there were, which is how rows that come late (
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
@@ -52,6 +53,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     feature: str
     effect: float | None
     """Share of the window's rows, 0–1, that lies elsewhere than in the training data; None where there are too few to tell."""
+    at_least: float = 0.0
+    """The share of which chance explains no part, with 95 %: what to look at where windows are small."""
     alarm: bool = False
     kind: str = ""
     """What the alarm is about: `values`, `missing` or `new`."""
@@ -87,7 +90,7 @@ class DriftMap(msgspec.Struct, frozen=True, kw_only=True):
     alpha: float
     promise: str
     features: list[str]
-    """Those with most alarms first, then by their largest effect."""
+    """Those with most alarms first, then by the largest share that chance does not explain."""
     slots: list[Slot]
     """Oldest first; windows in which nobody asked are left out."""
     skipped: dict[str, list[str]]
@@ -141,6 +144,7 @@ def window_check(drift_map: DriftMap, begin: datetime) -> DriftCheck | None:
     told = {cell.feature: cell for cell in slot.cells}
     judged = _judged(subject, counted, place, drift_map.effect)
     features = [_alone(one, counted[place].columns[n], told[one.reference.name], drift_map) for n, one in enumerate(judged) if one.reference.name in told]
+    features.sort(key=lambda feature: (not feature.is_drift, -told[feature.name].at_least))
     report = DriftReport(
         is_drift=any(feature.is_drift for feature in features), engine="histograms", alpha=drift_map.alpha, correction="Holm", promise=drift_map.promise,
         reference=Compared(rows=subject.rows, compared=subject.rows, dataset=subject.dataset),
@@ -345,13 +349,26 @@ def _before(place: int) -> range:
 
 
 def _cell(judged: Judged, window: ColumnSummary, alpha: float) -> Cell:
-    decisive, alone = judged.tests[0], [test for test in judged.tests if test.span == 1 and test.test != "none"]
-    alarm, enough = decisive.p_adjusted < alpha, min(window.rows, judged.reference.rows) >= judging.FEWEST_ROWS
+    decisive, reference = judged.tests[0], judged.reference
+    alarm, enough = decisive.p_adjusted < alpha, min(window.rows, reference.rows) >= judging.FEWEST_ROWS
+    alone = [(test.effect, test.effect - _by_chance(test.kind, reference, window)) for test in judged.tests if test.span == 1 and test.test != "none"]
     return Cell(
-        feature=judged.reference.name, effect=max((test.effect for test in alone), default=None) if enough else None,
-        alarm=alarm, kind=decisive.kind if alarm else "", span=decisive.span if alarm else 1, missing=window.missing / max(window.rows, 1),
-        new=judging.outside(judged.reference, window) / max(window.count, 1),
+        feature=reference.name, effect=max((effect for effect, _ in alone), default=None) if enough else None,
+        at_least=max((certain for _, certain in alone), default=0.0) if enough else 0.0, alarm=alarm, kind=decisive.kind if alarm else "",
+        span=decisive.span if alarm else 1, missing=window.missing / max(window.rows, 1), new=judging.outside(reference, window) / max(window.count, 1),
     )  # fmt: skip
+
+
+def _by_chance(kind: str, reference: ColumnSummary, window: ColumnSummary) -> float:
+    """What chance alone makes of an effect, with 95 %: the inequality of Dvoretzky, Kiefer and Wolfowitz, as `judging` has it."""
+    n, m = reference.rows, window.rows
+    away = math.sqrt(math.log(2 / 0.05) * (n + m) / (2 * n * m)) if n and m else 1.0
+    if kind != "values" or reference.kind == "number" or not (reference.count and window.count):
+        return away
+    before, now = judging.cells(reference, window)
+    pooled = (before + now) / (before.sum() + now.sum())
+    spread = pooled * (1 - pooled) * (1 / before.sum() + 1 / now.sum())
+    return away + float((spread**0.5).sum()) / math.sqrt(2 * math.pi)
 
 
 def _alone(judged: Judged, window: ColumnSummary, cell: Cell, drift_map: DriftMap) -> FeatureDrift:
@@ -365,7 +382,7 @@ def _ordered(slots: Sequence[Slot]) -> list[str]:
     alarms: dict[str, tuple[int, float]] = {}
     for cell in (cell for slot in slots for cell in slot.cells):
         count, largest = alarms.get(cell.feature, (0, 0.0))
-        alarms[cell.feature] = (count + cell.alarm, max(largest, cell.effect or 0.0))
+        alarms[cell.feature] = (count + cell.alarm, max(largest, cell.at_least))
     return sorted(alarms, key=lambda name: (-alarms[name][0], -alarms[name][1], name))
 
 

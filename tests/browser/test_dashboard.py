@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import a_busy_workspace
 import pytest
+from a_canary_under_way import a_canary
 from living import churn_model
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+from playwright.sync_api import Browser, Page, expect
+from tabs import SCREENSHOTS, a_tab, inaccessible, keep, running_dashboard, settle, watched
 
-from mlops_nb import dashboards, hardware, profiling, settings
+from mlops_nb import hardware, profiling
 
 # Containers come and go with network interfaces, and Chromium drops what it is loading whenever one does: never beside the tests of the engine.
 pytestmark = pytest.mark.xdist_group("engine")
 
-SCREENSHOTS = Path(__file__).parents[1] / "out" / "screenshots"
 PAGES = {
     "overview": "",
     "models": "models?model=delays:2",
@@ -30,12 +28,11 @@ PAGES = {
     "hardware": "hardware",
     "deployments": "deployments?deployment=delays/3",
     "rollout": "rollout?endpoint=delays&period=1h",
+    "performance": "performance?endpoint=delays",
     "drift": "drift?endpoint=delays",
     "events": "events",
     "targets": "targets",
 }
-HARMLESS = ("/_stcore/health", "/_stcore/host-config")
-"""Streamlit asks for these below a page's own address first, and finds them one level up."""
 VANDALISED = {
     "models": "models?model=vandal:1",
     "lineage": "lineage?root=vandal:1",
@@ -50,8 +47,13 @@ VANDALISED = {
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A dashboard that runs on a workspace as after some weeks of use."""
-    with running_dashboard(tmp_path_factory.mktemp("busy") / "flights" / ".mlops", a_busy_workspace.fill) as url:
+    """A dashboard that runs on a workspace as after some weeks of use, with a canary under way."""
+
+    def fill() -> None:
+        a_busy_workspace.fill()
+        a_canary(reason="the step has not lasted its time", why="deeper trees")
+
+    with running_dashboard(tmp_path_factory.mktemp("busy") / "flights" / ".mlops", fill) as url:
         yield url
 
 
@@ -83,7 +85,7 @@ def light_tab(browser: Browser) -> Iterator[Page]:
 
 
 @pytest.mark.parametrize(("name", "scheme"), [*((name, "light") for name in PAGES), *((name, "dark") for name in ("overview", "lineage", "rollout", "drift"))])
-def test_a_page_renders_without_an_error_and_asks_nobody_but_this_machine(address, browser, name, scheme):
+def test_a_page_renders_without_an_error_is_accessible_and_asks_nobody_but_this_machine(address, browser, name, scheme):
     with a_tab(browser, color_scheme=scheme) as tab:
         errors = watched(tab)
         asked: list[str] = []
@@ -95,6 +97,7 @@ def test_a_page_renders_without_an_error_and_asks_nobody_but_this_machine(addres
         assert errors == []
         assert [url for url in asked if not url.startswith((f"{address}/", "data:", "blob:"))] == []
         expect(tab.get_by_test_id("stException")).to_have_count(0)
+        assert inaccessible(tab) == []
 
 
 def test_the_first_visitor_may_come_by_a_link(tmp_path, light_tab):
@@ -131,6 +134,19 @@ def test_the_choice_of_endpoint_goes_along_to_another_page(address, light_tab):
     light_tab.get_by_test_id("stSidebar").get_by_role("link", name="Drift").click()
 
     light_tab.wait_for_url("**/drift?endpoint=delays*")
+
+
+def test_a_press_on_a_cell_of_the_drift_map_shows_how_that_feature_was_distributed(address, light_tab):
+    settle(light_tab, f"{address}/drift?endpoint=delays")
+    expect(light_tab.get_by_role("combobox", name="Feature of the map")).to_have_value("temp")
+
+    cells = light_tab.locator(".stPlotlyChart").filter(has=light_tab.locator(".heatmaplayer .hm")).locator(".scatterlayer .trace").first.locator(".point")
+    cells.last.click(force=True)
+
+    light_tab.wait_for_url("**cell=*")
+    feature = light_tab.get_by_role("combobox", name="Feature of the map")
+    expect(feature).not_to_have_value("temp")
+    expect(light_tab.get_by_text(f"● {feature.input_value()} — no drift").first).to_be_visible()
 
 
 def test_an_alert_leads_to_why(address, light_tab):
@@ -186,66 +202,3 @@ def test_a_picture_for_the_readme(address, browser):
         keep(page, "readme")
 
     assert (SCREENSHOTS / "readme.png").stat().st_size > 50_000
-
-
-@contextmanager
-def running_dashboard(root: Path, fill) -> Iterator[str]:
-    before = os.environ.get("MLOPS_HOME")
-    os.environ["MLOPS_HOME"] = str(root)
-    try:
-        with settings.using(root):
-            fill()
-            url = dashboards.start()
-        yield url
-        with settings.using(root):
-            dashboards.stop()
-    finally:
-        os.environ.pop("MLOPS_HOME") if before is None else os.environ.update(MLOPS_HOME=before)
-
-
-@contextmanager
-def a_tab(browser: Browser, **wishes) -> Iterator[Page]:
-    context = browser.new_context(**{"viewport": {"width": 1360, "height": 900}, "reduced_motion": "reduce"} | wishes)
-    context.set_default_timeout(30_000)
-    yield context.new_page()
-    context.close()
-
-
-def watched(page: Page) -> list[str]:
-    """Errors of the page's console, as they come."""
-    errors: list[str] = []
-
-    def note(message: ConsoleMessage) -> None:
-        if message.type == "error" and not message.location.get("url", "").endswith(HARMLESS):
-            errors.append(f"{message.text} {message.location.get('url', '')}")
-
-    page.on("console", note)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-    return errors
-
-
-def settle(page: Page, url: str) -> None:
-    """Open *url* and return once its script has run and every figure and table is drawn."""
-    page.goto(url)
-    page.get_by_role("heading", level=1).wait_for()
-    page.wait_for_function(DRAWN)
-
-
-DRAWN = """() => {
-    const seen = (selector) => [...document.querySelectorAll(selector)].filter((element) => element.checkVisibility({ visibilityProperty: true }));
-    return document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'
-        && seen('[data-testid=stSkeleton]').length === 0
-        && seen('[data-testid=stPlotlyChart]').every((chart) => chart.querySelector('.main-svg'))
-        && seen('[data-testid=stDataFrame]').every((table) => table.querySelector('canvas'));
-}"""
-"""The script has run, and what is not in a closed tab is there."""
-
-
-def keep(page: Page, name: str) -> None:
-    """A picture of the whole page."""
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    tall = page.evaluate("document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight")
-    page.set_viewport_size({"width": 1360, "height": min(max(tall, 700), 2600)})
-    page.wait_for_function(DRAWN)
-    page.screenshot(path=SCREENSHOTS / f"{name}.png")

@@ -60,6 +60,17 @@ def test_a_change_alarms_in_the_window_it_began_in_and_stands_first(delays):
     assert found.cell("dep_delay", NOON - timedelta(hours=2)).effect > 0.3
 
 
+def test_what_chance_explains_is_told_apart_from_what_moved(delays):
+    delays.ask(flights(100, seed=1), at=NOON - timedelta(minutes=20))
+    delays.ask(flights(3000, seed=2, carrier="AA"), at=NOON - timedelta(hours=1, minutes=20))
+
+    found = of(2)
+
+    assert all(cell.at_least < 0.01 for cell in found.slots[1].cells)
+    assert max(cell.effect for cell in found.slots[1].cells) > 0.05
+    assert 0.5 < found.cell("carrier", NOON - timedelta(hours=2)).at_least < found.cell("carrier", NOON - timedelta(hours=2)).effect
+
+
 def test_hours_in_which_nobody_asked_are_left_out(delays):
     delays.ask(flights(1000, seed=1), at=NOON - timedelta(minutes=30))
     delays.ask(flights(1000, seed=2), at=NOON - timedelta(hours=4, minutes=30))

@@ -13,7 +13,7 @@ from pathlib import Path
 import a_busy_workspace
 import numpy as np
 import pytest
-from evidence import a_canary
+from a_canary_under_way import a_canary
 from living import X, churn_model, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 

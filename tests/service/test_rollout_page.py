@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import a_busy_workspace
 import pytest
-from evidence import a_canary
+from a_canary_under_way import a_canary
 from living import wait_for
 
 from mlops_nb import errors, rollout, store, traffic
