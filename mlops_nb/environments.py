@@ -64,12 +64,12 @@ def requirements(environment: Environment) -> str:
     return "\n".join(lines) + "\n"
 
 
-def conda(environment: Environment) -> str:
-    """The packages as conda's environment.yml; those that came from PyPI stand below `pip:`."""
+def conda(environment: Environment, *, pip: bool = False) -> str:
+    """The packages as conda's environment.yml; those that came from PyPI stand below `pip:`.  With *pip* it has pip even where none did."""
     by_conda = [f"{_conda_name(p)}={p.version}" for p in environment.packages if p.conda]
     by_pip = [_requirement(p) for p in environment.packages if not p.conda]
     lines = [f"name: {text_for('yaml', environment.name)}", "channels:", "  - conda-forge", "dependencies:"]
-    lines += [f"  - {text_for('yaml', spec)}" for spec in (f"python={environment.python}", "pip", *by_conda)]
+    lines += [f"  - {text_for('yaml', spec)}" for spec in (f"python={environment.python}", *(["pip"] if pip or by_pip else []), *by_conda)]
     lines += ["  - pip:", *(f"      - {text_for('yaml', spec)}" for spec in by_pip)] if by_pip else []
     return "\n".join(lines) + "\n"
 

@@ -1,7 +1,8 @@
 """A folder from which anybody can build the image, with `docker build` and nothing of this package.
 
     Dockerfile  .dockerignore  README.md  sbom.cdx.json
-    requirements.txt  wheelhouse/     the packages, locked with hashes (or environment.yml, for conda)
+    requirements.txt  wheelhouse/     the packages, locked with hashes
+    environment.yml                   those that conda brings, where it made the environment
     server/                           our own modules that the image runs
     files/                            what was added with --file
     version/                          spec.json, the bill of materials, and the model's files
@@ -92,13 +93,14 @@ def lay_out(version: ModelVersion, environment: Environment | None, wanted: Want
     python = _python(environment)
     conda = environment is not None and environment.manager == "conda" and version.engine != "onnxruntime"
     packages = inside.packages(version, environment, contents)
-    locked = None if conda else wheels.lock(packages, python=python, platform=wanted.platform, wheelhouse=wanted.wheelhouse, report=report)
+    from_index = [package for package in packages if not (conda and package.conda)]
+    locked = wheels.lock(from_index, python=python, platform=wanted.platform, wheelhouse=wanted.wheelhouse, report=report)
     recipe = dockerfile.Recipe(
         base=wanted.base or default_base(python, conda=conda),
         platform=wanted.platform,
         python=python,
         contents=contents,
-        pip=locked.pip if locked else "",
+        pip=locked.pip,
         conda=conda,
         files_go_to=_files_folder(version) if files else "",
         working_folder=posixpath.dirname(contents.spec) if contents.spec != f"{HOME}/spec.json" else f"{HOME}/files",
@@ -109,15 +111,17 @@ def lay_out(version: ModelVersion, environment: Environment | None, wanted: Want
     written = dockerfile.text(recipe)
     report.step(f"writing the build context of {version.ref}")
     _emptied(folder)
-    _packages(folder, environment, packages, locked)
+    _packages(folder, locked)
+    if conda:
+        _write(folder / "environment.yml", environments.conda(_by_conda(environment, packages), pip=not locked.pip))
     _server(folder, contents)
     for place, file in files.items():
         _copy(file, place)
-    _version(folder, version, contents, sbom.document(version, packages, locked.wheels if locked else [], python=python))
+    _version(folder, version, contents, sbom.document(version, packages, locked.wheels, python=python))
     digest = _hash(folder, written)
     context = Context(
         folder=folder, hash=digest, model=version.model, version=version.version, target=wanted.target, base=recipe.base, platform=wanted.platform,
-        secrets=wanted.secrets, wheelhouse=bool(locked and locked.folder),
+        secrets=wanted.secrets, wheelhouse=bool(locked.folder) and not conda,
     )  # fmt: skip
     ours = {CONTENT_LABEL: digest, WORKSPACE_LABEL: workspace_id()[:8]}
     _write(folder / "Dockerfile", dockerfile.text(msgspec.structs.replace(recipe, labels={**recipe.labels, **ours})))
@@ -236,16 +240,17 @@ def _emptied(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _packages(folder: Path, environment: Environment | None, packages: Sequence[Package], locked: Locked | None) -> None:
-    if locked is None:
-        assert environment
-        whole = msgspec.structs.replace(environment, packages=list(packages))
-        _write(folder / "environment.yml", environments.conda(whole))
-        return
+def _packages(folder: Path, locked: Locked) -> None:
     _write(folder / "requirements.txt", locked.requirements)
     if locked.folder:
         for name in [*(wheel.file for wheel in locked.wheels), locked.pip]:
             _link(Path(locked.folder) / name, folder / "wheelhouse" / name)
+
+
+def _by_conda(environment: Environment | None, packages: Sequence[Package]) -> Environment:
+    """The part of the environment that conda brings: the interpreter, and what was installed by it."""
+    assert environment
+    return msgspec.structs.replace(environment, packages=[package for package in packages if package.conda])
 
 
 def _server(folder: Path, contents: Contents) -> None:
@@ -316,7 +321,7 @@ def _link(source: Path, place: Path) -> None:
 def _readme(context: Context, contents: Contents) -> str:
     tag = f"{context.model}:{context.version}"
     token, openly = f"--mount type=bind,src=$PWD/token,dst={TOKEN_FILE},readonly", "-e MLOPS_OPEN=1"
-    network = "It needs no network but for the base image." if context.wheelhouse else "It fetches the packages from an index."
+    network = "It needs no network but for the base image." if context.wheelhouse else "It fetches packages from an index or a channel."
     asking = [
         "Run it, with a word of your choice that callers must bring:\n",
         "    (umask 022; openssl rand -hex 24 > token)",

@@ -50,31 +50,45 @@ def _packages(recipe: Recipe) -> list[str]:
 
 
 def _by_pip(recipe: Recipe) -> list[str]:
-    source = ["COPY requirements.txt wheelhouse/ /build/"] if recipe.pip else ["COPY requirements.txt /build/"]
-    if recipe.pip:
-        install = f"{PYTHON} /build/{recipe.pip}/pip install --no-index --find-links=/build"
-    else:
-        install = f"python3 -m pip --python {PYTHON} install --no-cache-dir"
-    return [
-        f"RUN {_has_python(recipe.python)}",
-        *source,
-        f"RUN {_mounts(recipe)}{_settings(recipe)}python3 -m venv --without-pip {HOME}/python \\",
-        f" && {install} --disable-pip-version-check --no-deps --require-hashes --no-compile --requirement=/build/requirements.txt \\",
-        *([f" && find {HOME}/python -type d -name tests -prune -exec rm -r {{}} + \\"] if recipe.lean else []),
-        # Some packages hold templates that are no Python; whoever imports one is told then.
-        f" && {{ {PYTHON} -m compileall -qq --invalidation-mode unchecked-hash {HOME}/python/lib || true; }}",
-    ]
+    steps = [f"python3 -m venv --without-pip {HOME}/python", _install(recipe, with_python="python3"), *_tidied(recipe)]
+    return [f"RUN {_has_python(recipe.python)}", _copied(recipe), _run(recipe, steps)]
 
 
 def _by_conda(recipe: Recipe) -> list[str]:
+    """Python and what conda brings from its channels, the rest as anywhere: locked by hash, from the wheelhouse where there is one."""
     no_conda = "mlops: the base image has neither micromamba nor mamba nor conda"
     find = "conda=$(command -v micromamba || command -v mamba || command -v conda)"
-    return [
-        "COPY environment.yml /build/",
-        f"RUN {_mounts(recipe)}{_settings(recipe)}{find} || {{ echo {text_for('shell', no_conda)} >&2; exit 1; }} \\",
-        f' && case "$conda" in *micromamba) "$conda" create --yes --prefix {HOME}/python --file /build/environment.yml ;; \\',
-        f'    *) "$conda" env create --prefix {HOME}/python --file /build/environment.yml ;; esac',
+    created = [
+        f"{{ {find} || {{ echo {text_for('shell', no_conda)} >&2; exit 1; }}; }}",
+        f'case "$conda" in *micromamba) "$conda" create --yes --prefix {HOME}/python --file /build/environment.yml ;; '
+        f'*) "$conda" env create --prefix {HOME}/python --file /build/environment.yml ;; esac',
     ]
+    rest = [_install(recipe, with_python=PYTHON), *_tidied(recipe)]
+    return ["COPY environment.yml /build/", _run(recipe, created), _copied(recipe), _run(recipe, rest)]
+
+
+def _copied(recipe: Recipe) -> str:
+    return f"COPY requirements.txt {'wheelhouse/ ' if recipe.pip else ''}/build/"
+
+
+def _install(recipe: Recipe, *, with_python: str) -> str:
+    """The command that installs what is locked; *with_python* has a pip of its own, where no wheel of it was brought."""
+    if recipe.pip:
+        install = f"{PYTHON} /build/{recipe.pip}/pip install --no-index --find-links=/build"
+    else:
+        install = f"{with_python} -m pip --python {PYTHON} install --no-cache-dir"
+    return f"{install} --disable-pip-version-check --no-deps --require-hashes --no-compile --requirement=/build/requirements.txt"
+
+
+def _tidied(recipe: Recipe) -> list[str]:
+    """Some packages hold templates that are no Python, which nothing compiles; whoever imports one is told then."""
+    compiled = f"{{ {PYTHON} -m compileall -qq --invalidation-mode unchecked-hash {HOME}/python/lib || true; }}"
+    return [*([f"find {HOME}/python -type d -name tests -prune -exec rm -r {{}} +"] if recipe.lean else []), compiled]
+
+
+def _run(recipe: Recipe, steps: list[str]) -> str:
+    chain = " \\\n && ".join(steps)
+    return f"RUN {_mounts(recipe)}{_settings(recipe)}{chain}"
 
 
 def _has_python(wanted: str) -> str:
