@@ -591,7 +591,7 @@ def _drift(check: Any) -> Card:
     return Card(
         title=check.endpoint,
         kind="drift check",
-        mark=Mark("warn", f"drift in {len(drifted)} of {len(features)} features") if check.is_drift else Mark("good", "no drift"),
+        mark=_drift_mark(check, drifted, len(features)),
         facts=_given(
             ("requests", f"{window.get('rows', 0):,} rows {f'of {check.deployment}' if check.deployment else ''}".strip()),
             ("compared with", f"{check.dataset}, {reference.get('rows', 0):,} rows"),
@@ -640,6 +640,13 @@ def _began(began: Any) -> str:
 
 def _interval(loss: Any) -> str:
     return f"{loss.since:.3g}" if loss.low is None else f"{loss.since:.3g} ({loss.low:.3g} to {loss.high:.3g})"
+
+
+def _drift_mark(check: Any, drifted: Sequence[str], features: int) -> Mark:
+    if check.is_drift:
+        return Mark("warn", f"drift in {len(drifted)} of {features} features")
+    faults = {str(finding.get("feature")) for finding in check.report.get("quality", []) if finding.get("is_alarm")}
+    return Mark("warn", f"no drift, but {', '.join(sorted(faults))}: see data quality") if faults else Mark("good", "no drift")
 
 
 def _drift_verdict(feature: Mapping[str, Any]) -> Mark:

@@ -156,5 +156,6 @@ def reach(
     endpoint: str, deployment: str | None, judged: Sequence[Judged], *, since: datetime | None, until: datetime
 ) -> dict[str, tuple[float, float]]:  # fmt: skip
     """How far the numbers reach that lie outside their range, by feature."""
-    beyond = [one.reference.name for one in judged if one.reference.kind == "number" and one.window.count and outside(one.reference, one.window)]
+    numbers = [one for one in judged if one.reference.kind == "number" and one.window.count]
+    beyond = [one.reference.name for one in numbers if outside(one.reference, one.window) / one.window.count >= _LEAST]
     return telemetry.extremes(endpoint, beyond[:_MOST_BEYOND], deployment=deployment, since=since, until=until)

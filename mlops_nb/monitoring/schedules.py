@@ -88,7 +88,8 @@ def _made(schedule: Schedule) -> str:
 
 
 def _told(check: DriftCheck) -> str:
-    return f"drift in {', '.join(silences.drifting(check))}" if check.is_drift else "no drift"
+    found = silences.drifting(check)
+    return f"drift in {', '.join(found)}" if found else "no drift"
 
 
 @contextmanager

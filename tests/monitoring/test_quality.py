@@ -13,7 +13,7 @@ import pytest
 
 from mlops_nb import alerts, cards, monitoring, settings, signature
 from mlops_nb.errors import SignatureMismatch
-from mlops_nb.monitoring import DriftReport
+from mlops_nb.monitoring import DriftReport, quality
 from mlops_nb.monitoring.reports import Finding
 
 from .conftest import Watched, flights
@@ -119,9 +119,10 @@ def test_a_fault_of_the_schema_raises_the_alert(delays):
     delays.ask(flights(3000, seed=1))
     refuse(delays, "wheels", 30)
     alerts.add("delays", "drift")
-    monitoring.check_drift("delays")
+    check = monitoring.check_drift("delays")
 
     assert [rule.value for rule in alerts.judge()] == ["drift in wheels"]
+    assert "no drift, but wheels: see data quality" in cards.as_text(check)
 
 
 def test_the_card_shows_the_findings(delays):
@@ -145,3 +146,9 @@ def test_a_change_that_is_certain_and_too_small_to_count_says_so(workspace):
     assert "changed for certain, yet only" in small["summary"] and "and 3.0 % count (--effect)" in small["summary"]
     assert "same, small change" in cards.as_text(check)
     assert [one["is_small_change"] for one in check.report["features"] if one["name"] == "distance"] == [False]
+
+
+def test_columns_that_came_and_went_are_facts_and_only_what_went_alarms(delays):
+    found = quality.schema("delays", None, since=None, until=datetime.now(UTC), new={"wheels"}, gone={"wings"}, effect=0.03)
+
+    assert [(one.feature, one.kind, one.is_alarm, one.by_chance) for one in found] == [("wings", "gone", True, False), ("wheels", "new column", False, False)]
