@@ -8,7 +8,7 @@ enough; the last also once enough was seen to find the harm that was named.  Unt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ import msgspec
 
 from . import guards, measuring, progression, sequential, store, telemetry
 from .guards import Expected, Guard, Right
+from .settings import Workspace
 from .store import deployments as table
 from .store import events, rollouts
 from .store.rollouts import Rollout
@@ -246,8 +247,17 @@ def _violated(evidence: Evidence, terms: Terms) -> str:
     return f"{' and '.join(broken)} violated: {evidence.verdict}" if broken else ""
 
 
+def answers_lacking(watched: Sequence[Guard]) -> str:
+    """Why agreement, where it is guarded, cannot be judged: of a sample of the answers the failures would count for more than their share."""
+    percent = Workspace.current().settings().capture_payload_percent
+    asked = percent < 100 and any(guard.metric == "agreement" for guard in watched)
+    return f"agreement needs all answers, and {percent:g} % of them are kept" if asked else ""
+
+
 def _waiting(rollout: Rollout, evidence: Evidence, terms: Terms) -> str:
     """What the present stage still lacks."""
+    if lacking := answers_lacking(terms.guards):
+        return f"{lacking}: capture_payload_percent was lowered since it began"
     stage = evidence.stages[-1]
     answered, in_all = stage.candidate.requests, sum(one.candidate.requests for one in evidence.stages)
     if (store.now() - stage.since).total_seconds() < rollout.every_seconds:
@@ -313,7 +323,8 @@ def _give_up(tx: store.Transaction, rollout: Rollout, terms: Terms, evidence: Ev
 
 
 def _copies(rollout: Rollout, terms: Terms, percent: int) -> Mapping[str, int]:
-    return {rollout.deployment: terms.copies if percent < 100 else 0} if terms.copies else {}
+    """How many copies it is sent beside its share: those that agreement needs, and none as a shadow that it may have been."""
+    return {rollout.deployment: terms.copies if percent < 100 else 0}
 
 
 def _note(tx: store.Transaction, rollout: Rollout, evidence: Evidence, **values: Any) -> Rollout:

@@ -505,12 +505,12 @@ def _taken(deployment: Any) -> Any:
 
 def _rollout(plan: Any) -> Card:
     given = [("steps", _steps(plan)), ("each lasts", f"{plan.every_seconds:,.0f} s" if plan.steps else ""), ("why", plan.why), ("", plan.reason)]
-    due = [("next", f"{plan.next_time:%Y-%m-%d %H:%M:%S} UTC")] if plan.going else []
+    due = [("next", f"{plan.next_time:%Y-%m-%d %H:%M:%S} UTC")] if plan.going and plan.status != "paused" else []
     rates, rows = _evidence(plan)
     return Card(
         title=f"{plan.endpoint}/{plan.deployment}" if plan.deployment else plan.endpoint, kind=plan.kind, mark=_status(plan.status),
         facts=_given(*given, *due, *rates), tables=[Table(["guard", "kept", "seen", "#evidence against it", "#rolls back at"], rows)],
-        line=f"rollouts cancel {plan.endpoint}" if plan.going else "",
+        line="up" if plan.status == "paused" else f"rollouts cancel {plan.endpoint}" if plan.going else "",
     )  # fmt: skip
 
 
@@ -1120,8 +1120,15 @@ _ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
     "mlops_nb.monitoring.detectors.Listed": (
         ["detector", "is", "what", "takes", "looks at", "reads", "tells", "licence", "to have it"],
         lambda d: [
-            d.detector.name, Mark("good", "ready") if d.ready else Mark("idle", "not here"), d.detector.what, d.detector.takes, d.detector.looks,
-            d.detector.reads, d.detector.tells, d.licence, d.lacks,
+            d.detector.name,
+            Mark("good", "ready") if d.ready else Mark("idle", "not here"),
+            d.detector.what,
+            d.detector.takes,
+            d.detector.looks,
+            d.detector.reads,
+            d.detector.tells,
+            d.licence,
+            d.lacks,
         ],
     ),
     "mlops_nb.store.events.Event": (

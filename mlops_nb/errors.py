@@ -601,6 +601,14 @@ class WorkspaceStopped(Failed):
         super().__init__("The workspace was stopped meanwhile. What was asked for is kept, and done once it is started again.", hint="%mlops up")
 
 
+class AnswersCallers(Busy):
+    """A deployment that was to be a shadow, whose answers nobody gets, answers callers."""
+
+    def __init__(self, endpoint: str, name: str, *, share: int, without: Mapping[str, int]) -> None:
+        hint = f"%mlops traffic {endpoint} {_weights(without)}, and then the shadow" if without else f"%mlops deploy MODEL --endpoint {endpoint} --traffic 0"
+        super().__init__(f"{endpoint}/{name} answers {share} % of the callers of {endpoint}; a shadow answers none.", hint=hint)
+
+
 class RolloutUnderWay(Busy):
     """The endpoint's split changes by itself already."""
 

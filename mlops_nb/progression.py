@@ -28,7 +28,8 @@ def advance(rollout: Rollout) -> None:
         elif unfit := troubled(tx, current):
             hold(tx, current, unfit)
         elif current.kind == "schedule":
-            _set(tx, current, current.settings["weights"])
+            weights = current.settings["weights"]
+            _set(tx, current, weights, mirrors={name: 0 for name, share in weights.items() if share})
             end(tx, current, "done", "the split was set as scheduled")
         else:
             _next_share(tx, current)
@@ -50,7 +51,13 @@ def restore(tx: store.Transaction, rollout: Rollout, before: Mapping[str, int], 
 
 def _next_share(tx: store.Transaction, rollout: Rollout) -> None:
     percent = rollout.steps[rollout.step]
-    give(tx, rollout, percent, why=f"step {rollout.step + 1} of {len(rollout.steps)} of a ramp{f': {rollout.why}' if rollout.why else ''}")
+    give(
+        tx,
+        rollout,
+        percent,
+        why=f"step {rollout.step + 1} of {len(rollout.steps)} of a ramp{f': {rollout.why}' if rollout.why else ''}",
+        mirrors={rollout.deployment: 0},
+    )
     taken = rollouts.change(tx, rollout, step=rollout.step + 1, status="running", reason="", next_time=store.now() + timedelta(seconds=rollout.every_seconds))
     if taken.step == len(taken.steps):
         end(tx, taken, "done", f"{rollout.endpoint}/{rollout.deployment} has {percent} % of the requests")

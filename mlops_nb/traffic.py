@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from . import agent, gateway, guards, measuring, progression, rollout, splits, store, targets, telemetry
 from . import canary as judging
 from .canary import Terms
-from .errors import BadOption, NothingToPromote, NothingToRollBack, RolloutUnderWay
+from .errors import AnswersCallers, BadOption, NothingToPromote, NothingToRollBack, RolloutUnderWay
 from .guards import Expected
 from .reference import DeploymentRef
 from .rollout import EndpointView
-from .settings import Workspace
 from .store import deployments as table
 from .store import events, rollouts
 from .store.rollouts import Rollout
@@ -32,7 +33,8 @@ def split(endpoint: str, weights: Mapping[str, int], *, sticky: str | None = Non
     """Divide an endpoint's requests: deployment → percent, the sum being 100.  Returns once the gateway divides them so.
 
     *sticky* says by what a caller is known, so as to meet the same deployment each time: `header:x-user`, `cookie:uid`,
-    `field:parameters.user` (of the request's JSON), `none`; None leaves it as it is.  A rollout under way is cancelled.
+    `field:parameters.user` (of the request's JSON), `none`; None leaves it as it is.  A rollout under way is cancelled, and a shadow that gets
+    a share is one no more: it is sent no more copies.
     Raises EndpointNotFound, DeploymentNotFound, WeightsDoNotSum; BadOption for a share given to one that is not healthy.
     """
     sticky = _known_by(sticky)
@@ -40,7 +42,9 @@ def split(endpoint: str, weights: Mapping[str, int], *, sticky: str | None = Non
         weights = splits.checked(endpoint, weights, now=_shares(tx, endpoint))
         _check_able(tx, endpoint, weights)
         _cancel(tx, endpoint, "the split was set by hand")
-        _record(tx, endpoint, weights, why=why, sticky=sticky)
+        before = table.split(tx, endpoint)
+        copied = {name: percent for name, percent in (before.mirrors if before else {}).items() if not weights.get(name)}
+        _record(tx, endpoint, weights, why=why, sticky=sticky, copied=copied)
     return _once_in_force(endpoint)
 
 
@@ -55,7 +59,7 @@ def known_by(endpoint: str, sticky: str, *, why: str = "") -> EndpointView:
 def mirror(ref: DeploymentRef | str, percent: int, *, why: str = "") -> EndpointView:
     """Have a deployment answer copies of *percent* of its endpoint's requests; callers get none of its answers and never wait for it.
 
-    0 ends it.  Raises EndpointNotFound, DeploymentNotFound; BadOption outside 0 to 100; TargetCannot.
+    0 ends it.  Raises EndpointNotFound, DeploymentNotFound; BadOption outside 0 to 100; TargetCannot; AnswersCallers for one that has a share.
     """
     ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
     if not 0 <= percent <= 100 or not ref.name:
@@ -64,6 +68,8 @@ def mirror(ref: DeploymentRef | str, percent: int, *, why: str = "") -> Endpoint
         deployment = table.get(tx, ref.endpoint, ref.name)
         targets.require_gateway(deployment.target, "answer copies of an endpoint's requests")
         before = table.split(tx, ref.endpoint)
+        if percent and before and (share := before.weights.get(ref.name)):
+            raise AnswersCallers(ref.endpoint, ref.name, share=share, without=_without(before.weights, ref.name))
         mirrors = {name: share for name, share in {**(before.mirrors if before else {}), ref.name: percent}.items() if share}
         reason = why or (f"{ref} is sent copies of {percent} %" if percent else f"{ref} is sent no more copies")
         table.set_traffic(tx, ref.endpoint, before.weights if before else {}, author=getpass.getuser(), why=reason, mirrors=mirrors)
@@ -182,11 +188,8 @@ def check_promises(promises: Sequence[str]) -> None:
 
 
 def _check_answers_kept(watched: Sequence[guards.Guard]) -> None:
-    """Agreement is judged by all answers: of a sample the failures would count for more than their share."""
-    percent = Workspace.current().settings().capture_payload_percent
-    if percent < 100 and any(guard.metric == "agreement" for guard in watched):
-        hint = "capture_payload_percent = 100 in [tool.mlops], then deploy again"
-        raise BadOption(f"Agreement needs all answers, and {percent:g} % of them are kept.", hint=hint)
+    if lacking := judging.answers_lacking(watched):
+        raise BadOption(f"{lacking[:1].upper()}{lacking[1:]}.", hint="capture_payload_percent = 100 in [tool.mlops], then deploy again")
 
 
 def _served_by_others(ref: DeploymentRef, *, first_step: int) -> tuple[dict[str, int], table.Deployment]:
@@ -221,12 +224,19 @@ def cancel(endpoint: str, *, why: str = "") -> list[Rollout]:
 
 
 def of(endpoint: str | None = None) -> list[Rollout]:
-    """Rollouts (of *endpoint*), newest first.  Raises EndpointNotFound where there is and was none of that name."""
+    """Rollouts (of *endpoint*), newest first; one under way is `paused` while no agent runs.  Raises EndpointNotFound where there is and was none."""
     with store.reading() as tx:
         found = rollouts.of(tx, endpoint)
         if endpoint and not found:
             table.endpoint(tx, endpoint)
-        return found
+    paused = any(plan.going for plan in found) and not agent.running()
+    return [_paused(plan) if paused and plan.going else plan for plan in found]
+
+
+def _paused(plan: Rollout) -> Rollout:
+    left = f"it has {plan.step} of {len(plan.steps)} steps behind it" if plan.steps else "its split is not set yet"
+    reason = f"the workspace is stopped, and {left}; up goes on with it, at once with what is due by then"
+    return msgspec.structs.replace(plan, status="paused", reason=reason)
 
 
 def check_free(tx: store.Transaction, endpoint: str) -> None:
@@ -267,6 +277,12 @@ def _check_able(tx: store.Transaction, endpoint: str, weights: Mapping[str, int]
         if share and (deployment.wanted == "stopped" or deployment.status not in ("healthy", "restarting", "unhealthy")):
             said = "being withdrawn" if deployment.wanted == "stopped" else deployment.status
             raise BadOption(f"{deployment.ref} is {said}; it can take no traffic.", hint=f"%mlops logs {deployment.ref}")
+
+
+def _without(weights: Mapping[str, int], name: str) -> dict[str, int]:
+    """The split in which *name* has no share; nothing where nobody else has one."""
+    others = {other: share for other, share in weights.items() if other != name and share}
+    return {**splits.shared_out(others, 100), name: 0} if others else {}
 
 
 def _shares(tx: store.Transaction, endpoint: str) -> dict[str, int]:

@@ -104,7 +104,8 @@ def rollback(endpoint: str, why: str) -> EndpointView:
 def shadow(ref: DeploymentRef, percent: int, why: str) -> EndpointView:
     """Send a deployment copies of its endpoint's requests.
 
-    It answers them and its answers are kept, but callers get none of them and never wait.
+    It answers them and its answers are kept, but callers get none of them and never wait.  One that has a share of the requests is no
+    shadow; given a share, it is sent no more copies.
     """
     from .. import traffic as division
 

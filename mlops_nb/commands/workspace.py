@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from ..rollout import WorkspaceStatus
 
 
-@mlops.command(heading="The workspace", examples=["dashboard", "dashboard --port 8600 --open", "dashboard --stop"])
+@mlops.command(heading="The workspace", examples=["dashboard", "dashboard --port 8600 --open", "dashboard stop"])
+@click.argument("word", metavar="[stop]", type=click.Choice(["stop"]), required=False)
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="A port on 127.0.0.1.  [default: the one it had, or a free one]")
 @click.option("--open", "open_browser", is_flag=True, help="Open it in a browser.")
-@click.option("--stop", is_flag=True, help="Stop it.")
-def dashboard(port: int | None, open_browser: bool, stop: bool) -> Dashboard | Facts:
+@click.option("--stop", is_flag=True, help="Stop it, as the word stop does.")
+def dashboard(word: str | None, port: int | None, open_browser: bool, stop: bool) -> Dashboard | Facts:
     """Start the dashboard, or stop it, and say where it is."""
     from .. import dashboards
 
-    if stop:
-        return Facts({"stopped": dashboards.stop()})
+    if stop or word:
+        return Facts({"dashboard": "stopped" if dashboards.stop() else "was not running"})
     with face().reporting("starting the dashboard") as report:
         url = dashboards.seen_from_here(dashboards.start(port=port, open_browser=open_browser))
         report.step(f"the dashboard is at {url}")

@@ -10,7 +10,8 @@ import msgspec
 
 from .database import Transaction, now
 
-Status = Literal["running", "held", "done", "rolled back", "cancelled"]
+Status = Literal["running", "held", "paused", "done", "rolled back", "cancelled"]
+"""`held` by what it saw; `paused` is never kept: it is what one under way is while no agent takes its steps."""
 _GOING = "status IN ('running', 'held')"
 
 
@@ -45,7 +46,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def going(self) -> bool:
         """Whether it is still under way."""
-        return self.status in ("running", "held")
+        return self.status in ("running", "held", "paused")
 
     @property
     def percent(self) -> int:

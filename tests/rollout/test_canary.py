@@ -172,3 +172,12 @@ def test_a_candidate_deployed_anew_under_its_name_does_not_inherit_the_evidence(
     plan = wait_for(ended, what="the end")
     assert plan.status == "rolled back" and ("withdrawn" in plan.reason or "deployed anew" in plan.reason)
     assert shares()["1"] == 100
+
+
+def test_a_canary_on_agreement_waits_and_says_so_when_fewer_answers_are_kept(churn: Workspace) -> None:
+    traffic.canary("churn/2", [50, 100], promises=["agreement>=0.5"], every_seconds=0.1, least=1, needed=1)
+    (churn.root / "config.toml").write_text("capture_payload_percent = 10\n")
+
+    plan = wait_for(lambda: plan if "are kept" in (plan := newest()).reason else None, what="the wait")
+
+    assert plan.going and "agreement needs all answers, and 10 % of them are kept: capture_payload_percent was lowered" in plan.reason

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from living import X, deployment, wait_for
 
-from mlops_nb import agent, errors, rollout, store, traffic
+from mlops_nb import agent, cards, errors, rollout, store, traffic
 from mlops_nb.settings import Workspace
 from mlops_nb.store import deployments as table
 from mlops_nb.store import rollouts
@@ -116,3 +116,27 @@ def test_steps_that_do_not_rise_are_refused_before_anything_is_kept(workspace: W
     with pytest.raises(errors.BadOption):
         traffic.ramp("churn/2", steps, every_seconds=1)
     assert not workspace.store.exists()
+
+
+def test_a_rollout_is_paused_while_the_workspace_is_stopped_and_goes_on_with_up(churn: Workspace) -> None:
+    traffic.ramp("churn/2", [10, 100], every_seconds=3600)
+    wait_for(lambda: shares()["2"] == 10, what="the first step")
+    rollout.down()
+
+    paused = traffic.of("churn")[0]
+
+    assert paused.status == "paused" and paused.going and "1 of 2 steps" in paused.reason
+    assert cards.as_text(paused).endswith("Try: %mlops up") and "next" not in cards.as_text(paused)
+    rollout.up()
+    assert traffic.of("churn")[0].status == "running"
+
+
+def test_a_shadow_answers_no_caller_and_one_that_gets_a_share_is_sent_no_more_copies(churn: Workspace) -> None:
+    traffic.split("churn", {"1": 70, "2": 30})
+    with pytest.raises(errors.AnswersCallers, match="churn/2 answers 30 %") as caught:
+        traffic.mirror("churn/2", 100)
+    assert caught.value.hint.startswith("%mlops traffic churn 1=100 2=0")
+
+    traffic.split("churn", {"1": 100, "2": 0})
+    assert traffic.mirror("churn/2", 100).deployments[1].copies == 100
+    assert traffic.split("churn", {"1": 90, "2": 10}).deployments[1].copies == 0
