@@ -15,6 +15,7 @@ from typing import Any
 
 import streamlit as st
 
+from mlops_nb import cards
 from mlops_nb import targets as places
 from mlops_nb.errors import MlopsError
 from mlops_nb.safety import checked_url
@@ -42,6 +43,9 @@ MARKS = {
     "drift": ("◆", "orange"),
     "no drift": ("●", "green"),
     "not tested": ("○", "gray"),
+    "small change": ("◇", "gray"),
+    "noted": ("○", "gray"),
+    "silenced": ("◈", "gray"),
     "alert": ("▲", "red"),
     "running": ("◔", "blue"),
     "held": ("▲", "orange"),
@@ -309,6 +313,19 @@ def facts(pairs: Mapping[str, Any]) -> None:
     """Names (words of ours) and values, those without a value left out."""
     known = {name: plain(said(value)) for name, value in pairs.items() if value not in (None, "", [], {})}
     st.table([{"what": f"**{name}**", "is": value} for name, value in known.items()], hide_header=True, hide_index=True, border="horizontal", width="content")
+
+
+def card(thing: Any) -> None:
+    """What a notebook's card shows of *thing*, below its title."""
+    card = cards.card_of(thing)
+    facts({name: str(value) for name, value in card.facts})
+    for shown in card.tables:
+        names = [name.lstrip("#") for name in shown.columns]
+        if shown.rows:
+            rows = [dict(zip(names, map(str, row), strict=True)) for row in shown.rows[:ROWS]]
+            table(rows, alt=f"{card.kind}: {', '.join(names)}")
+    if card.note:
+        st.caption(plain(card.note))
 
 
 def csv(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -16,11 +16,11 @@ from mlops_nb import hardware, monitoring, store, targets, telemetry
 from mlops_nb import performance as judging
 from mlops_nb.errors import MlopsError, NotFound, NothingToCompare
 from mlops_nb.hardware import Hardware
-from mlops_nb.monitoring import DriftMap, DriftReport, Part
+from mlops_nb.monitoring import DriftMap, DriftReport, Part, causes, pages
 from mlops_nb.overview import NEEDS_A_LOOK
 from mlops_nb.reference import DeploymentRef, ModelRef
 from mlops_nb.store import alerts as rules
-from mlops_nb.store import checks, datasets, deployments, environments, events, models, runs
+from mlops_nb.store import checks, datasets, deployments, environments, events, models, runs, silences
 from mlops_nb.store.alerts import Rule
 from mlops_nb.store.checks import DriftCheck, Profile
 from mlops_nb.store.datasets import DatasetVersion
@@ -29,6 +29,7 @@ from mlops_nb.store.environments import Environment
 from mlops_nb.store.events import Event
 from mlops_nb.store.models import ModelVersion
 from mlops_nb.store.runs import Run
+from mlops_nb.store.silences import Silence
 from mlops_nb.targets import Usage
 
 Shares = dict[str, dict[str, int]]
@@ -58,6 +59,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     deployments: list[Deployment]
     shares: Shares
     drift: list[DriftCheck]
+    silences: list[Silence]
+    """Who wants to hear no more of which drift now."""
     events: list[Event]
     fired: list[Rule]
     """Alerts that fire and that nobody has seen or silenced yet."""
@@ -74,14 +77,15 @@ def overview() -> Overview:
         count, versions = models.count(tx)
         return Overview(
             models=count, versions=versions, datasets=len(datasets.names(tx)), deployments=deployments.of(tx), shares=_shares(tx),
-            drift=checks.latest_drift(tx), events=events.latest(tx, most=8), fired=[rule for rule in rules.of(tx) if rule.firing and not rule.quiet],
+            drift=checks.latest_drift(tx), silences=silences.standing(tx), events=events.latest(tx, most=8),
+            fired=[rule for rule in rules.of(tx) if rule.firing and not rule.quiet],
         )  # fmt: skip
 
 
 def alerts(found: Overview) -> list[Alert]:
     """Deployments that are not well, endpoints whose last check found drift and rules that fire, newest first."""
     sick = [_sick(d) for d in found.live if d.status in NEEDS_A_LOOK]
-    drifted = [_drifted(check) for check in found.drift if check.is_drift]
+    drifted = [_drifted(check, loud) for check in found.drift if (loud := silences.loud(check, found.silences))]
     return sorted([*sick, *drifted, *map(_fired, found.fired)], key=lambda alert: alert.time, reverse=True)
 
 
@@ -95,8 +99,7 @@ def _sick(d: Deployment) -> Alert:
     return Alert(status=d.status, subject=d.ref, line=line, time=d.changed_at, page="views/deployments.py", params={"deployment": d.ref})
 
 
-def _drifted(check: DriftCheck) -> Alert:
-    names = [str(feature["name"]) for feature in check.report.get("features", []) if feature.get("is_drift")]
+def _drifted(check: DriftCheck, names: Sequence[str]) -> Alert:
     line = f"requests differ from {check.dataset} in {len(names)} feature{'s' * (len(names) != 1)}: {', '.join(names[:5])}{' …' * (len(names) > 5)}"
     return Alert(status="drift", subject=check.endpoint, line=line, time=check.time, page="views/drift.py", params={"endpoint": check.endpoint})
 
@@ -375,6 +378,17 @@ def drift(asked: str) -> Drift:
         return Drift(endpoints=names, endpoint=name, deployments=deployments.of(tx, name) if name else [], checks=checks.drift_checks(tx, name) if name else [])
 
 
+def causes_of(check: DriftCheck) -> causes.Causes | None:
+    """Why it drifted, where somebody asked."""
+    found = check.report.get("causes")
+    return msgspec.convert(found, causes.Causes) if found else None
+
+
+def report_page(check: DriftCheck) -> bytes:
+    """The check as one HTML file that needs no network."""
+    return pages.as_page(check).encode()
+
+
 def report_of(check: DriftCheck) -> DriftReport:
     """What a check found, as nouns."""
     return msgspec.convert(check.report, DriftReport)
@@ -439,10 +453,14 @@ def inputs(endpoint: str) -> list[str]:
     return judging.inputs_of(endpoint)
 
 
+MOST_JUDGED = 100_000
+"""Rows of each deployment: more would not be seen in the lines, and no page waits for them."""
+
+
 def performance(endpoint: str, *, by: str | None, segment: str | None) -> judging.Performance | None:
     """How good an endpoint's answers were; None when none is kept."""
     try:
-        return judging.of(endpoint, by=by, segment=segment)
+        return judging.of(endpoint, by=by, segment=segment, most=MOST_JUDGED)
     except NothingToCompare:
         return None
 

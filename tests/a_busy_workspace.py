@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import tempfile
+from collections.abc import Iterator
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,8 @@ import duckdb
 import msgspec
 
 from mlops_nb import artifacts, monitoring, store, summaries
+from mlops_nb.monitoring import causes
+from mlops_nb.monitoring.change_point import Beginning
 from mlops_nb.settings import Workspace
 from mlops_nb.store import checks, datasets, deployments, environments, events, models, runs
 
@@ -217,12 +220,30 @@ def drift_check(
         is_drift=number >= 1, engine="scipy 1.17.1", alpha=0.01, correction="Holm", notes=list(notes),
         reference=monitoring.Compared(rows=78_000, compared=50_000, dataset="flights_q1:1"),
         window=monitoring.Compared(rows=4_200, compared=4_200, since=ago(days=days + 1), until=ago(days=days)),
-        features=sorted(found, key=lambda feature: not feature.is_drift),
+        features=sorted(found, key=lambda feature: not feature.is_drift), quality=list(_findings(number)), causes=_causes(number, days),
     )  # fmt: skip
     return checks.DriftCheck(
         id=f"check-{number}", endpoint=endpoint, deployment="1" if number % 2 else None, dataset="flights_q1:1", engine="scipy", is_drift=number >= 1,
         report=msgspec.to_builtins(report), time=ago(days=days),
     )  # fmt: skip
+
+
+def _findings(number: int) -> Iterator[monitoring.Finding]:
+    """A sensor that stuck, from the third check on."""
+    if number >= 2:
+        yield monitoring.Finding(feature="visib", kind="stuck", is_alarm=True, by_chance=False, words="always 10, which it never was in training")
+        yield monitoring.Finding(feature="carrier", kind="new categories", share=0.004, threshold=0.01, words="'HA' in 0.4 % of the rows")
+
+
+def _causes(number: int, days: float) -> dict[str, object]:
+    """Why, of the last check."""
+    if number < 4:
+        return {}
+    began = Beginning(time=ago(days=days + 2), low=ago(days=days + 3), high=ago(days=days + 1))
+    moved = causes.Changed(feature="temp", effect=0.48, summary="mean 38.1 → 67.1", began=began)
+    example = causes.Example(request="r17", row=0, time=ago(days=days), values={"temp": 81.5})
+    loss = causes.Loss(metric="accuracy", before=0.81, since=0.74, low=0.72, high=0.76, how="measured on 812 labels")
+    return msgspec.to_builtins(causes.Causes(endpoint="delays", check=f"check-{number}", is_drift=True, features=[moved], examples=[example], losses=[loss]))
 
 
 def _feature(name: str, number: int, chaos: random.Random) -> monitoring.FeatureDrift:

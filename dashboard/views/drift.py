@@ -24,7 +24,9 @@ check = next((c for c in checks if c.id == parts.asked("check")), next(iter(chec
 
 def verdict_of(feature: monitoring.FeatureDrift) -> str:
     """In a word."""
-    return "drift" if feature.is_drift else "not tested" if feature.test == "none" else "no drift"
+    if feature.is_drift:
+        return "silenced" if feature.silenced else "drift"
+    return "not tested" if feature.test == "none" else "small change" if feature.is_small_change else "no drift"
 
 
 def asked_of(check: queries.DriftCheck) -> list[queries.Deployment]:
@@ -39,9 +41,10 @@ def show_verdict(check: queries.DriftCheck, report: monitoring.DriftReport) -> N
     with st.container(border=True, gap="xsmall"):
         st.markdown(f"#### {parts.coloured('drift' if check.is_drift else 'no drift')}")
         st.text(f"{len(hit)} of {len(report.features)} features differ" + (f": {', '.join(hit[:8])}{' …' * (len(hit) > 8)}" if hit else ""))
-        st.text(f"{report.window.rows:,} requested rows ({where}) against {report.reference.rows:,} rows of {check.dataset}")
-        st.caption(parts.plain(f"{report.engine}, α = {report.alpha:g}, correction: {report.correction}, checked {parts.ago(check.time)}"))
-        for note in report.notes:
+        st.text(f"{report.window.rows:,} requested rows ({where}) against {report.reference.rows:,} rows of {report.reference.dataset or check.dataset}")
+        how = f"{report.engine}, α = {report.alpha:g}, correction: {report.correction}, {report.reference.kind}, checked {parts.ago(check.time)}"
+        st.caption(parts.plain(how))
+        for note in filter(None, [report.promise and f"It {report.promise}.", *report.notes]):
             st.caption(f":material/info: {parts.plain(note)}")
 
 
@@ -51,8 +54,9 @@ def show_features(features: list[monitoring.FeatureDrift]) -> None:
     rows = [
         {
             "feature": feature.name,
+            "of": feature.side,
             "verdict": parts.marked(verdict_of(feature)),
-            "what changed": feature.summary,
+            "what changed": f"{feature.summary}{f' ({feature.silenced})' if feature.silenced else ''}",
             "effect": feature.effect,
             "p adjusted": feature.p_adjusted,
             "test": feature.test,
@@ -69,6 +73,41 @@ def show_features(features: list[monitoring.FeatureDrift]) -> None:
     parts.page_turner(len(features), skip)
 
 
+def show_quality(found: list[monitoring.Finding]) -> None:
+    """What is wrong with the data themselves, alarms first."""
+    if not found:
+        return
+    st.markdown("**Data quality**")
+    rows = [
+        {
+            "column": one.feature,
+            "verdict": parts.marked("alert" if one.is_alarm else "noted"),
+            "what": one.kind,
+            "share": None if one.share is None else one.share * 100,
+            "counts from": None if one.threshold is None else one.threshold * 100,
+            "in words": one.words,
+            "is": "kept within the budget" if one.by_chance else "a fact",
+        }
+        for one in found[: parts.ROWS]
+    ]
+    percent = {name: st.column_config.NumberColumn(format="%.1f %%") for name in ("share", "counts from")}
+    parts.table(rows, alt="What is wrong with the data of the requests, alarms first", column_config=percent)
+
+
+def show_causes(check: queries.DriftCheck) -> None:
+    """Why it drifted, where that was asked for; the line that asks, and the report as a file."""
+    found = queries.causes_of(check)
+    if found:
+        st.markdown("**Causes**")
+        parts.card(found)
+    elif check.is_drift:
+        st.caption(f"Which rows, since when and at what cost: `%mlops causes {parts.plain(check.endpoint)}`")
+    st.download_button(
+        "Download report", data=lambda: queries.report_page(check), file_name=f"drift-{check.endpoint}.html", mime="text/html", icon=":material/download:",
+        on_click="ignore",
+    )  # fmt: skip
+
+
 def show_one(features: list[monitoring.FeatureDrift]) -> None:
     """The chosen feature's distribution."""
     names = [feature.name for feature in features]
@@ -79,9 +118,8 @@ def show_one(features: list[monitoring.FeatureDrift]) -> None:
 
 
 def show_check(check: queries.DriftCheck) -> None:
-    """One check: its verdict, and every feature."""
+    """One check: every feature, what is wrong with the data, and why."""
     report = queries.report_of(check)
-    show_verdict(check, report)
     if report.features:
         left, right = st.columns(2)
         with left:
@@ -89,6 +127,8 @@ def show_check(check: queries.DriftCheck) -> None:
         with right:
             show_one(report.features)
         show_features(report.features)
+    show_quality(report.quality)
+    show_causes(check)
 
 
 def show_checks() -> None:
@@ -115,15 +155,17 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         titles = {c.id: f"{parts.said(c.time)} · {parts.marked('drift' if c.is_drift else 'no drift')}" for c in checks}
         parts.choose("Check", list(titles), param="check", value=check.id, format_func=titles.__getitem__, width=340)
 
-if not check:
-    parts.nothing_yet("Not checked yet." if everywhere else "Not checked on that target and hardware.", f"%mlops drift {found.endpoint}")
+if check:
+    show_verdict(check, queries.report_of(check))
 else:
-    show_check(check)
+    parts.nothing_yet("Not checked yet." if everywhere else "Not checked on that target and hardware.", f"%mlops drift {found.endpoint}")
 
 st.subheader("Features over time", anchor=False)
 heat.show(found.endpoint, found.deployments)
 
-if checks:
-    st.subheader("Checks", anchor=False)
+if check:
+    st.subheader(f"The check of {parts.said(check.time)}", anchor=False)
+    show_check(check)
+    st.subheader("All checks", anchor=False)
     parts.chart(figures.drift_over_time(checks), key="over-time", alt="How many features differed at each check")
     show_checks()

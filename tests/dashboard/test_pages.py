@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlops_nb import store
-from mlops_nb.store import models
+from mlops_nb.store import models, silences
 
 PAGES = ("overview", "models", "lineage", "profiling", "hardware", "deployments", "rollout", "performance", "drift", "events", "fleet", "targets")
 
@@ -40,7 +40,7 @@ def test_the_overview_names_what_wants_a_look_and_why(open_page, busy):
 
     lines = [text.value for text in page.text]
     assert "KeyError: \"['wind_gust'] not in index\" (cell [12], line 3)" in lines
-    assert "requests differ from flights_q1:1 in 2 features: hour, temp" in lines
+    assert "requests differ from flights_q1:1 in 3 features: hour, temp, visib" in lines
 
 
 def test_the_overview_shows_wanted_beside_live_share_with_target_and_hardware(open_page, busy):
@@ -174,7 +174,26 @@ def test_drift_shows_the_verdict_and_the_features_that_drift_first(open_page, bu
     page = open_page("drift", endpoint="delays")
 
     assert page.text[0].value == "2 of 8 features differ: hour, temp"
-    assert list(page.dataframe[0].value["feature"])[:2] == ["hour", "temp"]
+    [features] = [table.value for table in page.dataframe if "p adjusted" in table.value.columns]
+    assert list(features["feature"])[:2] == ["hour", "temp"]
+
+
+def test_drift_shows_what_is_wrong_with_the_data_and_why_it_drifted(open_page, busy):
+    page = open_page("drift", endpoint="delays")
+
+    [quality] = [table.value for table in page.dataframe if "in words" in table.value.columns]
+    assert quality[["column", "verdict", "is"]].values.tolist() == [["visib", ["▲ alert"], "a fact"], ["carrier", ["○ noted"], "kept within the budget"]]
+    [losses] = [table.value for table in page.dataframe if "measure" in table.value.columns]
+    assert losses["how"][0] == "measured on 812 labels"
+
+
+def test_a_drift_that_somebody_silenced_is_shown_and_is_no_alert(open_page, busy):
+    with store.writing() as tx:
+        for endpoint in ("delays", "churn"):
+            silences.add(tx, endpoint, "", "acknowledged", until=None, why="known", author="ada")
+
+    assert not any("requests differ" in text.value for text in open_page("overview").text)
+    assert open_page("drift", endpoint="delays").text[0].value == "2 of 8 features differ: hour, temp"
 
 
 def test_a_link_to_an_earlier_check_shows_that_one(open_page, busy):
