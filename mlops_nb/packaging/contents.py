@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -90,7 +91,7 @@ def modules(contents: Contents) -> dict[str, Path]:
         if file is None or name in found:
             continue
         found[name] = file
-        waiting += _imported(name, file, deep=_within(name, whole) or _within(name, f"{_NAME}.serving"))
+        waiting += _imported(name, file, file.stat().st_mtime_ns, deep=_within(name, whole) or _within(name, f"{_NAME}.serving"))
         waiting += [name.rpartition(".")[0]] if "." in name else []
     return dict(sorted(found.items()))
 
@@ -112,8 +113,9 @@ def _file(module: str) -> Path | None:
     return next((file for file in (stem / "__init__.py", stem.with_suffix(".py")) if file.is_file()), None)
 
 
-def _imported(module: str, file: Path, *, deep: bool) -> list[str]:
-    """The dotted names that a module imports, those meant relatively made whole."""
+@lru_cache(maxsize=512)
+def _imported(module: str, file: Path, _changed: int, *, deep: bool) -> tuple[str, ...]:
+    """The dotted names that a module imports, those meant relatively made whole; read once for each change of its file."""
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     names: list[str] = []
     for node in _imports(ast.parse(file.read_bytes()).body, deep=deep):
@@ -122,7 +124,7 @@ def _imported(module: str, file: Path, *, deep: bool) -> list[str]:
         else:
             base = _absolute(node, package)
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return names
+    return tuple(names)
 
 
 def _absolute(node: ast.ImportFrom, package: str) -> str:
