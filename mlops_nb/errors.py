@@ -135,9 +135,9 @@ class BadOption(UsageError):
 class TargetCannot(UsageError):
     """A target lacks what was asked of it; nothing was done."""
 
-    def __init__(self, target: str, what: str, *, able: Sequence[str]) -> None:
+    def __init__(self, target: str, what: str, *, able: Sequence[str], instead: str = "") -> None:
         others = f" Targets that can: {listed(able)}." if able else " No target of this version can."
-        super().__init__(f"The target {target} cannot {what}.{others}", hint=f"--to {able[0]}" if able else "%mlops hardware")
+        super().__init__(f"The target {target} cannot {what}.{others}", hint=instead or (f"--to {able[0]}" if able else "%mlops hardware"))
 
 
 class EngineElsewhere(UsageError):
@@ -639,10 +639,11 @@ class DeploymentFailed(Failed):
 
 
 class NothingToRollBack(Failed):
-    """No earlier split of the endpoint can be served now."""
+    """No earlier split of the endpoint can be served now; *gone* are the deployments that the latest one had and that were withdrawn since."""
 
-    def __init__(self, endpoint: str) -> None:
-        super().__init__(f"No earlier split of {endpoint} has all its deployments healthy.", hint=f"%mlops history {endpoint}")
+    def __init__(self, endpoint: str, *, gone: Sequence[str] = ()) -> None:
+        lost = f" The latest had {listed(gone)}, which {'was' if len(gone) == 1 else 'were'} withdrawn." if gone else ""
+        super().__init__(f"No earlier split of {endpoint} has all its deployments healthy.{lost}", hint=f"%mlops history {endpoint}")
 
 
 class NothingToPromote(Failed):

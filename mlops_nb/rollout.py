@@ -219,7 +219,7 @@ def logs(ref: DeploymentRef | str, *, lines: int = 100) -> list[str]:
 def invoke(endpoint: str, data: Any, *, deployment: str | None = None) -> Answer:
     """Ask an endpoint; see `client.invoke`.  Raises TargetCannot where it is not asked over HTTP."""
     for other in _present(endpoint):
-        targets.require(other.target, "invoke")
+        targets.require_http(other)
     return client.invoke(endpoint, data, deployment=deployment)
 
 

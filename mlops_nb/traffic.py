@@ -296,9 +296,13 @@ def _before(tx: store.Transaction, endpoint: str) -> dict[str, int]:
     table.endpoint(tx, endpoint)
     there = {d.name for d in table.of(tx, endpoint) if d.wanted == "running" and d.status == "healthy"}
     begun = [plan for plan in rollouts.going(tx, endpoint) if plan.step]
-    earlier = _earlier(table.traffic_changes(tx, endpoint), there, begun[0].settings.get("before") if begun else None)
+    changes = table.traffic_changes(tx, endpoint)
+    earlier = _earlier(changes, there, begun[0].settings.get("before") if begun else None)
     if earlier is None:
-        raise NothingToRollBack(endpoint)
+        known = {d.name for d in table.of(tx, endpoint)}
+        raise NothingToRollBack(
+            endpoint, gone=[f"{endpoint}/{name}" for change in changes[1:2] for name, share in change.weights.items() if share and name not in known]
+        )
     return earlier
 
 

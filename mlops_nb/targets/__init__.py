@@ -137,6 +137,14 @@ def require(name: str, *abilities: str) -> None:
             raise TargetCannot(name, ABILITIES[ability], able=[other for other in NAMES if ability in get(other).ABILITIES])
 
 
+def require_http(deployment: Deployment) -> None:
+    """Raises TargetCannot for a deployment that is not asked over HTTP from here; says how it is asked instead, where its target knows."""
+    said = _own_words(deployment, "asked_instead")
+    if "invoke" not in get(deployment.target).ABILITIES:
+        able = [other for other in NAMES if "invoke" in get(other).ABILITIES]
+        raise TargetCannot(deployment.target, ABILITIES["invoke"], able=able, instead=said(deployment) if said else "")
+
+
 def require_gateway(name: str, what: str) -> None:
     """Raises TargetCannot when requests to what runs on the target called *name* do not pass this workspace's gateway, which alone can do *what*."""
     if get(name).TRAFFIC != "gateway":

@@ -215,6 +215,13 @@ def alive(deployment: Deployment) -> bool:
     return seen is None or _name(deployment) in seen.workloads
 
 
+def asked_instead(deployment: Deployment) -> str:
+    """How it is asked from here although no gateway of this workspace leads to it."""
+    where = f"kubectl --context {deployment.spec.options.get('context')} --namespace {deployment.spec.options.get('namespace')}"
+    ask = f'curl -H "Authorization: Bearer $(mlops endpoints key {deployment.endpoint})" -d \'{{"data": …}}\' http://127.0.0.1:8080/score'
+    return f"{where} port-forward service/{_name(deployment)} 8080:80, and beside it {ask}"
+
+
 def usage(deployment: Deployment) -> Usage:
     """What its pods use, where the cluster has a metrics server, and what they run as."""
     try:

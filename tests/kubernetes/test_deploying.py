@@ -14,7 +14,7 @@ import pytest
 from living import churn_model, deployment, wait_for
 
 from mlops_nb import agent, keys, rollout, targets, traffic
-from mlops_nb.errors import BadOption, ClusterRefused, ClusterUnreachable, DeploymentFailed, NotOurs, TargetCannot
+from mlops_nb.errors import BadOption, ClusterRefused, ClusterUnreachable, DeploymentFailed, NothingToRollBack, NotOurs, TargetCannot
 from mlops_nb.settings import Workspace, using
 from mlops_nb.store.deployments import DeploymentSpec
 
@@ -68,6 +68,19 @@ def test_weights_move_by_a_patch_of_the_route_and_back(two_versions: api_server.
     wait_for(lambda: weights(two_versions) == {"mlops-delays-1": 100, "mlops-delays-2": 0}, what="all to the old one")
     route = two_versions.one("HTTPRoute", "mlops-delays")
     assert {entry["manager"] for entry in route["metadata"]["managedFields"]} == {"mlops_nb"}
+
+
+def test_a_rollback_moves_the_route_back_and_one_whose_deployment_was_withdrawn_says_so(two_versions: api_server.Cluster) -> None:
+    deploy("churn:1")
+    deploy("churn:2", traffic=100)
+    wait_for(lambda: weights(two_versions) == {"mlops-delays-1": 0, "mlops-delays-2": 100}, what="all to the new one")
+
+    traffic.roll_back("delays")
+    wait_for(lambda: weights(two_versions) == {"mlops-delays-1": 100, "mlops-delays-2": 0}, what="all to the old one")
+
+    rollout.undeploy("delays/2")
+    with pytest.raises(NothingToRollBack, match="The latest had delays/2, which was withdrawn"):
+        traffic.roll_back("delays")
 
 
 FAILURES = {
@@ -296,6 +309,9 @@ def test_what_a_cluster_cannot_do_is_refused(two_versions: api_server.Cluster) -
         traffic.mirror("delays/1", 10)
     with pytest.raises(TargetCannot, match="cannot keep callers"):
         traffic.known_by("delays", "header:x-user")
+    with pytest.raises(TargetCannot, match="cannot be asked over HTTP from here") as caught:
+        rollout.invoke("delays", {"age": [20]})
+    assert caught.value.hint.startswith("kubectl --context tests --namespace models port-forward service/mlops-delays-1 8080:80")
 
 
 def test_no_secret_is_in_the_store_or_in_a_log(two_versions: api_server.Cluster, workspace: Workspace) -> None:
