@@ -389,6 +389,21 @@ def performance(groups: Sequence[Group], metric: str) -> go.Figure:
     return _finished(figure, height=380, hovermode="closest")
 
 
+def labelled(groups: Sequence[Group]) -> go.Figure:
+    """The share of rows that have a label, over time, a group of bars for each deployment and segment."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for number, (name, many) in enumerate(_series(groups).items()):
+        figure.add_bar(
+            x=[group.period for group in many], y=[group.labelled / max(group.answered, 1) for group in many], name=name,
+            marker={"color": COLOURS[number % len(COLOURS)], "pattern": {"shape": ("", "/", "x", ".", "-", "+")[number % 6]}},
+            customdata=[group.answered for group in many], hovertemplate=f"%{{y:.0%}} of %{{customdata:,}} rows<extra>{name}</extra>",
+        )  # fmt: skip
+    figure.update_yaxes(title="rows with a label", range=[0, 1], tickformat=".0%", gridcolor=_GRID)
+    return _finished(figure, height=220, hovermode="closest")
+
+
 def _series(groups: Sequence[Group]) -> dict[str, list[Group]]:
     grouped: dict[str, list[Group]] = defaultdict(list)
     for group in groups:

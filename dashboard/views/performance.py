@@ -21,6 +21,7 @@ columns = queries.inputs(found.endpoint)
 by, segment = parts.asked("by", BY, otherwise="day"), parts.asked("segment", columns, otherwise=parts.ALL)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     parts.choose("Endpoint", found.endpoints, param="endpoint", value=found.endpoint, width=220)
+    parts.choose_place(found.deployments)
     parts.switch("By", BY, param="by", value=by)
     parts.choose("Segment", [parts.ALL, *columns], param="segment", value=segment, width=220)
 
@@ -31,6 +32,31 @@ if judged is None:
 if not judged.labelled:
     parts.nothing_yet(f"None of {judged.answered:,} answers has a label yet.", f"%mlops labels {found.endpoint} --data df")
     st.stop()
+
+
+def placed(groups: list[performance.Group]) -> list[performance.Group]:
+    """Those of deployments on the target and hardware chosen; without a choice also of those withdrawn since."""
+    everywhere = parts.ALL == parts.asked("target", otherwise=parts.ALL) == parts.asked("hardware", otherwise=parts.ALL)
+    names = {d.name for d in parts.filtered(found.deployments)}
+    return [group for group in groups if everywhere or group.deployment in names]
+
+
+def show_lag(groups: list[performance.Group]) -> None:
+    """How far behind labels are."""
+    if not any(group.period for group in groups):
+        return
+    reached = max((group.period for group in groups if group.period and group.labelled), default=None)
+    newest = max(group.period for group in groups if group.period)
+    if reached is None:
+        st.caption("None of these rows has a label yet.")
+    elif reached < newest:
+        st.caption(
+            f"Labels reach to the {by} from {reached:%Y-%m-%d %H:%M}; answers go on to that from {newest:%Y-%m-%d %H:%M}, and are estimated where they can be."
+        )
+    else:
+        share = sum(group.labelled for group in groups if group.period == newest) / max(sum(g.answered for g in groups if g.period == newest), 1)
+        st.caption(f"Labels reach to the newest {by}, of which {share:.0%} of the rows have one.")
+    parts.chart(figures.labelled(groups), key="labelled", alt="The share of rows that have a label, over time and by deployment")
 
 
 def show_metric(groups: list[performance.Group]) -> None:
@@ -70,13 +96,19 @@ def row_of(group: performance.Group) -> dict[str, object]:
     }  # fmt: skip
 
 
-st.text(f"{judged.labelled:,} of {judged.answered:,} answered rows have a label")
+groups = placed(judged.groups)
+if not groups:
+    parts.nothing_yet("No deployment on that target and hardware answered.", f"%mlops performance {found.endpoint}")
+    st.stop()
+labelled, answered = sum(group.labelled for group in groups), sum(group.answered for group in groups)
+st.text(f"{labelled:,} of {answered:,} answered rows have a label")
 left, right = st.columns([3, 2])
 with left:
-    show_metric(judged.groups)
+    show_metric(groups)
+    show_lag(groups)
 with right:
     st.subheader("Calibration", anchor=False)
-    show_calibration(queries.overall(found.endpoint))
-show_groups(judged.groups)
+    show_calibration(placed(queries.overall(found.endpoint)))
+show_groups(groups)
 for note in judged.notes:
     st.caption(f":material/info: {parts.plain(note)}")

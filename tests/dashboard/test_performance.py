@@ -49,3 +49,19 @@ def test_a_link_may_name_how_time_is_parted(open_page, labelled, by):
 
 def test_a_link_that_names_nothing_opens_the_page_all_the_same(open_page, labelled):
     assert not open_page("performance", endpoint="<no>", by="<no>", segment="<no>", metric="<no>").exception
+
+
+def test_performance_can_be_narrowed_to_a_target_and_hardware(open_page, labelled):
+    assert set(open_page("performance", endpoint="delays", by="all", target="local").dataframe[0].value["deployment"]) == {"1", "2"}
+    assert open_page("performance", endpoint="delays", by="all", hardware="gpu").code[0].value == "%mlops performance delays"
+
+
+def test_how_far_labels_are_behind_is_told(open_page, busy):
+    rows = sorted((row["time"], row["id"]) for row in telemetry.requests("delays", most=5000) if row["status"] < 400)
+    early = pd.DataFrame({"request_id": [id for _, id in rows[:200]], "late": np.arange(200) % 2})
+    labels.record("delays", early)
+
+    page = open_page("performance", endpoint="delays", by="hour")
+
+    assert any(caption.value.startswith(("Labels reach to the hour from", "Labels reach to the newest hour")) for caption in page.caption)
+    assert page.text[0].value.startswith("200 of ")
