@@ -6,7 +6,7 @@ that file and keeps to Python 3.10.
 Detectors that look at each feature answer a p-value per feature, corrected together (Holm 1979); a feature drifts when it is below alpha and
 the effect is no smaller than the worker's.  Those that look at all features together answer one p-value by permutation, of at most MOST_TOGETHER
 rows of either side, numbers scaled by the reference and categories as one column each.  Online ones read the window row by row and stop at the first
-alarm; on unchanged data one comes in about EXPECTED_RUN rows.
+alarm, of the newest MOST_ONLINE at most; on unchanged data one comes in about EXPECTED_RUN rows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PERMUTATIONS = 499
 EXPECTED_RUN = 2000
 """Rows of unchanged data between false alarms of an online detector, on average."""
 _ONLINE_WINDOW = 50
-_MOST_ONLINE = 1000
+MOST_ONLINE = 300
 _MOST_INDICATORS = 20
 
 Found = dict[str, Any]
@@ -287,7 +287,7 @@ ONLINE = {
 
 def _online(rows: _Rows, name: str) -> Found:
     make = ONLINE[name]
-    reference, window = rows.reference[:10_000], rows.window[-_MOST_ONLINE:]
+    reference, window = rows.reference[:MOST_TOGETHER], rows.window[-MOST_ONLINE:]
     if make == "FETDriftOnline":
         reference, window = ((side > 0).astype(int) for side in (reference, window))  # two values, on either side of their mean
     if min(len(reference), len(window)) < _ONLINE_WINDOW or not reference.shape[1]:
@@ -309,8 +309,7 @@ def _online_detector(make: str, reference: np.ndarray) -> Any:
 
     run = float(EXPECTED_RUN)
     if make in ("MMDDriftOnline", "LSDDDriftOnline"):
-        rows = reference[:MOST_TOGETHER].astype(np.float32)
-        return getattr(cd, make)(rows, run, _ONLINE_WINDOW, backend="tensorflow", n_bootstraps=3 * EXPECTED_RUN, verbose=False)
+        return getattr(cd, make)(reference.astype(np.float32), run, _ONLINE_WINDOW, backend="tensorflow", n_bootstraps=3 * EXPECTED_RUN, verbose=False)
     draws = 2 * EXPECTED_RUN * reference.shape[1]  # a threshold is a quantile that fewer could not tell
     return getattr(cd, make)(reference, ert=run, window_sizes=[_ONLINE_WINDOW], n_bootstraps=draws, verbose=False)
 

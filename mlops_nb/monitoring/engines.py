@@ -57,11 +57,11 @@ class Recipe(msgspec.Struct, frozen=True):
     """What it needs beside for the detectors that work with TensorFlow."""
 
 
-_LINUX = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+_LINUX, _ELSEWHERE = "sys_platform == 'linux' and platform_machine == 'x86_64'", "sys_platform != 'linux' or platform_machine != 'x86_64'"
 RECIPES = (
     Recipe(
         "0.11.4", ("alibi-detect==0.11.4", "scipy<1.12"), ">=3.10,<3.12", _APACHE,
-        (f"tensorflow-cpu>=2.12,<2.13; {_LINUX}", f"tensorflow>=2.12,<2.13; not ({_LINUX})", "tensorflow-probability<0.21"),
+        (f"tensorflow-cpu>=2.12,<2.13; {_LINUX}", f"tensorflow>=2.12,<2.13; {_ELSEWHERE}", "tensorflow-probability<0.21"),
     ),
     Recipe("0.13.0", ("alibi-detect==0.13.0",), ">=3.10,<3.13", _BUSINESS, ("alibi-detect[tensorflow]==0.13.0",)),
 )  # fmt: skip
