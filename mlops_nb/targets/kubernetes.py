@@ -218,7 +218,8 @@ def alive(deployment: Deployment) -> bool:
 def asked_instead(deployment: Deployment) -> str:
     """How it is asked from here although no gateway of this workspace leads to it."""
     where = f"kubectl --context {deployment.spec.options.get('context')} --namespace {deployment.spec.options.get('namespace')}"
-    ask = f'curl -H "Authorization: Bearer $(mlops endpoints key {deployment.endpoint})" -d \'{{"data": …}}\' http://127.0.0.1:8080/score'
+    key = f"mlops endpoints key {deployment.endpoint} | sed 's/^/Authorization: Bearer /'"
+    ask = f"{key} | curl -H @- -d '{{\"data\": …}}' http://127.0.0.1:8080/score"
     return f"{where} port-forward service/{_name(deployment)} 8080:80, and beside it {ask}"
 
 
