@@ -10,7 +10,7 @@ import pytest
 
 from mlops_nb import labels, monitoring, store
 from mlops_nb.errors import NothingToCompare
-from mlops_nb.monitoring import causes, change_point
+from mlops_nb.monitoring import causes, change_point, concentration
 from mlops_nb.store import checks
 
 from .conftest import Watched, flights
@@ -169,3 +169,35 @@ def test_intervals_hold_the_change_as_often_as_they_say_also_where_days_differ()
 
 def test_too_few_rows_have_no_beginning():
     assert change_point.beginning(np.array(["2026-01-01"] * 30, "datetime64[us]"), np.zeros(30, int), np.array([10.0, 10.0])) is None
+
+
+# ── segments ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def coded(name: str, reference: np.ndarray, window: np.ndarray, cells: int) -> concentration.Coded:
+    return concentration.Coded(name, reference, window, [f"v{n}" for n in range(cells)])
+
+
+def test_a_change_of_everybody_is_given_no_segment_however_many_are_looked_at():
+    """100 changes that are the same in each of 120 segments of ten features."""
+    random = np.random.default_rng(0)
+    made_up = 0
+    for _ in range(100):
+        moved = coded("moved", random.integers(0, 10, 2000), np.minimum(random.integers(0, 13, 1000), 9), 10)
+        others = [coded(f"f{n}", random.integers(0, 12, 2000), random.integers(0, 12, 1000), 12) for n in range(10)]
+        made_up += bool(concentration.segments([moved], others))
+
+    assert made_up <= 2
+
+
+def test_a_change_of_one_segment_in_twelve_is_found_among_as_many():
+    random = np.random.default_rng(0)
+    found = 0
+    for _ in range(50):
+        segment, window = random.integers(0, 12, 2000), random.integers(0, 12, 2000)
+        now = np.where((window == 3) & (random.random(2000) < 0.7), 9, random.integers(0, 10, 2000))
+        others = [coded(f"f{n}", random.integers(0, 12, 2000), random.integers(0, 12, 2000), 12) for n in range(9)]
+        told = concentration.segments([coded("moved", random.integers(0, 10, 2000), now, 10)], [coded("where", segment, window, 12), *others])
+        found += [one.segment for one in told] == ["where = v3"]
+
+    assert found >= 48
