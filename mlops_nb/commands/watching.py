@@ -95,7 +95,7 @@ def drift(
         "budget": budget, "effect": effect,
     }  # fmt: skip
     if schedule:
-        return _scheduled(endpoint, schedule, options | ({"detector": detector} if detector else {}), since=since, every=every)
+        return _scheduled(endpoint, schedule, options | ({"detector": detector} if detector else {}), since=since, every=every, html=html)
     if detector:
         return _told(_detected(endpoint, detector, options, since=since, every=every), html)
     with face().reporting(f"checking {endpoint} for drift") as report:
@@ -127,14 +127,19 @@ def _detected(endpoint: str, detector: str, options: dict[str, Any], *, since: d
     return check
 
 
-def _scheduled(endpoint: str, schedule: str, options: dict[str, Any], *, since: datetime | None, every: float | None) -> Schedule:
+def _scheduled(
+    endpoint: str, schedule: str, options: dict[str, Any], *, since: datetime | None, every: float | None, html: str | None
+) -> Schedule:  # fmt: skip
     from .. import agent
     from ..monitoring import schedules
 
     if options.pop("detector", None):
         raise UsageError("A schedule keeps a budget of false alarms, which is what histograms do.", hint=f"%mlops drift {endpoint} --schedule 1d")
-    if since or every:
-        raise UsageError("A schedule says itself how often, and its --window how far back.", hint=f'%mlops drift {endpoint} --schedule "0 6 * * *" --window 1d')
+    if since or every or html:
+        raise UsageError(
+            "A schedule says itself how often, its --window how far back, and its checks are kept in the workspace.",
+            hint=f'%mlops drift {endpoint} --schedule "0 6 * * *" --window 1d',
+        )
     added = schedules.add(endpoint, schedule, **options)
     agent.ensure()
     return added

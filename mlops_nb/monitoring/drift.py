@@ -113,9 +113,8 @@ def refuse_unfit(
         _subject(endpoint, deployment, dataset)
         return
     judging.budget(budget or settings.drift_budget, every_seconds=every_seconds)
-    references.extent(reference, since=None, until=None, length=_length(window), spans=max(judging.SPANS))
-    if not reference or reference == "training":
-        references.training(asked.version, dataset, endpoint)
+    judged = references.extent(reference, since=None, until=None, length=_length(window), spans=max(judging.SPANS))
+    references.refuse_unfit(reference, judged, asked.version, endpoint, dataset=dataset, time=time)
 
 
 def _length(window: str | None) -> counting.Window:

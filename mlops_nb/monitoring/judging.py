@@ -143,8 +143,15 @@ def holm(p_values: Sequence[float], weights: Sequence[float]) -> list[float]:
 
 def _tested(kind: str, span: int, reference: ColumnSummary, window: ColumnSummary, effect: float) -> Tested:
     name, found = {"values": _values, "missing": _missing, "new": _new}[kind](reference, window, effect)
-    any_change = _values(reference, window, 0.0)[1][1] if kind == "values" else 1.0
+    any_change = _any_change(reference, window, found[0]) if kind == "values" and name != "none" and found[0] < effect else 1.0
     return Tested(kind=kind, span=span, test=name, effect=found[0], p_value=found[1], p_any=any_change)
+
+
+def _any_change(reference: ColumnSummary, window: ColumnSummary, gap: float) -> float:
+    """The p-value of there being no change at all, of what lies within the effect that counts."""
+    if reference.kind == "number":
+        return min(1.0, 2 * _tail(gap, reference.count, window.count))
+    return _categories(reference, window, 0.0)[1]
 
 
 def _values(reference: ColumnSummary, window: ColumnSummary, effect: float) -> tuple[str, tuple[float, float]]:

@@ -121,11 +121,28 @@ def chosen(words: str | None, judged: Extent, version: ModelVersion, endpoint: s
     part = _part(words)
     assert judged.since
     season = _season(part, judged.since, judged.until)
-    named = dataset or version.dataset
-    with store.reading() as tx:
-        found = table.get(tx, ModelRef.parse(named, what="dataset")) if named else None
-    column = _time_column(found, time) if found else None
+    found, column = _season_source(version, dataset, time)
     return _season_of(found, column, season, version) if found and column else _past(version, endpoint, None, judged.since, season)
+
+
+def refuse_unfit(words: str | None, judged: Extent, version: ModelVersion, endpoint: str, *, dataset: str | None, time: str | None) -> None:
+    """Raise what `chosen` would raise for words that will never lead to anything; requests may still come."""
+    if not words or words == "training" or _between(words):
+        chosen(words, judged, version, endpoint, dataset=dataset, time=time)
+    elif words.startswith("same-"):
+        _season_source(version, dataset, time)
+
+
+def _season_source(version: ModelVersion, dataset: str | None, time: str | None) -> tuple[DatasetVersion | None, str | None]:
+    """The data set and its column of time, where there are any.  Raises DatasetNotFound, BadOption."""
+    named = dataset or version.dataset
+    if not named and time:
+        raise BadOption(f"{version.ref} was registered without a data set that could have a column {time!r}.", hint="--dataset NAME, or no --time")
+    if not named:
+        return None, None
+    with store.reading() as tx:
+        found = table.get(tx, ModelRef.parse(named, what="dataset"))
+    return found, _time_column(found, time)
 
 
 def check_words(words: str | None) -> None:

@@ -13,7 +13,8 @@ from living import wait_for
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression
 
-from mlops_nb import alerts, client, datasets, labels, monitoring, registry, rollout, settings, store, telemetry
+from mlops_nb import alerts, client, commands, datasets, labels, monitoring, registry, rollout, settings, store, telemetry
+from mlops_nb.cli import Terminal
 from mlops_nb.monitoring import DriftReport, FeatureDrift, answers, references, schedules
 from mlops_nb.progress import SILENT
 from mlops_nb.store import checks
@@ -50,7 +51,7 @@ def ask(rows: pd.DataFrame) -> list[str]:
 
 def by_the_agent() -> DriftReport:
     """What the agent finds by a schedule whose time has come; it is running, for it keeps the deployment."""
-    schedule = schedules.add("delays", "1h", window="2h")
+    schedule = commands.run(["drift", "delays", "--schedule", "1h", "--window", "2h"], Terminal(quiet=True))
     with store.writing() as tx:
         table.ran(tx, schedule.id, outcome="", next_time=store.now() - timedelta(hours=5))
     wait_for(lambda: schedules.of("delays")[0].outcome, what="the agent's check")

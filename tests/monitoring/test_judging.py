@@ -51,6 +51,20 @@ def test_unchanged_months_of_daily_looks_are_quiet():
     assert sum(alarms(1000, 30) for _ in range(10)) <= 1
 
 
+def test_an_unchanged_month_of_hourly_looks_is_quiet_and_a_real_change_is_still_found():
+    hourly = judging.Budget(every_seconds=3600.0)
+    before = [reference() for _ in range(2)]
+    windows: list[list[ColumnSummary]] = []
+    quiet = 0
+    for _ in range(720):
+        windows = [[drawn(one, 1000) for one in before], *windows[:4]]
+        quiet += all(test.p_adjusted >= hourly.alpha for one in judging.judge(before, windows) for test in one.tests)
+    moved = [[drawn(one, 1000, 0.3) for one in before] for _ in range(5)]
+
+    assert quiet >= 719
+    assert any(test.p_adjusted < hourly.alpha for one in judging.judge(before, moved) for test in one.tests)
+
+
 def test_a_fifth_of_a_sigma_in_one_of_twenty_features_is_found_within_five_windows():
     assert sum(alarms(1000, 5, 0.2) for _ in range(60)) >= 57
 

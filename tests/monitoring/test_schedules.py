@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from living import wait_for
 
-from mlops_nb import alerts, cards, monitoring, overview, store, timetable
-from mlops_nb.errors import BadOption, EndpointNotFound, FeatureNotFound, NothingToCompare, ScheduleNotFound
+from mlops_nb import alerts, cards, commands, monitoring, overview, store, timetable
+from mlops_nb.cli import Terminal
+from mlops_nb.errors import BadOption, EndpointNotFound, FeatureNotFound, NothingToCompare, ScheduleNotFound, UsageError
 from mlops_nb.monitoring import DriftReport, judging, schedules, silences
 from mlops_nb.store import checks, events
 from mlops_nb.store import schedules as table
@@ -82,6 +83,12 @@ def test_a_schedule_that_cannot_be_kept_is_refused_at_once(delays: Watched) -> N
         schedules.add("delays", "1h", budget="often")
     with pytest.raises(EndpointNotFound):
         schedules.add("delay", "1h")
+    with pytest.raises(NothingToCompare, match="none at all is kept"):
+        schedules.add("delays", "1h", reference="2026-10-01..2026-10-02")
+    with pytest.raises(BadOption, match="no time column 'when'"):
+        schedules.add("delays", "1h", deployment="1", reference="same-month", time="when")
+    with pytest.raises(UsageError, match="A schedule says itself how often"):
+        commands.run(["drift", "delays", "--schedule", "1h", "--every", "1h"], Terminal(quiet=True))
     assert schedules.of() == [] and alerts.of() == []
 
 
@@ -160,7 +167,7 @@ def test_a_snoozed_feature_never_raises_and_is_still_reported(delays: Watched) -
     monitoring.check_drift("delays")
     assert alarms() == ["delays"]
 
-    said = silences.snooze("delays", feature="dep_delay", seconds=7 * 86_400, why="known sensor swap")
+    said = commands.run(["snooze", "delays", "--feature", "dep_delay", "--for", "7d", "--why", "known sensor swap"], Terminal(quiet=True))
     check = monitoring.check_drift("delays")
 
     assert alarms() == []
