@@ -119,7 +119,8 @@ def explained(check: DriftCheck, *, report: Reporter = SILENT) -> Causes:
     report.step("comparing answers before and since")
     losses = _losses(check, told, found[0])
     rows = f"Causes are told from {len(asked):,} rows of requests{', a fixed sample' if len(asked) >= 0.9 * MOST_ROWS else ''}."
-    return msgspec.structs.replace(whole, features=found[0], segments=found[1], examples=found[2], losses=losses, notes=[rows, *notes])
+    alone = [] if found[0] else ["No feature by itself moved by 5 % of its rows: how they go together did."]
+    return msgspec.structs.replace(whole, features=found[0], segments=found[1], examples=found[2], losses=losses, notes=[rows, *alone, *notes])
 
 
 def _newest(endpoint: str, deployment: str | None) -> DriftCheck:
@@ -152,7 +153,8 @@ def _reference(check: DriftCheck, told: DriftReport) -> tuple[dict[str, Array], 
     except (NotFound, UsageError):
         return {}, ["The training data's rows are not kept, so the requests before the change stand for them."]
     wanted = [w for w in columns.wanted(drift._asked(check.endpoint, check.deployment).version, dataset) if w.source]
-    return columns.of_dataset(artifacts.address(dataset.file), wanted, rows=dataset.rows), []
+    of_season = [f"All of {dataset.ref} stands for {check.dataset}."] if check.dataset != dataset.ref else []
+    return columns.of_dataset(artifacts.address(dataset.file), wanted, rows=dataset.rows), of_season
 
 
 def _found(told: DriftReport, asked: Sample, before: dict[str, Array]) -> tuple[list[Changed], list[Segment], list[Example]]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import tempfile
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -20,7 +17,7 @@ from ..store.checks import DriftCheck
 from ..summaries import ColumnSummary
 from ..telemetry import Asked
 from . import columns, counting, distances, drift, engines, judging, telling
-from .columns import Pair, Wanted
+from .columns import Wanted
 from .engines import Engine
 from .judging import Judged, Tested
 from .reports import Compared, DriftReport, FeatureDrift
@@ -148,7 +145,8 @@ def detect(
     report.step(f"comparing {len(fit)} features by {name}")
     by = _by_counts if detector.reads == "counts" else _by_rows
     found = by(detector, subject, fit, unfit, since=since, until=until, alpha=alpha, engine=engine)
-    return drift._kept(drift.Under(subject.endpoint, subject.deployment, subject.version), subject.dataset.ref, engine, found)
+    named = msgspec.structs.replace(engine, name=name)
+    return drift._kept(drift.Under(subject.endpoint, subject.deployment, subject.version), subject.dataset.ref, named, found)
 
 
 def _engine(detector: Detector) -> Engine:
@@ -260,24 +258,12 @@ def _by_rows(
     chosen = [pair for pair in pairs if pair.name in names]
     if not chosen:
         raise NothingToCompare.no_column(subject.version.ref, subject.dataset.ref, skipped | unfit)
-    found = _answered(detector, chosen, alpha, engine)
+    found = drift._compared(chosen, engine, script="detecting.py", detector=detector.name, alpha=alpha)
     rows = max(len(pair.reference) for pair in chosen)
     return _report(
         detector, engine, msgspec.convert(found["features"], list[FeatureDrift]), skipped | unfit, alpha=alpha,
         reference=Compared(rows=subject.dataset.rows, compared=rows, dataset=subject.dataset.ref), window=seen,
     )  # fmt: skip
-
-
-def _answered(detector: Detector, pairs: list[Pair], alpha: float, engine: Engine) -> dict[str, Any]:
-    """The process's answer.  Raises DriftCheckFailed."""
-    import numpy as np
-
-    with tempfile.TemporaryDirectory(prefix="mlops-drift-") as scratch:
-        arrays = Path(scratch) / "columns.npz"
-        np.savez(arrays, **{f"{side}{n}": values for n, pair in enumerate(pairs) for side, values in (("r", pair.reference), ("w", pair.window))})
-        shapes = [{"name": pair.name, "type": pair.type, "categories": pair.categories} for pair in pairs]
-        job = {"detector": detector.name, "alpha": alpha, "arrays": str(arrays), "columns": shapes}
-        return json.loads(engines.answer(engine, Path(__file__).with_name("detecting.py"), json.dumps(job)))
 
 
 # ── the report ───────────────────────────────────────────────────────────────────────────────────────────────────────

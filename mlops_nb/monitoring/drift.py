@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 import uuid
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 
 from .. import artifacts, store, targets, telemetry
-from ..errors import BadOption, DriftCheckFailed, NothingToCompare
+from ..errors import BadOption, NothingToCompare
 from ..progress import SILENT, Reporter
 from ..reference import ModelRef
 from ..settings import Workspace
@@ -31,7 +30,6 @@ from .references import Extent, Reference
 from .reports import Compared, DriftReport, FeatureDrift
 
 CORRECTION = "Holm"
-_TIMEOUT_SECONDS = 900.0
 
 
 class Under(msgspec.Struct, frozen=True):
@@ -211,8 +209,8 @@ def _pairs(subject: Subject, asked: dict[str, Any]) -> tuple[list[Pair], dict[st
 # ── the process of its own ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _compared(pairs: list[Pair], engine: Engine, *, alpha: float) -> dict[str, Any]:
-    """The worker's answer.  Raises DriftCheckFailed when it ends without one."""
+def _compared(pairs: list[Pair], engine: Engine, *, script: str = "worker.py", **asked: Any) -> dict[str, Any]:
+    """What *script* answers of the columns under the engine's interpreter.  Raises DriftCheckFailed when it ends without an answer."""
     import numpy as np
 
     with tempfile.TemporaryDirectory(prefix="mlops-drift-") as scratch:
@@ -220,28 +218,8 @@ def _compared(pairs: list[Pair], engine: Engine, *, alpha: float) -> dict[str, A
         sides = {f"{side}{n}": values for n, pair in enumerate(pairs) for side, values in (("r", pair.reference), ("w", pair.window))}
         np.savez(arrays, **sides)
         shapes = [{"name": pair.name, "type": pair.type, "categories": pair.categories} for pair in pairs]
-        job = {"engine": engine.name, "alpha": alpha, "arrays": str(arrays), "columns": shapes}
-        return _answered(job, engine)
-
-
-def _answered(job: dict[str, Any], engine: Engine) -> dict[str, Any]:
-    worker = str(Path(__file__).with_name("worker.py"))
-    try:
-        done = subprocess.run(
-            [engine.python, worker],
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            env=engines.environment_for(engine),
-            timeout=_TIMEOUT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise DriftCheckFailed(f"took longer than {_TIMEOUT_SECONDS:.0f} s") from None
-    if done.returncode:
-        ended = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
-        raise DriftCheckFailed(ended, detail="\n".join(done.stderr.strip().splitlines()[-6:]))
-    return json.loads(done.stdout)
+        job = {"engine": engine.name, "arrays": str(arrays), "columns": shapes, **asked}
+        return json.loads(engines.answer(engine, Path(__file__).with_name(script), json.dumps(job)))
 
 
 # ── the verdict ──────────────────────────────────────────────────────────────────────────────────────────────────────
