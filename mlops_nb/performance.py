@@ -74,26 +74,28 @@ def of(
     until: datetime | None = None,
     by: str | None = None,
     segment: str | None = None,
+    most: int | None = None,
 ) -> Performance:
     """Measures with intervals (see `measures`), and where labels lack what they are expected to be (see `estimates`).
 
     *by* is `hour`, `day`, `week` or `month`, or an input column, as *segment* is; numbers with many values are cut at their quartiles, and beyond
     the twelve most frequent values the rest is `other`.  What is not labelled is estimated, by the labelled rows of the deployment that came
-    before; a whole stretch of time likewise.  Raises EndpointNotFound, DeploymentNotFound, UnknownColumn, NothingToCompare.
+    before; a whole stretch of time likewise.  With *most*, a deployment that has many more rows is judged by a sample (see
+    `telemetry.labels.answers`), and `notes` say so.  Raises EndpointNotFound, DeploymentNotFound, UnknownColumn, NothingToCompare.
     """
     refs, inputs = _known(endpoint, deployment)
     columns = [name for name in dict.fromkeys((by, segment)) if name and name not in PERIODS]
     for option, name in (("--by", by), ("--segment", segment)):
         if name in columns and inputs and name not in inputs:
             raise UnknownColumn(str(name), option, known=[*(PERIODS if option == "--by" else ()), *inputs])
-    everything = labels.answers(endpoint, deployment=deployment, until=until, columns=columns)
+    everything = labels.answers(endpoint, deployment=deployment, until=until, columns=columns, most=most)
     if not any(len(_since(one, since)) for one in everything):
         raise NothingToCompare.no_requests(f"{endpoint}/{deployment}" if deployment else endpoint, endpoint, since=since)
     cuts = {name: _cuts(everything, name) for name in columns}
     groups = [group for one in everything for group in _groups(one, since, by, cuts, refs.get(one.deployment, ""))]
     return Performance(
         endpoint=endpoint, since=since, by=by, segment=segment, answered=sum(len(_since(one, since)) for one in everything),
-        labelled=sum(int(_since(one, since).labelled.sum()) for one in everything), groups=groups, notes=_notes(groups),
+        labelled=sum(int(_since(one, since).labelled.sum()) for one in everything), groups=groups, notes=[*_sampled(everything), *_notes(groups)],
     )  # fmt: skip
 
 
@@ -199,6 +201,11 @@ def expected(reference: Answers, asked: Answers) -> list[Figure]:
     if len(classes) == 2:
         return estimates.of_two_classes(said, asked.label[told] == classes[1], calibration)
     return estimates.of_many_classes(said, calibration)
+
+
+def _sampled(everything: Sequence[Answers]) -> list[str]:
+    """Where not every row was judged, how many were."""
+    return [f"{one.deployment} is judged by a sample: {len(one):,} of {one.of:,} answered rows." for one in everything if one.of]
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:

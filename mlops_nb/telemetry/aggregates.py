@@ -1,6 +1,7 @@
 """Counts of what was asked and answered, by stretches of a minute to a day, for pages that must not read every row.
 
-    <deployment's folder>/aggregates/<stem>.parquet      the counts of `date=…/<stem>.parquet`, made once, when that file was
+    <deployment's folder>/samples/<stem>.parquet         one of sixteen requests of `date=…/<stem>.parquet` with its payload, chosen by its id
+    <deployment's folder>/aggregates/<stem>.parquet      the counts of that file, made once, when it was
 
         seconds   60, 300, 900, 3600 or 86400: how long a stretch the row is about; each length covers the whole file
         time      when the stretch begins, UTC
@@ -31,6 +32,8 @@ BINS = 2000
 FIRST_BIN_MS = 0.001
 LENGTHS = (60, 300, 900, 3600, 86400)
 """Seconds of the stretches that are counted; each is a multiple of the one before."""
+SAMPLED = 1 / 16
+"""The share of the requests that samples hold."""
 Stretch = tuple[int, datetime | None, datetime | None]
 """Seconds of the counts to take (0: rows), from when, until when."""
 _BIN = f"least(ceil(ln(greatest(latency_ms, {FIRST_BIN_MS}) / {FIRST_BIN_MS}) / ln({BIN_RATIO})), {BINS - 1})::INTEGER"
@@ -60,14 +63,28 @@ def of_parquet(path: Path) -> str:
     return f"WITH {', '.join(made)} SELECT * FROM ({every}) ORDER BY seconds DESC, time, bin"
 
 
-def counts(standings: Sequence[Standing], since: datetime | None, until: datetime | None, *, step: int | None = None) -> str | None:
-    """SQL of what callers asked in that time: `deployment, time, status, bin, requests, rows`; None where nothing is kept.
+def sample_of(path: Path) -> str:
+    """SQL of a file's sampled requests, whole."""
+    return f"SELECT * FROM {rows.read_parquet([path])} WHERE {chosen('id', SAMPLED)}"
+
+
+def chosen(id: str, share: float) -> str:
+    """SQL: whether a request is in a sample of that share; by its id alone, so that its copies and its labels are too, wherever and whenever asked."""
+    plain = f"CASE WHEN suffix({id}, '{COPY_MARK}') THEN left({id}, length({id}) - {len(COPY_MARK)}) ELSE {id} END"
+    return f"md5_number_lower(coalesce({plain}, '')) < {int(share * 2**64)}"
+
+
+def counts(standings: Sequence[Standing], since: datetime | None, until: datetime | None, *, step: int | None = None, copies: bool = False) -> str | None:
+    """SQL of what callers asked in that time, or with *copies* of all that was: `deployment, time, status, bin, requests, rows`.
+
+    None where nothing is kept.
 
     A count's `time` is right to *step* seconds: it never reaches over a multiple of that, nor of the time asked about.  Without *step* it may
     be any time within.
     """
     stretches = whole_stretches(since, until, step)
-    parts = [part for standing in standings for part in _parts(standing, stretches, since, until)]
+    asked = "true" if copies else "NOT copy"
+    parts = [part for standing in standings for part in _parts(standing, stretches, since, until, asked)]
     return " UNION ALL ".join(parts) or None
 
 
@@ -85,34 +102,34 @@ def whole_stretches(since: datetime | None, until: datetime | None, step: int | 
     return [*found, (seconds, since, until)]
 
 
-def _parts(standing: Standing, stretches: Sequence[Stretch], since: datetime | None, until: datetime | None) -> list[str]:
+def _parts(standing: Standing, stretches: Sequence[Stretch], since: datetime | None, until: datetime | None, asked: str) -> list[str]:
     there = [parquet for parquet in standing.parquet if files.within(parquet, since, until)]
     counted = [parquet for parquet in there if parquet.aggregates.exists()]
     uncounted = [parquet for parquet in there if parquet not in counted]
-    parts = [part for seconds, begin, end in stretches for part in _of_stretch(counted, seconds, begin, end)]
-    parts += _of_rows(uncounted, since, until)
+    parts = [part for seconds, begin, end in stretches for part in _of_stretch(counted, seconds, begin, end, asked)]
+    parts += _of_rows(uncounted, since, until, asked)
     lines = [path for path in (*standing.closed, *standing.live) if path.stat().st_size]
-    parts += [_callers(rows.facts_of_lines(lines), since, until)] if lines else []
+    parts += [_asked(rows.facts_of_lines(lines), since, until, asked)] if lines else []
     return [f"SELECT {rows.literal(standing.deployment)} AS deployment, * FROM ({part})" for part in parts]
 
 
-def _of_stretch(parquet: Sequence[Parquet], seconds: int, begin: datetime | None, end: datetime | None) -> list[str]:
+def _of_stretch(parquet: Sequence[Parquet], seconds: int, begin: datetime | None, end: datetime | None, asked: str) -> list[str]:
     there = [one for one in parquet if files.within(one, begin, end)]
     if not seconds or not there:
-        return _of_rows(there, begin, end)
-    where = " AND ".join([f"seconds = {seconds}", "NOT copy", *_bounds(begin, end)])
+        return _of_rows(there, begin, end, asked)
+    where = " AND ".join([f"seconds = {seconds}", asked, *_bounds(begin, end)])
     return [f"SELECT time, status, bin, requests, rows FROM {rows.read_parquet(one.aggregates for one in there)} WHERE {where}"]
 
 
-def _of_rows(parquet: Sequence[Parquet], begin: datetime | None, end: datetime | None) -> list[str]:
+def _of_rows(parquet: Sequence[Parquet], begin: datetime | None, end: datetime | None, asked: str) -> list[str]:
     plain = [one.path for one in parquet if rows.without_copies(one.path)]
     mixed = [one.path for one in parquet if one.path not in plain]
     facts = ([rows.facts_but_ids_of_parquet(plain)] if plain else []) + ([rows.facts_of_parquet(mixed)] if mixed else [])
-    return [_callers(one, begin, end) for one in facts]
+    return [_asked(one, begin, end, asked) for one in facts]
 
 
-def _callers(facts: str, begin: datetime | None, end: datetime | None) -> str:
-    where = " AND ".join(["NOT copy", *_bounds(begin, end)])
+def _asked(facts: str, begin: datetime | None, end: datetime | None, asked: str) -> str:
+    where = " AND ".join([asked, *_bounds(begin, end)])
     return f"SELECT time, status, bin, requests, rows FROM ({_each(facts)}) WHERE {where}"
 
 

@@ -93,8 +93,8 @@ def _locked(descriptor: int) -> bool:
 def _clear(folder: Path) -> None:
     """Delete what a killed compaction left: finished sources and unfinished results."""
     standing = files.standing(folder)
-    counted = {parquet.aggregates for parquet in standing.parquet}
-    orphans = [path for path in folder.glob("aggregates/[0-9]*.parquet") if path not in counted]
+    known = {path for parquet in standing.parquet for path in (parquet.aggregates, parquet.sample)}
+    orphans = [path for kind in ("aggregates", "samples") for path in folder.glob(f"{kind}/[0-9]*.parquet") if path not in known]
     for path in (*standing.leftovers, *orphans, *folder.glob("*/.*.tmp"), *folder.glob(".*.tmp")):
         with files.held(exclusive=True):
             path.unlink(missing_ok=True)
@@ -171,16 +171,19 @@ def _merge(folder: Path) -> int:
     for group in _groups(files.standing(folder).parquet):
         target = group[0].path.with_name(f"{group[0].first}-{group[-1].last}.parquet")
         sources = [parquet.path for parquet in group]
-        _replace(sources, f"SELECT * FROM {rows.read_parquet(sources)}", target, beside=[parquet.aggregates for parquet in group])
+        _replace(
+            sources, f"SELECT * FROM {rows.read_parquet(sources)}", target, beside=[path for parquet in group for path in (parquet.aggregates, parquet.sample)]
+        )
         merged += len(group)
     return merged
 
 
 def _aggregate(folder: Path) -> int:
-    """Count the rows of every file whose counts are not there: of new ones, and of those that are older than counts are."""
-    waiting = [parquet for parquet in files.standing(folder).parquet if not parquet.aggregates.exists()]
+    """Count the rows of every file whose counts are not there, and take its sample: of new ones, and of those that are older than counts are."""
+    waiting = [parquet for parquet in files.standing(folder).parquet if not (parquet.aggregates.exists() and parquet.sample.exists())]
     for parquet in waiting:
         _replace([], aggregates.of_parquet(parquet.path), parquet.aggregates)
+        _replace([], aggregates.sample_of(parquet.path), parquet.sample)
     return len(waiting)
 
 
@@ -253,8 +256,8 @@ def _drop_old() -> tuple[int, int]:
 
 
 def _dropped(parquet: Parquet) -> int:
-    """Delete a file and its counts; return their bytes."""
-    there = [path for path in (parquet.path, parquet.aggregates) if path.exists()]
+    """Delete a file with its counts and its sample; return their bytes."""
+    there = [path for path in (parquet.path, parquet.aggregates, parquet.sample) if path.exists()]
     size = sum(path.stat().st_size for path in there)
     with files.held(exclusive=True):
         for path in there:

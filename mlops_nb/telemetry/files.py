@@ -37,6 +37,11 @@ class Parquet(msgspec.Struct, frozen=True, order=True):
         """Where the counts of its rows are, once they are made."""
         return self.path.parent.parent / "aggregates" / self.path.name
 
+    @property
+    def sample(self) -> Path:
+        """Where the rows of its sampled requests are, once they are taken."""
+        return self.path.parent.parent / "samples" / self.path.name
+
 
 class Standing(msgspec.Struct, frozen=True):
     """The files of one deployment that count at one moment."""

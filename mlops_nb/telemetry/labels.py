@@ -21,7 +21,7 @@ import msgspec
 from ..safety import checked_name, path_inside
 from ..settings import Workspace
 from ..splits import COPY_MARK
-from . import files, rows
+from . import aggregates, files, rows
 from .files import Standing
 from .queries import _during, _lines, _parquet, _steady
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _MANY = 24
 """So many files become one."""
+_WELL_BEYOND = 3
+"""A sample is worth it where it spares most of the rows."""
 _ROWS_OF_ANSWERS = ("label", "prediction")
 ID, ROW, LABEL = "id", "row", "label"
 
@@ -73,6 +75,8 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
     """Rows × classes, NaN where there were none; None when it gives none."""
     columns: dict[str, Any] = {}
     """Inputs that were asked for, by name, as text or floats."""
+    of: int = 0
+    """Of how many scored rows these are a sample; 0 where they are all."""
 
     def __len__(self) -> int:
         return len(self.time)
@@ -86,7 +90,7 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
 
     def where(self, chosen: Any) -> Answers:
         """The rows that *chosen*, an array of booleans, picks."""
-        names = [name for name in self.__struct_fields__ if name not in ("deployment", "columns") and getattr(self, name) is not None]
+        names = [name for name in self.__struct_fields__ if name not in ("deployment", "columns", "of") and getattr(self, name) is not None]
         columns = {name: values[chosen] for name, values in self.columns.items()}
         return msgspec.structs.replace(self, columns=columns, **{name: getattr(self, name)[chosen] for name in names})
 
@@ -135,12 +139,15 @@ def _kept(endpoint: str, scratch: Path, told: Added, *, by_row: bool) -> Added:
 
 def _put(cursor: duckdb.DuckDBPyConnection, folder: Path, select: str) -> None:
     """A file of labels that is there whole or not at all."""
-    stem = time.time_ns()
-    scratch = folder / f".{stem}.parquet.tmp"
+    path = folder / f"{time.time_ns()}.parquet"
+    scratch = path.with_name(f".{path.name}.tmp")
     cursor.execute(f"COPY ({select}) TO {rows.literal(str(scratch))} (FORMAT parquet, COMPRESSION zstd)")
     with scratch.open("rb") as file:
         os.fsync(file.fileno())
-    os.replace(scratch, folder / f"{stem}.parquet")
+    _sample(path).parent.mkdir(exist_ok=True)
+    sampled = f"SELECT * FROM read_parquet({rows.literal(str(scratch))}) WHERE {aggregates.chosen('id', aggregates.SAMPLED)}"
+    cursor.execute(f"COPY ({sampled}) TO {rows.literal(str(_sample(path)))} (FORMAT parquet, COMPRESSION zstd)")
+    os.replace(scratch, path)  # its sample is there before it
 
 
 def _tidy(cursor: duckdb.DuckDBPyConnection, endpoint: str) -> None:
@@ -148,12 +155,17 @@ def _tidy(cursor: duckdb.DuckDBPyConnection, endpoint: str) -> None:
     oldest = time.time() - timedelta(days=Workspace.current().settings().capture_days).total_seconds()
     standing = _files(endpoint)
     for path in [path for path in standing if int(path.stem) < oldest * 1e9]:
-        path.unlink()
+        _delete(path)
     standing = _files(endpoint)
     if len(standing) > _MANY and (known := _known(endpoint)):
         _put(cursor, _folder(endpoint), known)
         for path in standing:
-            path.unlink()
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    path.unlink()
+    _sample(path).unlink(missing_ok=True)
 
 
 def _matches(endpoint: str, scratch: Path) -> tuple[int, int]:
@@ -183,14 +195,16 @@ def count(endpoint: str) -> int:
 
 
 def answers(
-    endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None, columns: Sequence[str] = ()
+    endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None, columns: Sequence[str] = (),
+    most: int | None = None
 ) -> list[Answers]:  # fmt: skip
     """What each deployment answered, one row for each scored row, by time, with the truth where it is known and the inputs called *columns*.
 
     A deployment that was sent copies is judged by the labels of the requests they are copies of.  Of requests with one id the newest counts.
-    Only answers whose payload is kept are there.
+    Only answers whose payload is kept are there.  With *most*, of a deployment that has more than three times as many, about so many rows or
+    a sixteenth of its own where that is less: always the same sample of the requests.
     """
-    found = [_answers_of(endpoint, place, since, until, columns) for place in files.folders(endpoint, deployment)]
+    found = [_answers_of(endpoint, place, since, until, columns, most) for place in files.folders(endpoint, deployment)]
     return [one for one in found if one is not None and len(one)]
 
 
@@ -226,23 +240,28 @@ def _files(endpoint: str) -> list[Path]:
     return sorted(_folder(endpoint).glob("[0-9]*.parquet"))
 
 
-def _known(endpoint: str) -> str | None:
-    """The labels that count, as SQL; None when there are none."""
-    standing = _files(endpoint)
+def _known(endpoint: str, share: float | None = None) -> str | None:
+    """The labels that count, as SQL, of all requests or of a *share* of them; None when there are none."""
+    standing = [_sample(path) if share and _sample(path).exists() else path for path in _files(endpoint)]
     if not standing:
         return None
     listed = ", ".join(rows.literal(str(path)) for path in standing)
     stem = "regexp_extract(filename, '([0-9]+)[.]parquet$', 1)::BIGINT"
-    whole = f"SELECT id, row, label, {stem} AS stem FROM read_parquet([{listed}], filename = true, hive_partitioning = false)"
+    whole = f"SELECT id, row, label{f', {stem} AS stem' if len(standing) > 1 else ''} FROM read_parquet([{listed}], filename = true, hive_partitioning = false)"
+    whole += f" WHERE {aggregates.chosen('id', share)}" if share else ""
+    if len(standing) == 1:  # which says nothing twice
+        return whole
     return f"SELECT id, row, label FROM ({whole}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY stem DESC) = 1"
 
 
-def _answers_of(endpoint: str, place: Path, since: datetime | None, until: datetime | None, columns: Sequence[str]) -> Answers | None:
+def _answers_of(endpoint: str, place: Path, since: datetime | None, until: datetime | None, columns: Sequence[str], most: int | None) -> Answers | None:
     where, bounds = _during(since, until)
 
     def ask(standings: list[Standing]) -> Answers | None:
         cursor, standing = rows.connection(), standings[0]
-        table = rows.whole(cursor, standing, _parquet(standing, since, until), _lines(standing))
+        total = _scored(cursor, standing, since, until) if most else 0
+        share = min(most / total, aggregates.SAMPLED) if most and total > _WELL_BEYOND * most else None
+        table = rows.whole(cursor, standing, _sampled(standing, since, until) if share else _parquet(standing, since, until), _lines(standing))
         if not table:
             return None
         types = {row[0]: str(row[1]) for row in cursor.execute(f"DESCRIBE SELECT * FROM ({table})").fetchall()}
@@ -251,17 +270,37 @@ def _answers_of(endpoint: str, place: Path, since: datetime | None, until: datet
             return None
         each = ", ".join(f"unnest({rows.quoted(column)}) AS {name}" for name, column in wanted.items())
         id = f"CASE WHEN suffix(id, '{COPY_MARK}') THEN left(id, length(id) - {len(COPY_MARK)}) ELSE id END"
-        scored = f"SELECT time, {id} AS id, unnest(range(rows)) AS row, {each} FROM ({table}) WHERE {where} AND {rows.quoted(wanted['said'])} IS NOT NULL"
+        said_at_all = f"{rows.quoted(wanted['said'])} IS NOT NULL"
+        chosen = f"AND {aggregates.chosen('id', share)}" if share else ""
+        scored = f"SELECT time, {id} AS id, unnest(range(rows)) AS row, {each} FROM ({table}) WHERE {where} AND {said_at_all} {chosen}"
         newest = f"SELECT * FROM ({scored}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY time DESC) = 1"
-        known = _known(endpoint)
+        known = _known(endpoint, share)
         truth = f"LEFT JOIN ({known}) k USING (id, row)" if known else "CROSS JOIN (SELECT NULL::VARCHAR AS label) k"
         said_type = types[wanted["said"]].removesuffix("[]")
         said = as_label("said", said_type) if _is_label(wanted["said"], said_type) else "said::DOUBLE"
         shown = ", ".join(_shown(name, types[wanted[name]]) for name in wanted if name != "said")
         sql = f"SELECT time, id, row, k.label AS truth, {said} AS said{', ' + shown if shown else ''} FROM ({newest}) a {truth} ORDER BY time, id, row"
-        return _as_answers(standing.deployment, cursor.execute(sql, bounds).fetchnumpy(), wanted, is_label=_is_label(wanted["said"], said_type))
+        found = _as_answers(standing.deployment, cursor.execute(sql, bounds).fetchnumpy(), wanted, is_label=_is_label(wanted["said"], said_type))
+        return msgspec.structs.replace(found, of=total) if share else found
 
     return _steady([place], ask)
+
+
+def _scored(cursor: duckdb.DuckDBPyConnection, standing: Standing, since: datetime | None, until: datetime | None) -> int:
+    counts = aggregates.counts([standing], since, until, copies=True)
+    found = cursor.execute(f"SELECT sum(rows) FROM ({counts}) WHERE status < 400").fetchone() if counts else None
+    return int((found and found[0]) or 0)
+
+
+def _sampled(standing: Standing, since: datetime | None, until: datetime | None) -> list[Path]:
+    """The samples of its files; files that have none yet are there whole."""
+    there = [parquet for parquet in standing.parquet if files.within(parquet, since, until)]
+    return [parquet.sample if parquet.sample.exists() else parquet.path for parquet in there]
+
+
+def _sample(path: Path) -> Path:
+    """The labels of sampled requests, of a file of labels."""
+    return path.parent / "samples" / path.name
 
 
 def _wanted(types: dict[str, str], columns: Sequence[str]) -> dict[str, str]:

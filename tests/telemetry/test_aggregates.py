@@ -142,12 +142,14 @@ def test_each_file_has_its_counts_and_no_counts_are_without_their_file(recorded,
     for minutes in (300, 290):
         recorded.close(recorded.lines(2, time=datetime.now(UTC) - timedelta(days=1)), minutes_ago=minutes)
         telemetry.compact()
-    (recorded.folder / "aggregates" / "17.parquet").write_bytes(b"left behind")
+    for kind in ("aggregates", "samples"):
+        (recorded.folder / kind / "17.parquet").write_bytes(b"left behind")
 
     telemetry.compact()
 
     assert len(recorded.parquet()) == 1
-    assert sorted(path.name for path in recorded.folder.glob("aggregates/*")) == [path.name for path in recorded.parquet()]
+    for kind in ("aggregates", "samples"):
+        assert sorted(path.name for path in (recorded.folder / kind).iterdir()) == [path.name for path in recorded.parquet()]
 
 
 def test_plain_duckdb_reads_the_counts(recorded) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_nb import labels, store, telemetry
+from mlops_nb import labels, performance, store, telemetry
 from mlops_nb.errors import BadOption, EndpointNotFound, UnknownColumn
+from mlops_nb.splits import COPY_MARK
 from mlops_nb.store import events
 from mlops_nb.telemetry import labels as kept
 
@@ -187,3 +189,38 @@ def test_new_labels_are_an_event(calls: Calls) -> None:
 
     with store.reading() as tx:
         assert events.latest(tx, subject="delays")[0].data == {"new": 5, "changed": 0, "matched": 5}
+
+
+def test_a_sample_is_of_the_same_requests_with_their_labels_in_lines_and_in_files(calls: Calls) -> None:
+    labels.record("delays", calls(4000)[["request_id", "late"]])
+    (lines,) = kept.answers("delays", most=200)
+
+    telemetry.compact()
+    (files,) = kept.answers("delays", most=200)
+    (larger,) = kept.answers("delays", most=1300)
+
+    assert sorted(lines.id) == sorted(files.id) and set(files.id) < set(larger.id)
+    assert 140 < len(files) < len(larger) < 320 and files.of == larger.of == 4000
+    assert files.labelled.all() and larger.labelled.all()
+    assert (kept.answers("delays", most=1400)[0].of, len(kept.answers("delays", most=1400)[0])) == (0, 4000)
+
+
+def test_a_sample_of_copies_is_of_the_same_requests(calls: Calls) -> None:
+    calls(1000)
+    calls(1000, deployment="2")
+    (closed,) = telemetry.files.folder("delays", "2").glob("closed-*.jsonl")
+    closed.write_text(re.sub(r'"id": "(r\d+)"', rf'"id": "\1{COPY_MARK}"', closed.read_text()))
+    telemetry.compact()
+
+    one, two = (sorted(kept.answers("delays", deployment=name, most=50)[0].id) for name in ("1", "2"))
+
+    assert one == two and 20 < len(one) < 90
+
+
+def test_a_performance_of_a_sample_says_so(calls: Calls) -> None:
+    labels.record("delays", calls(2000)[["request_id", "late"]])
+
+    judged, whole = performance.of("delays", most=100), performance.of("delays")
+
+    assert judged.notes[0] == f"1 is judged by a sample: {judged.answered:,} of 2,000 answered rows." and judged.answered < 150
+    assert judged.groups[0].figures[0].metric == whole.groups[0].figures[0].metric and not any("sample" in note for note in whole.notes)
