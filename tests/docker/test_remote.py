@@ -69,7 +69,15 @@ def over_there(images: dict[str, str]) -> Iterator[Callable[..., Deployed]]:
 
     yield deploy
     for view in rollout.endpoints():
-        rollout.undeploy(view.name)
+        if view.name != "steady":
+            rollout.undeploy(view.name)
+
+
+@pytest.fixture
+def steady(over_there: Callable[..., Deployed]) -> None:
+    """`steady/1` of `moody:1` answers, whatever an earlier test did to it."""
+    over_there("moody:1", endpoint="steady")
+    wait_for(lambda: answers("steady"), what="steady/1 to answer")
 
 
 @pytest.fixture
@@ -84,8 +92,8 @@ def container_of(container_engine: str, world: Workspace, far: SshServer) -> Cal
     return find
 
 
-def tunnel(world: Workspace) -> psutil.Process | None:
-    return next(ssh.tunnels(world.run / "deployments"), None)
+def tunnel(world: Workspace, endpoint: str) -> psutil.Process | None:
+    return next(ssh.tunnels(world.run / "deployments" / endpoint), None)
 
 
 def answers(endpoint: str) -> bool:
@@ -120,7 +128,7 @@ def test_a_version_over_there_stands_beside_one_that_is_here(over_there: Callabl
 
     rollout.undeploy("asked/2")
 
-    assert container_of("asked/2") is None and tunnel(world) is None
+    assert container_of("asked/2") is None and tunnel(world, "asked") is None
     with pytest.raises(docker.errors.NotFound):
         engine.client().volumes.get(volume)
     telemetry.compact()
@@ -139,51 +147,41 @@ def test_what_fails_over_there_tells_its_own_line(over_there: Callable[..., Depl
         over_there("moody:1", endpoint="raising", variables={"MODE": "raise"})
 
 
-def test_a_tunnel_that_is_killed_is_led_again_to_the_same_container(
-    over_there: Callable[..., Deployed], container_of: Callable[[str], Any], world: Workspace
-) -> None:
-    over_there("moody:1", endpoint="cut")
-    before, container = tunnel(world), container_of("cut/1").id
+def test_a_tunnel_that_is_killed_is_led_again_to_the_same_container(steady: None, container_of: Callable[[str], Any], world: Workspace) -> None:
+    before, container = tunnel(world, "steady"), container_of("steady/1").id
     assert before
 
     before.kill()
 
-    wait_for(lambda: (now := tunnel(world)) and now.pid != before.pid and answers("cut"), what="another tunnel")
-    assert container_of("cut/1").id == container
+    wait_for(lambda: (now := tunnel(world, "steady")) and now.pid != before.pid and answers("steady"), what="another tunnel")
+    assert container_of("steady/1").id == container
 
 
-def test_a_machine_that_is_gone_is_told_and_served_from_again_when_it_is_back(
-    over_there: Callable[..., Deployed], container_of: Callable[[str], Any], far: SshServer
-) -> None:
-    over_there("moody:1", endpoint="lost")
-    container = container_of("lost/1").id
+def test_a_machine_that_is_gone_is_told_and_served_from_again_when_it_is_back(steady: None, container_of: Callable[[str], Any], far: SshServer) -> None:
+    container = container_of("steady/1").id
 
     far.stop()
 
     try:
-        wait_for(lambda: "127.0.0.1" in told("lost/1") and "no ssh server listens there" in told("lost/1"), what="its silence to be told")
-        assert rollout.deploy("churn:1", endpoint="beside").status == "healthy"
+        wait_for(lambda: "127.0.0.1" in told("steady/1") and "no ssh server listens there" in told("steady/1"), what="its silence to be told")
     finally:
         far.start()
-    wait_for(lambda: living.deployment("lost/1").status == "healthy" and answers("lost"), what="it to serve again")
-    assert container_of("lost/1").id == container
+    wait_for(lambda: living.deployment("steady/1").status == "healthy" and answers("steady"), what="it to serve again")
+    assert container_of("steady/1").id == container
 
 
-def test_an_agent_that_is_killed_leaves_container_and_tunnel_to_the_next(
-    over_there: Callable[..., Deployed], container_of: Callable[[str], Any], world: Workspace
-) -> None:
-    over_there("moody:1", endpoint="left")
-    container, led = container_of("left/1").id, tunnel(world)
+def test_an_agent_that_is_killed_leaves_container_and_tunnel_to_the_next(steady: None, container_of: Callable[[str], Any], world: Workspace) -> None:
+    container, led = container_of("steady/1").id, tunnel(world, "steady")
     assert led
 
     os.kill(int((world.run / "agent.lock").read_text()), signal.SIGKILL)
     wait_for(lambda: not agent.running(), what="the agent to be gone")
-    assert answers("left")
+    assert answers("steady") and led.is_running()
     agent.ensure()
-    container_of("left/1").kill()
+    container_of("steady/1").kill()
 
-    wait_for(lambda: (found := container_of("left/1")) and found.id != container and answers("left"), what="the next agent to mend it")
-    assert (now := tunnel(world)) and now.pid != led.pid
+    wait_for(lambda: (found := container_of("steady/1")) and found.id != container and answers("steady"), what="the next agent to mend it")
+    assert (now := tunnel(world, "steady")) and now.pid != led.pid
 
 
 @pytest.mark.parametrize(
