@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from mlops_nb import canary, registry, rollout, settings, store, traffic
+from mlops_nb import canary, performance, registry, rollout, settings, store, traffic
 from mlops_nb.store import checks
 
 pytestmark = pytest.mark.xdist_group("engine")  # the third needs a container engine
@@ -76,6 +76,20 @@ def test_the_cold_of_december_has_drifted_from_the_first_half_of_the_year(year: 
 
 def test_the_reason_why_the_third_failed_can_be_read(year: Notebook) -> None:
     assert "expected float64, got a missing value" in shown(year, 'deployment="3"')
+
+
+def test_the_candidate_answers_past_requests_and_copies_as_the_first_version_does_mostly(year: Notebook) -> None:
+    assert "agreement" in shown(year, "%mlops replay delays:2")
+    assert "agreement" in shown(year, "%mlops agreement delays/2")
+
+
+def test_each_version_is_judged_by_the_labels_of_its_own_answers(year: Notebook) -> None:
+    found = performance.of("delays")
+
+    assert {group.deployment for group in found.groups} >= {"1", "2"}
+    assert all(0.5 < group.figure("auc").value < 0.9 for group in found.groups if group.labelled > 300)
+    assert "auc" in shown(year, "%mlops performance delays")
+    assert "origin=" in shown(year, "--segment origin")
 
 
 def test_history_says_who_served_when(year: Notebook) -> None:
