@@ -8,13 +8,15 @@ from datetime import UTC, datetime, timedelta
 
 from mlops_nb import alerts, metrics, telemetry
 from mlops_nb.settings import Workspace
-from mlops_nb.telemetry import rows
+from mlops_nb.telemetry import labels, rows
 
 from . import timing, workspaces
 from .table import Figure
 
 REQUESTS = 10_000_000
 DAYS = 7
+MOST_JUDGED = 100_000
+"""Rows of each deployment that the Performance page judges: `dashboard/queries.py`."""
 _SHARES = {"1": 0.9, "2": 0.1}
 _GOAL_SECONDS = 0.5
 _BUCKETS = {"15 minutes": (timedelta(minutes=15), 10), "an hour": (timedelta(hours=1), 60), "six hours": (timedelta(hours=6), 300)} | {
@@ -26,11 +28,12 @@ _BUCKETS = {"15 minutes": (timedelta(minutes=15), 10), "an hour": (timedelta(hou
 def measure() -> list[Figure]:
     """Each question of each page, at each period it offers, and what the agent and a scrape ask again and again; beside a plain look at every row's time.
 
-    The first compaction counts them all: its time is told too.  Of the pages, Overview and Rollout ask about requests; Deployments asks for what
-    callers got wrong; Drift, Events, Fleet, Hardware, Models, Profiling and Targets read the store only; Performance reads answers (see `labels`).
+    The first compaction counts them all: its time is told too.  Of the pages, Overview and Rollout ask about requests, Performance about answers and
+    Drift about both (its map is measured with the drift checks); Deployments, Events, Fleet, Hardware, Models, Profiling and Targets read the store.
     """
     with workspaces.fresh() as workspace:
         fill(workspace, requests=REQUESTS)
+        label(workspace)
         first = timing.timed(telemetry.compact)()
         plain = f"every row's time ({REQUESTS:,} requests)"
         seconds = timing.medians({name: timing.timed(ask) for name, ask in {plain: _plainly(workspace), **_pages(), **_watching()}.items()}, rounds=5)
@@ -39,13 +42,16 @@ def measure() -> list[Figure]:
 
 
 def _pages() -> dict[str, Callable[[], object]]:
-    """Overview asks for totals and lines of each endpoint, Rollout for those of the chosen one, Deployments for the failures of a day."""
+    """Overview asks for totals and lines of each endpoint, Rollout for those of the chosen one, Performance for answers with their labels."""
     asked: dict[str, Callable[[], object]] = {}
     for said, (lasts, bucket) in _BUCKETS.items():
         asked[f"overview, rollout: totals of {said}"] = lambda lasts=lasts: telemetry.totals("delays", since=_ago(lasts))  # type: ignore[misc]
         asked[f"overview, rollout: lines of {said}"] = lambda lasts=lasts, bucket=bucket: telemetry.traffic(  # type: ignore[misc]
             "delays", since=_ago(lasts), bucket_seconds=bucket
         )
+    asked["drift: when the first came"] = lambda: telemetry.traffic("delays", since=_ago(timedelta(days=400)), bucket_seconds=86_400)
+    asked["performance: answers with their labels"] = lambda: labels.answers("delays", most=MOST_JUDGED)
+    asked["logs: what callers got wrong in a day"] = lambda: telemetry.refused("delays", since=_ago(timedelta(days=1)))
     return asked
 
 
@@ -81,6 +87,12 @@ def fill(workspace: Workspace, *, requests: int) -> None:
             first, last = int(day.timestamp() * 1e9), min(int((day + timedelta(days=1)).timestamp() * 1e9), time.time_ns())
             target = rows.literal(str(folder / f"{first}-{last}.parquet"))
             cursor.execute(f"COPY ({_rows(day, count, lasts)}) TO {target} (FORMAT parquet, COMPRESSION zstd, {rows.NO_COPIES})")
+
+
+def label(workspace: Workspace) -> None:
+    """A label of every request."""
+    requests = f"read_parquet({rows.literal(f'{workspace.telemetry}/*/*/date=*/*.parquet')}, hive_partitioning = false)"
+    labels.put("delays", f"SELECT id, 0::BIGINT AS row, (random() < 0.5)::INTEGER::VARCHAR AS label FROM {requests}")
 
 
 def _rows(day: datetime, count: int, lasts: float) -> str:

@@ -65,13 +65,23 @@ def of_parquet(path: Path) -> str:
 
 def sample_of(path: Path) -> str:
     """SQL of a file's sampled requests, whole."""
-    return f"SELECT * FROM {rows.read_parquet([path])} WHERE {chosen('id', SAMPLED)}"
+    return sampled(rows.read_parquet([path]))
 
 
-def chosen(id: str, share: float) -> str:
-    """SQL: whether a request is in a sample of that share; by its id alone, so that its copies and its labels are too, wherever and whenever asked."""
+def sampled(table: str) -> str:
+    """SQL of the rows of a table with ids that are in the sample, and their `place` in it."""
+    return f"SELECT * FROM (SELECT *, {place('id')} AS place FROM {table}) WHERE {within('place', SAMPLED)} ORDER BY place"
+
+
+def within(place: str, share: float) -> str:
+    """SQL: whether a place is within a sample of that share of the requests; a smaller sample is part of a larger one."""
+    return f"{place} < {int(share * 2**64)}::UBIGINT"
+
+
+def place(id: str) -> str:
+    """SQL: by what a request is sampled, spread evenly; by its id alone, so that its copies and its labels have it too, whenever they come."""
     plain = f"CASE WHEN suffix({id}, '{COPY_MARK}') THEN left({id}, length({id}) - {len(COPY_MARK)}) ELSE {id} END"
-    return f"md5_number_lower(coalesce({plain}, '')) < {int(share * 2**64)}"
+    return f"md5_number_lower(coalesce({plain}, ''))"
 
 
 def counts(standings: Sequence[Standing], since: datetime | None, until: datetime | None, *, step: int | None = None, copies: bool = False) -> str | None:

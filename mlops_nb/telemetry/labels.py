@@ -137,6 +137,12 @@ def _kept(endpoint: str, scratch: Path, told: Added, *, by_row: bool) -> Added:
     )  # fmt: skip
 
 
+def put(endpoint: str, select: str) -> None:
+    """Keep the rows of *select* (`id, row, label`, each row of a request once) as they are, without telling new ones from known ones."""
+    _folder(endpoint).mkdir(parents=True, exist_ok=True, mode=0o700)
+    _put(rows.connection(), _folder(endpoint), select)
+
+
 def _put(cursor: duckdb.DuckDBPyConnection, folder: Path, select: str) -> None:
     """A file of labels that is there whole or not at all."""
     path = folder / f"{time.time_ns()}.parquet"
@@ -145,7 +151,7 @@ def _put(cursor: duckdb.DuckDBPyConnection, folder: Path, select: str) -> None:
     with scratch.open("rb") as file:
         os.fsync(file.fileno())
     _sample(path).parent.mkdir(exist_ok=True)
-    sampled = f"SELECT * FROM read_parquet({rows.literal(str(scratch))}) WHERE {aggregates.chosen('id', aggregates.SAMPLED)}"
+    sampled = aggregates.sampled(f"read_parquet({rows.literal(str(scratch))})")
     cursor.execute(f"COPY ({sampled}) TO {rows.literal(str(_sample(path)))} (FORMAT parquet, COMPRESSION zstd)")
     os.replace(scratch, path)  # its sample is there before it
 
@@ -247,8 +253,9 @@ def _known(endpoint: str, share: float | None = None) -> str | None:
         return None
     listed = ", ".join(rows.literal(str(path)) for path in standing)
     stem = "regexp_extract(filename, '([0-9]+)[.]parquet$', 1)::BIGINT"
-    whole = f"SELECT id, row, label{f', {stem} AS stem' if len(standing) > 1 else ''} FROM read_parquet([{listed}], filename = true, hive_partitioning = false)"
-    whole += f" WHERE {aggregates.chosen('id', share)}" if share else ""
+    table = f"read_parquet([{listed}], filename = true, union_by_name = true, hive_partitioning = false)"
+    whole = f"SELECT id, row, label{f', {stem} AS stem' if len(standing) > 1 else ''} FROM {table}"
+    whole += f" WHERE {_chosen(share, kept=standing != _files(endpoint))}" if share else ""
     if len(standing) == 1:  # which says nothing twice
         return whole
     return f"SELECT id, row, label FROM ({whole}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY stem DESC) = 1"
@@ -271,7 +278,7 @@ def _answers_of(endpoint: str, place: Path, since: datetime | None, until: datet
         each = ", ".join(f"unnest({rows.quoted(column)}) AS {name}" for name, column in wanted.items())
         id = f"CASE WHEN suffix(id, '{COPY_MARK}') THEN left(id, length(id) - {len(COPY_MARK)}) ELSE id END"
         said_at_all = f"{rows.quoted(wanted['said'])} IS NOT NULL"
-        chosen = f"AND {aggregates.chosen('id', share)}" if share else ""
+        chosen = f"AND {_chosen(share, kept='place' in types)}" if share else ""
         scored = f"SELECT time, {id} AS id, unnest(range(rows)) AS row, {each} FROM ({table}) WHERE {where} AND {said_at_all} {chosen}"
         newest = f"SELECT * FROM ({scored}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY time DESC) = 1"
         known = _known(endpoint, share)
@@ -290,6 +297,12 @@ def _scored(cursor: duckdb.DuckDBPyConnection, standing: Standing, since: dateti
     counts = aggregates.counts([standing], since, until, copies=True)
     found = cursor.execute(f"SELECT sum(rows) FROM ({counts}) WHERE status < 400").fetchone() if counts else None
     return int((found and found[0]) or 0)
+
+
+def _chosen(share: float, *, kept: bool) -> str:
+    """Whether a row is in the sample: where places are kept with rows of samples, only others need theirs worked out."""
+    place = aggregates.place("id")
+    return aggregates.within(f"coalesce(place, {place})" if kept else place, share)
 
 
 def _sampled(standing: Standing, since: datetime | None, until: datetime | None) -> list[Path]:
