@@ -124,16 +124,22 @@ def compare(
     apart = [_apart(one, other, tolerance) for one, other in pairs]
     differ = np.concatenate([one for one, _, _ in apart]) if apart else np.zeros(0, bool)
     distances = np.concatenate([one for _, one, _ in apart]) if apart else np.zeros(0)
-    told = distances[~np.isnan(distances)]
     rows, many = len(differ) + failed, int(differ.sum()) + failed
     figures = [(_measured(one, one), _measured(other, one)) for one, other in pairs] if len(pairs) == 1 else []
     return Comparison(
         rows=rows, differ=many, agreement=measures.share("agreement", rows - many, rows), what=next((what for _, _, what in apart if what), ""),
-        differences={name: float(np.quantile(told, q)) for name, q in _QUANTILES.items()} if len(told) else {},
-        histogram=np.histogram(told, bins=20, range=(0.0, float(told.max()) or 1.0))[0].tolist() if len(told) else [],
+        **_spread(distances[~np.isnan(distances)]),
         segments=_segments([one for one, _ in pairs], differ), before=_with(of_before, figures, 0), candidate=_with(of_candidate, figures, 1),
         labelled=sum(int(one.labelled.sum()) for one, _ in pairs), differing=_differing(pairs, differ, distances),
     )  # fmt: skip
+
+
+def _spread(distances: Array) -> dict[str, Any]:
+    """How far apart the numbers are: quantiles and a histogram of twenty bins from nothing to the furthest; nothing of no numbers."""
+    if not len(distances):
+        return {}
+    quantiles = {name: float(np.quantile(distances, q)) for name, q in _QUANTILES.items()}
+    return {"differences": quantiles, "histogram": np.histogram(distances, bins=20, range=(0.0, float(distances.max()) or 1.0))[0].tolist()}
 
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

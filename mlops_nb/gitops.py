@@ -65,22 +65,27 @@ def written(
     if secret := next((variable for variable in spec.variables if names_a_secret(variable)), None):
         raise SecretVariable(secret)
     shares = list(shares) or [100] + [0] * (len(refs) - 1)
-    if len(shares) != len(refs) or sum(shares) != 100 or any(not 0 <= share <= 100 for share in shares):
-        raise BadOption(f"{len(refs)} versions need {len(refs)} shares that sum to 100.", hint="--split 90,10 for two")
-    if images and len(images) != len(refs):
-        raise BadOption(f"{len(images)} images for {len(refs)} versions.", hint="--image for each version, in their order, or for none")
-    if style == "kserve" and len(refs) > 2:
-        raise BadOption("KServe divides requests between two revisions.", hint="two versions at most, the newer one last, or --style gateway")
+    _check_fit(len(refs), shares, images, style)
     with store.reading() as tx:
         versions = [models.get(tx, ref) for ref in refs]
+    if len({version.version for version in versions}) < len(versions):
+        raise BadOption("One version is named twice.", hint="each version once")
     where = checked_name(endpoint or versions[0].model, what="endpoint")
     named: Sequence[str | None] = images or [None] * len(refs)
     workloads = [_workload(version, where, spec, image) for version, image in zip(versions, named, strict=True)]
-    if len({workload.deployment for workload in workloads}) < len(workloads):
-        raise BadOption("One version is named twice.", hint="each version once")
     keys.key(where)  # made now where there is none, for the first lines name its file
     made = _of_kserve(workloads, shares) if style == "kserve" else _of_gateway(workloads, shares)
     return Written(endpoint=where, namespace=workloads[0].placement.namespace, manifests=made)
+
+
+def _check_fit(versions: int, shares: Sequence[int], images: Sequence[str], style: Style) -> None:
+    """Raises BadOption where so many versions cannot have these shares and images, or not in this style."""
+    if len(shares) != versions or sum(shares) != 100 or any(not 0 <= share <= 100 for share in shares):
+        raise BadOption(f"{versions} versions need {versions} shares that sum to 100.", hint="--split 90,10 for two")
+    if images and len(images) != versions:
+        raise BadOption(f"{len(images)} images for {versions} versions.", hint="--image for each version, in their order, or for none")
+    if style == "kserve" and versions > 2:
+        raise BadOption("KServe divides requests between two revisions.", hint="two versions at most, the newer one last, or --style gateway")
 
 
 def _workload(version: ModelVersion, endpoint: str, spec: DeploymentSpec, image: str | None) -> Workload:

@@ -72,17 +72,27 @@ def _chosen(columns: Sequence[str], id: str | None, row: str | None, label: str 
     for option, name in (("--id", id), ("--row", row), ("--label", label)):
         if name and name not in columns:
             raise UnknownColumn(name, option, known=columns)
-    id = id or next((name for name in _ID_NAMES if name in columns), None)
-    if not id:
-        raise UnknownColumn("request_id", "--id", known=columns)
+    id = id or _id_among(columns)
     row = row or ("row" if "row" in columns and label != "row" else None)
-    left = [name for name in columns if name not in (id, row)]
-    label = label or (left[0] if len(left) == 1 else "label" if "label" in left else None)
-    if not label:
-        raise BadOption(f"Which of {', '.join(left[:8]) or 'no column'} is the label?", hint="--label COLUMN")
+    label = label or _label_among([name for name in columns if name not in (id, row)])
     if len({id, row, label}) < 3:
         raise BadOption(f"{label!r} cannot be the label and the {'id' if label == id else 'row'} at once.", hint="--id, --row and --label are three columns")
     return {"id": id, **({"row": row} if row else {}), "label": label}
+
+
+def _id_among(columns: Sequence[str]) -> str:
+    """The column that is usually called so.  Raises UnknownColumn."""
+    found = next((name for name in _ID_NAMES if name in columns), None)
+    if found is None:
+        raise UnknownColumn("request_id", "--id", known=columns)
+    return found
+
+
+def _label_among(columns: Sequence[str]) -> str:
+    """The only one, or the one called so.  Raises BadOption."""
+    if len(columns) == 1 or "label" in columns:
+        return columns[0] if len(columns) == 1 else "label"
+    raise BadOption(f"Which of {', '.join(columns[:8]) or 'no column'} is the label?", hint="--label COLUMN")
 
 
 @contextmanager

@@ -241,18 +241,31 @@ def _main_file(path: Path, files: Files, *, trust: bool) -> tuple[ModelFile, boo
     if not found:
         raise NotAModel(f"{'The folder' if path.is_dir() else 'The file'} {path.name}", script=path.name if path.suffix == ".py" else "")
     safe = [file for file in found if not file.runs_code]
-    code_is_ours = trust or all(_written_here(content, place) for place, content in files.items() if place.startswith("code/") and isinstance(content, Path))
-    vouched = [file for file in found if file.runs_code and (trust or (code_is_ours and _written_here(file.path, *flavors.PLACES.values())))]
-    chosen = vouched or safe or found
-    if len(chosen) > 1:
-        chosen = [file for file in chosen if file.path.stem == "model"] or chosen
+    vouched = _vouched(found, files, trust=trust)
+    chosen = _only_one(path, vouched or safe or found)
+    if chosen.runs_code and (unknown := next((file for file in found if file.runs_code and file not in vouched), None)):
+        raise TrustNeeded(unknown.path)
+    return chosen, chosen.runs_code
+
+
+def _vouched(found: Sequence[ModelFile], files: Files, *, trust: bool) -> list[ModelFile]:
+    """The pickles among them that may be opened: all with *trust*, else those whose bytes, and those of the code beside them, this workspace wrote."""
+    pickled = [file for file in found if file.runs_code]
+    if trust:
+        return pickled
+    code_is_ours = all(_written_here(content, place) for place, content in files.items() if place.startswith("code/") and isinstance(content, Path))
+    return [file for file in pickled if code_is_ours and _written_here(file.path, *flavors.PLACES.values())]
+
+
+def _only_one(path: Path, files: Sequence[ModelFile]) -> ModelFile:
+    """The only one, or the one called `model`.  Raises BadOption."""
+    named = [file for file in files if file.path.stem == "model"] if len(files) > 1 else []
+    chosen = named or files
     if len(chosen) > 1:
         raise BadOption(
             f"{path.name} holds several models: {listed(file.path.name for file in chosen)}.", hint="name one of the files, or add --entry score.py"
         )
-    if chosen[0].runs_code and (unknown := next((file for file in found if file.runs_code and file not in vouched), None)):
-        raise TrustNeeded(unknown.path)
-    return chosen[0], chosen[0].runs_code
+    return chosen[0]
 
 
 def _candidates(path: Path, files: Files) -> list[ModelFile]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .conversion import Conversion
     from .packing import Packed
     from .probing import Probed
+    from .signature import Signature
 
 SAMPLE_ROWS = 1000
 _EVERY_COLUMN = "Every column of {} counts as an input; if the model predicts one of them, register it with --target COLUMN."
@@ -77,7 +78,7 @@ def register(
     model predicts.  Nothing is recorded unless everything succeeded.
     Raises BadName, NotAModel, TrustNeeded, FileMissing, DatasetNotFound, EnvironmentIncomplete, SignatureMismatch, CannotAnswer, StoreFull.
     """
-    from . import environments, probing, runs
+    from . import probing, runs
 
     checked_name(name, what="model")
     if alias:
@@ -89,9 +90,7 @@ def register(
     probed, converted = _understood(packed, rows_for, convert=convert, report=report)
     signature = probed.signature if probed else probing.stated_by(packed.subject)
     report.step("recording the environment")
-    frames = {"pandas"} if packed.engine == "python" and signature and signature.kind == "table" else set()
-    environment = environments.capture(packed.modules | frames)
-    run = runs.capture()
+    environment, run = _environment(packed, signature), runs.capture()
     files = [artifacts.keep(content, path=path) for path, content in sorted(packed.files.items())]
     draft = ModelVersion(
         model=name, version=0, flavor=packed.flavor, engine=packed.engine, hash=artifacts.hash_of(files), files=files,
@@ -101,9 +100,8 @@ def register(
         expected=_expected(probed, packed, environment, dataset if sample is None else None),
     )  # fmt: skip
     registered = _recorded(_with_onnx(draft, converted), run, packed)
-    every_column = dataset and target is None and sample is None and probing.takes_every_column(packed.subject, dataset, signature)
-    note = _EVERY_COLUMN.format(dataset.ref) if dataset and every_column else _UNTRIED if packed.subject is not None and probed is None else ""
-    return msgspec.structs.replace(registered, note=note)
+    guessed = dataset if target is None and sample is None else None
+    return msgspec.structs.replace(registered, note=_note(packed, probed, guessed))
 
 
 def get(ref: ModelRef | str) -> ModelVersion:
@@ -275,6 +273,24 @@ def _expected(
 def _latest(name: str) -> ModelVersion | None:
     with store.reading() as tx:
         return next(iter(table.search(tx, name, most=1)), None)
+
+
+def _environment(packed: Packed, signature: Signature | None) -> environment_table.Environment:
+    """The packages it needs; a table is handed to Python code as a DataFrame."""
+    from . import environments
+
+    frames = {"pandas"} if packed.engine == "python" and signature and signature.kind == "table" else set()
+    return environments.capture(packed.modules | frames)
+
+
+def _note(packed: Packed, probed: Probed | None, dataset: dataset_table.DatasetVersion | None) -> str:
+    """What the user may want to look at; *dataset* is the one whose columns were taken for inputs without being told."""
+    from . import probing
+
+    if packed.subject is not None and probed is None:
+        return _UNTRIED
+    guessed = dataset is not None and probed is not None and probing.takes_every_column(packed.subject, dataset, probed.signature)
+    return _EVERY_COLUMN.format(dataset.ref) if dataset and guessed else ""
 
 
 def _packed(model: Any, *, entry: str | Path | None, code: Sequence[str | Path], trust: bool, rows_for: Callable[[Any], Any]) -> Packed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -65,13 +65,20 @@ def traffic(
     if at:
         return division.schedule(subject.endpoint, shares, at=at, sticky=sticky, why=why)
     if shares:
-        with face().reporting(f"dividing the requests of {subject.endpoint}") as report:
-            under_way = [plan for plan in division.of(subject.endpoint) if plan.going]
-            view = division.split(subject.endpoint, shares, sticky=sticky, why=why)
-            for plan in under_way:
-                report.step(f"the {plan.kind} that was under way is cancelled")
-            return view
+        return _divided(subject.endpoint, shares, sticky=sticky, why=why)
     return division.known_by(subject.endpoint, sticky, why=why) if sticky else rollout.endpoints(subject.endpoint)[0]
+
+
+def _divided(endpoint: str, shares: Mapping[str, int], *, sticky: str | None, why: str) -> EndpointView:
+    """The endpoint, divided so; what was under way and is cancelled by that is told."""
+    from .. import traffic as division
+
+    with face().reporting(f"dividing the requests of {endpoint}") as report:
+        under_way = [plan for plan in division.of(endpoint) if plan.going]
+        view = division.split(endpoint, shares, sticky=sticky, why=why)
+        for plan in under_way:
+            report.step(f"the {plan.kind} that was under way is cancelled")
+        return view
 
 
 def _shares(endpoint: str, weights: Sequence[tuple[str, float]]) -> dict[str, int]:
