@@ -155,9 +155,9 @@ def _until_it_answers(name: str, asked: Asked) -> None:
 @contextmanager
 def _serving(name: str, model: Path) -> Iterator[tuple[int, int]]:
     """Port and pid of the peer's server, which may not answer yet; it and what it started are ended with the block.  Raises PeerMissing."""
-    python, port = _installed(name), free_port()
+    python, port = installed(name, [name, *_BESIDE]), free_port()
     log = (OUT / "peers" / f"{name}.log").open("wb")
-    command = [str(python), str(Path(__file__).with_name("peer_servers.py")), name, str(model), str(port)]
+    command = [str(python), "-P", str(Path(__file__).with_name("peer_servers.py")), name, str(model), str(port)]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     with ExitStack() as stack:
         stack.callback(log.close)
@@ -184,8 +184,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _installed(name: str) -> Path:
-    """The interpreter of the peer's environment, made unless it is there.  Raises PeerMissing."""
+def installed(name: str, requirements: Sequence[str]) -> Path:
+    """The interpreter of the peer's environment of these *requirements*, made unless it is there.  Raises PeerMissing."""
     folder = OUT / "peers" / name
     python, ready = folder / "bin" / "python", folder / "ready"
     if ready.exists():
@@ -195,7 +195,7 @@ def _installed(name: str) -> Path:
         raise PeerMissing("uv is missing")
     for command in (
         [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
-        [uv, "pip", "install", "--quiet", "-p", str(python), name, *_BESIDE],
+        [uv, "pip", "install", "--quiet", "-p", str(python), *requirements],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
