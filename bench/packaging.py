@@ -45,8 +45,8 @@ def measure() -> list[Figure]:
         touched = median(_touched(base) for _ in range(ROUNDS))
         plain = median(_bare(base) for _ in range(ROUNDS))
         answers = median(_first_answer(image.ref, {"data": msgspec.json.decode(flight.to_json(orient="records", date_format="iso"))}) for _ in range(ROUNDS))
-        for ref in (image.ref, newer.ref):
-            engine.client(timeout_seconds=60).api.remove_image(ref, force=True)
+        for image_id in (image.digest, newer.digest):
+            engine.client(timeout_seconds=60).api.remove_image(image_id, force=True)
     empty = Figure(name="a container of the base that runs `python3 -c pass`", value=plain, unit="s")
     build = Figure(name="a build of one label upon the base", value=touched, unit="s")
     below = Figure(name="the base image", value=image.base_bytes / 1e6, unit="MB")

@@ -86,8 +86,8 @@ def build(context: Context, *, tag: str, own: str | None = None, secrets: Mappin
             client = engine.client(timeout_seconds=_BUILD_SECONDS)
             base = _base(client, context, report)
             image = _there(client, context, base, own or tag, report) or _built(client, context, base, own or tag, files, report)
-            if own and _free(client, tag):
-                client.api.tag(image.digest, *_repository_and_tag(tag))
+            if own:
+                _call_too(client, image, tag, report)
             return image
         except NoContainerEngine as error:
             raise ImageNotBuilt(context.ref, why=str(error), folder=str(context.folder), line=build_line(context, tag)) from error
@@ -171,15 +171,18 @@ def _bases(client: docker.DockerClient) -> list[str]:
     return [tag for image in plain for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
 
 
-def _free(client: docker.DockerClient, tag: str) -> bool:
-    """Whether an image of this workspace may be called so: nobody's is, or one that is not another workspace's."""
+def _call_too(client: docker.DockerClient, image: Image, tag: str, report: Reporter) -> None:
+    """Give the image its short name as well, unless that is an image of another workspace, which is said."""
     import docker.errors
 
     try:
         labels = client.api.inspect_image(tag)["Config"].get("Labels") or {}
     except docker.errors.ImageNotFound:
-        return True
-    return labels.get(WORKSPACE_LABEL) in (None, identity.workspace_id()[:8])
+        labels = {}
+    if labels.get(WORKSPACE_LABEL) in (None, identity.workspace_id()[:8]):
+        client.api.tag(image.digest, *_repository_and_tag(tag))
+    else:
+        report.log(f"{tag} is the image of another workspace; this one is {image.ref} (docker tag {image.ref} {tag} makes it this one's)")
 
 
 def _there(client: docker.DockerClient, context: Context, base: Mapping[str, Any], tag: str, report: Reporter) -> Image | None:

@@ -52,7 +52,7 @@ def world(mosquitto: Mosquitto, base_image: str, tmp_path_factory: pytest.TempPa
         engine = docker.DockerClient.from_env(timeout=60)
         for version in versions:
             with contextlib.suppress(docker.errors.ImageNotFound):  # only what was deployed has one
-                engine.api.remove_image(packaging.default_tag(version, "edge"), force=True)
+                engine.api.remove_image(engine.images.get(packaging.own_tag(packaging.default_tag(version, "edge"))).id, force=True)
 
 
 @pytest.fixture(scope="module")

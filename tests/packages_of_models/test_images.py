@@ -26,6 +26,8 @@ from mlops_nb.progress import SILENT
 from mlops_nb.registry import Provenance
 from mlops_nb.settings import Workspace, using
 from mlops_nb.store.deployments import DeploymentSpec
+from mlops_nb.store.models import ModelVersion
+from mlops_nb.store.packages import Package
 from mlops_nb.targets import docker
 from mlops_nb.targets.local import free_port
 
@@ -206,23 +208,27 @@ def test_the_same_inputs_are_built_once(churn: Provenance, churn_image: Image, b
     assert reported.steps == [f"image {second.ref} is there"]
 
 
-def test_workspaces_of_one_engine_keep_their_images_apart(churn: Provenance, base_image: str, tmp_path: Path) -> None:
+def test_workspaces_of_one_engine_keep_their_images_apart(workspace: Workspace, base_image: str, tmp_path: Path) -> None:
     """The short name stays whose it was; whoever asks for it by that name gets their own all the same."""
-    mine = packaging.package(churn.version.ref, Wanted(base=base_image))
+    version, mine = _packaged("apart", LogisticRegression(), base_image)
     with using(tmp_path / "theirs"):
-        their_version = registry.register(LogisticRegression(C=7.0).fit(X, [0, 1] * 50), name="churn", sample=X).version
-        theirs = packaging.package(their_version.ref, Wanted(base=base_image))
-        prepared = docker.prepare(their_version, None, DeploymentSpec(options={"image": "mlops/churn:1"}), ref="churn/1", report=SILENT)
+        their_version, theirs = _packaged("apart", LogisticRegression(C=7.0), base_image)
+        prepared = docker.prepare(their_version, None, DeploymentSpec(options={"image": "mlops/apart:1"}), ref="apart/1", report=SILENT)
 
     try:
-        assert mine.image != theirs.image and mine.image.startswith("mlops/churn:1-") and theirs.image.startswith("mlops/churn:1-")
-        assert engine.client().api.inspect_image("mlops/churn:1")["Id"] == mine.digest
+        assert mine.image != theirs.image and mine.image.startswith("mlops/apart:1-") and theirs.image.startswith("mlops/apart:1-")
+        assert engine.client().api.inspect_image("mlops/apart:1")["Id"] == mine.digest
         assert prepared["image_id"] == theirs.digest
-        with pytest.raises(ImageOfAnother, match="holds churn:1 of another workspace"):
-            docker.prepare(churn.version, churn.environment, DeploymentSpec(options={"image": theirs.image}), ref="churn/1", report=SILENT)
+        with pytest.raises(ImageOfAnother, match="holds apart:1 of another workspace"):
+            docker.prepare(version, None, DeploymentSpec(options={"image": theirs.image}), ref="apart/1", report=SILENT)
     finally:
-        for name in ("mlops/churn:1", mine.image, theirs.image):
-            engine.client(timeout_seconds=60).api.remove_image(name, force=True)
+        for digest in (mine.digest, theirs.digest):
+            engine.client(timeout_seconds=60).api.remove_image(digest, force=True)
+
+
+def _packaged(name: str, model: LogisticRegression, base: str) -> tuple[ModelVersion, Package]:
+    version = registry.register(model.fit(X, [0, 1] * 50), name=name, sample=X).version
+    return version, packaging.package(version.ref, Wanted(base=base))
 
 
 def test_an_image_adds_at_most_150_megabytes_to_its_base(churn_image: Image) -> None:
