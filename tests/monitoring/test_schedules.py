@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -142,6 +144,17 @@ def test_a_check_that_is_not_due_or_was_deleted_is_not_made(delays: Watched) -> 
     assert count() == 0 and schedules.of() == []
     with pytest.raises(ScheduleNotFound, match="No schedule 'delays-1'"):
         schedules.delete(schedule.id)
+
+
+def test_two_processes_at_once_make_one_check(delays: Watched) -> None:
+    late(delays)
+    schedule = schedules.add("delays", "1h")
+    due(schedule.id)
+
+    both = [subprocess.Popen([sys.executable, "-m", "mlops_nb.monitoring.schedules", schedule.id]) for _ in range(2)]
+
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert count() == 1
 
 
 def test_a_process_that_dies_is_noted_and_does_not_begin_again_at_once(delays: Watched, clock, monkeypatch) -> None:
