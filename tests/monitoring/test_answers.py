@@ -21,7 +21,7 @@ from mlops_nb.store import checks
 from mlops_nb.store import schedules as table
 from mlops_nb.store.models import ModelVersion
 
-from .conftest import flights
+from .conftest import Watched, flights
 
 pytestmark = pytest.mark.xdist_group("predictions")
 
@@ -161,6 +161,22 @@ def test_a_model_that_cannot_be_asked_says_why(fares: ModelVersion):
     found = predicted(broken)
 
     assert found.asked == [] and found.note.startswith("Predictions are not compared: fares:1 could not be asked rows of fares:1 (")
+
+
+def test_where_nothing_can_be_asked_the_first_answers_are_the_reference_and_that_is_said(delays: Watched):
+    now = store.now()
+    for days in (9, 0):
+        delays.ask(flights(500, seed=days), at=now - timedelta(days=days, minutes=5))
+    version = monitoring.drift._asked("delays", "1").version
+    version = msgspec.structs.replace(version, signature={**(version.signature or {}), "outputs": [{"name": "label", "type": "int64", "shape": [None]}]})
+    against = references.training(version, None, "delays")
+
+    found = answers.predictions("delays", None, version, against, references.Extent(now - timedelta(days=1), now), SILENT)
+    at_once = answers.predictions("delays", None, version, against, references.Extent(None, now), SILENT)
+
+    assert [(one.shape.name, one.shape.count) for one in found.asked] == [("prediction label", 500)]
+    assert found.note.startswith("Predictions are compared with the first answers that were given (")
+    assert at_once.asked == [] and at_once.note.endswith("late:1 cannot be asked rows of flights:1, and there are no earlier answers.")
 
 
 def test_a_secret_of_the_environment_is_not_handed_on(monkeypatch):
