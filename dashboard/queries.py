@@ -453,7 +453,7 @@ def inputs(endpoint: str) -> list[str]:
     return judging.inputs_of(endpoint)
 
 
-MOST_JUDGED = 100_000
+MOST_JUDGED = 50_000
 """Rows of each deployment: more would not be seen in the lines, and no page waits for them."""
 
 
