@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from io import BytesIO
 from pathlib import Path
 
@@ -308,9 +309,20 @@ def test_a_secrets_name_is_plain_or_refused(name: str) -> None:
 def test_wheels_are_those_of_the_platform(churn: Provenance) -> None:
     context = laid_out(churn, platform="linux/arm64")
 
-    names = [wheel.name for wheel in (context.folder / "wheelhouse").glob("*.whl")]
-    assert [name for name in names if name.startswith("numpy-") and "aarch64" in name]
-    assert not [name for name in names if "x86_64" in name]
+    wheelhouse = list((context.folder / "wheelhouse").glob("*.whl"))
+    assert [wheel for wheel in wheelhouse if wheel.name.startswith("numpy-") and "aarch64" in wheel.name]
+    assert {wheel.name.removesuffix(".whl").rpartition("-")[2].rpartition("_")[2] for wheel in wheelhouse} <= {"aarch64", "any"}
+    assert {processor for wheel in wheelhouse for processor in processors_of(wheel)} == {_AARCH64}
+
+
+_AARCH64 = 0xB7
+
+
+def processors_of(wheel: Path) -> set[int]:
+    """The processors that a wheel's programs and libraries are for, as their ELF headers say."""
+    with zipfile.ZipFile(wheel) as archive:
+        heads = [archive.open(name).read(20) for name in archive.namelist() if ".so" in name]
+    return {int.from_bytes(head[18:20], "little") for head in heads if head.startswith(b"\x7fELF")}
 
 
 def test_without_a_wheelhouse_the_packages_are_locked_all_the_same(churn: Provenance) -> None:
