@@ -10,7 +10,7 @@ import pytest
 
 from mlops_nb import labels, monitoring, store
 from mlops_nb.errors import NothingToCompare
-from mlops_nb.monitoring import causes, change_point, concentration
+from mlops_nb.monitoring import causes, change_point, concentration, detectors
 from mlops_nb.store import checks
 
 from .conftest import Watched, flights
@@ -201,3 +201,20 @@ def test_a_change_of_one_segment_in_twelve_is_found_among_as_many():
         found += [one.segment for one in told] == ["where = v3"]
 
     assert found >= 48
+
+
+def test_a_relation_that_changed_while_each_feature_stayed_is_told_as_that(workspace):
+    def pairs(rows: int, seed: int, together: float) -> pd.DataFrame:
+        random = np.random.default_rng(seed)
+        first = random.normal(0, 1, rows)
+        return pd.DataFrame({"first": first, "second": together * first + np.sqrt(1 - together**2) * random.normal(0, 1, rows)})
+
+    watched = Watched(pairs(5000, 0, 0.9))
+    watched.deploy()
+    watched.ask(pairs(2000, 1, -0.9))
+    assert detectors.detect("delays", "mmd").is_drift and not detectors.detect("delays", "ks").is_drift
+
+    found = causes.explained(detectors.detect("delays", "energy"))
+
+    assert found.is_drift and not found.features
+    assert "No feature by itself moved by 5 % of its rows: how they go together did." in found.notes
