@@ -80,15 +80,15 @@ def histograms(
     With *months* (1 is January) or *weekdays* (0 is Monday), both in UTC, only requests of those; with *segment* only its rows.  A column that no
     request had is counted as missing throughout.
     """
-    until, sides = until or datetime.now(UTC), {a.side for a in (*asked, *([segment.asked] if segment else []))} or {"inputs"}
+    end, sides = until or datetime.now(UTC), {a.side for a in (*asked, *([segment.asked] if segment else []))} or {"inputs"}
     if seconds:
-        since = max(since or _EPOCH, until - timedelta(seconds=seconds * most))
+        since = max(since or _EPOCH, end - timedelta(seconds=seconds * most))
 
     def ask(standings: list[Standing]) -> list[Windowed]:
         kept = _kept(standings, sides, since, until, months, weekdays)
         if kept is None:
             return []
-        window = _by_time(until, seconds) if seconds else _by_rows(kept, size, most) if size else "0"
+        window = _by_time(end, seconds) if seconds else _by_rows(kept, size, most) if size else "0"
         return _windows(kept, f"SELECT * FROM (SELECT *, {window} AS w FROM ({kept.sql})) WHERE w < {int(most)}", asked, segment)
 
     return _steady(files.folders(endpoint, deployment), ask)
@@ -182,18 +182,20 @@ def _moment(time: datetime) -> str:
     return f"TIMESTAMP {rows.literal(_naive(time).isoformat())}"
 
 
-def _by_time(until: datetime, seconds: float) -> str:
+def _by_time(end: datetime, seconds: float) -> str:
     """The SQL of a request's window."""
-    return f"greatest(floor(epoch({_moment(until)} - time) / {float(seconds)}), 0)::BIGINT"
+    return f"greatest(floor(epoch({_moment(end)} - time) / {float(seconds)}), 0)::BIGINT"
 
 
 def _by_rows(kept: _Kept, size: int, most: int) -> str:
     """The same of windows of so many rows, told by where each ends: only the newest requests are put in order, and of those no payload is read."""
-    newest = f"SELECT time, id, rows FROM ({kept.sql}) WHERE rows > 0 ORDER BY time DESC, id LIMIT {size * most}"
+    newest = f"SELECT time, coalesce(id, '') AS id, rows FROM ({kept.sql}) WHERE rows > 0 ORDER BY time DESC, id LIMIT {size * most}"
     order = "OVER (ORDER BY time DESC, id ROWS UNBOUNDED PRECEDING)"
     numbered = f"SELECT time, id, ((sum(rows) {order} - rows) // {int(size)})::BIGINT AS w, row_number() {order} AS n FROM ({newest})"
     ends = kept.cursor.execute(f"SELECT w, arg_max(time, n), arg_max(id, n) FROM ({numbered}) WHERE w < {most} GROUP BY w ORDER BY w").fetchall()
-    within = [f"WHEN time > {_moment(_aware(time))} OR (time = {_moment(_aware(time))} AND id <= {rows.literal(id)}) THEN {w}" for w, time, id in ends]
+    within = [
+        f"WHEN time > {_moment(_aware(time))} OR (time = {_moment(_aware(time))} AND coalesce(id, '') <= {rows.literal(id)}) THEN {w}" for w, time, id in ends
+    ]
     return f"CASE {' '.join(within)} END" if within else "NULL::BIGINT"
 
 

@@ -91,3 +91,23 @@ def test_only_the_rows_of_a_segment_are_counted_whatever_else_is_in_their_reques
     found = telemetry.histograms("delays", [Asked("age", AGE)], until=NOON + timedelta(hours=2), seconds=3600, most=3, segment=Segment(code, "x"))
 
     assert [(window.rows, window.columns[0].counts) for window in found] == [(2, [0, 1, 1, 0])]
+
+
+def test_windows_of_rows_end_between_requests_and_no_row_is_in_two(recorded):
+    times = [NOON + timedelta(minutes=n // 4) for n in range(100)]  # four requests each moment, which their ids tell apart
+    recorded.append([recorded.line(time=time, inputs={"age": [float(n), float(n)]}) for n, time in enumerate(times)])
+    shape = ColumnSummary(name="age", kind="number", edges=[float(n) for n in range(100)])
+
+    windows = telemetry.histograms("delays", [Asked("age", shape)], size=30, most=5)
+
+    assert [(window.number, window.rows) for window in windows] == [(n, 30) for n in range(5)]
+    seen = [[n for n, count in enumerate(window.columns[0].counts) if count] for window in windows]
+    assert all(len(one) == 15 for one in seen) and len({n for one in seen for n in one}) == 75
+    assert [window.first for window in windows] == [min(times[n] for n in one) for one in seen]
+
+
+def test_requests_of_a_clock_that_is_ahead_count_in_the_newest_window(recorded):
+    recorded.append([recorded.line(time=datetime.now(UTC) + timedelta(minutes=5))])
+
+    assert [window.rows for window in telemetry.histograms("delays", [Asked("age", AGE)])] == [2]
+    assert [window.number for window in telemetry.histograms("delays", [Asked("age", AGE)], seconds=60, most=3)] == [0]
