@@ -6,7 +6,7 @@ that file and keeps to Python 3.10.
 Detectors that look at each feature answer a p-value per feature, corrected together (Holm 1979); a feature drifts when it is below alpha and
 the effect is no smaller than the worker's.  Those that look at all features together answer one p-value by permutation, of at most MOST_TOGETHER
 rows of either side, numbers scaled by the reference and categories as one column each.  Online ones read the window row by row and stop at the first
-alarm, of the newest MOST_ONLINE at most; on unchanged data one comes in about EXPECTED_RUN rows.
+alarm; on unchanged data one comes in about EXPECTED_RUNS rows.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ else:
 
 MOST_TOGETHER = 1000
 PERMUTATIONS = 499
-EXPECTED_RUN = 2000
-"""Rows of unchanged data between false alarms of an online detector, on average."""
+EXPECTED_RUNS = {"alibi-cvm-online": 2000, "alibi-fet-online": 2000, "alibi-mmd-online": 500, "alibi-lsdd-online": 500}
+"""Rows of unchanged data between false alarms of an online detector, on average; what looks at all features together takes minutes to find thresholds."""
+ROWS_READ = 0.15
+"""So many of those rows are read, the newest ones: an alarm on unchanged data is one in seven at most."""
 _ONLINE_WINDOW = 50
-MOST_ONLINE = 300
 _MOST_INDICATORS = 20
 
 Found = dict[str, Any]
@@ -287,13 +288,13 @@ ONLINE = {
 
 def _online(rows: _Rows, name: str) -> Found:
     make = ONLINE[name]
-    reference, window = rows.reference[:MOST_TOGETHER], rows.window[-MOST_ONLINE:]
+    reference, window = rows.reference[:MOST_TOGETHER], rows.window[-int(ROWS_READ * EXPECTED_RUNS[name]) :]
     if make == "FETDriftOnline":
         reference, window = ((side > 0).astype(int) for side in (reference, window))  # two values, on either side of their mean
     if min(len(reference), len(window)) < _ONLINE_WINDOW or not reference.shape[1]:
         words = f"{min(len(reference), len(window))} rows without a gap, {_ONLINE_WINDOW} are needed"
         return {"is_drift": False, "features": [_whole_feature("none", words), *_untested(rows.columns)]}
-    detector = _online_detector(make, reference)
+    detector = _online_detector(make, reference, EXPECTED_RUNS[name])
     whole = _whole_feature(make, f"no alarm in {len(window):,} rows")
     for place, row in enumerate(window):
         found = detector.predict(row)["data"]
@@ -304,14 +305,14 @@ def _online(rows: _Rows, name: str) -> Found:
     return {"is_drift": whole["is_drift"], "features": [whole, *_untested(rows.columns)]}
 
 
-def _online_detector(make: str, reference: np.ndarray) -> Any:
+def _online_detector(make: str, reference: np.ndarray, run: int) -> Any:
     import alibi_detect.cd as cd
 
-    run = float(EXPECTED_RUN)
     if make in ("MMDDriftOnline", "LSDDDriftOnline"):
-        return getattr(cd, make)(reference.astype(np.float32), run, _ONLINE_WINDOW, backend="tensorflow", n_bootstraps=3 * EXPECTED_RUN, verbose=False)
-    draws = 2 * EXPECTED_RUN * reference.shape[1]  # a threshold is a quantile that fewer could not tell
-    return getattr(cd, make)(reference, ert=run, window_sizes=[_ONLINE_WINDOW], n_bootstraps=draws, verbose=False)
+        rows = reference[: MOST_TOGETHER // 2].astype(np.float32)
+        return getattr(cd, make)(rows, float(run), _ONLINE_WINDOW // 2, backend="tensorflow", n_bootstraps=2 * run, verbose=False)
+    draws = 2 * run * reference.shape[1]  # a threshold is a quantile that fewer could not tell
+    return getattr(cd, make)(reference, ert=float(run), window_sizes=[_ONLINE_WINDOW], n_bootstraps=draws, verbose=False)
 
 
 def _which(rows: _Rows, found: Found) -> str:

@@ -292,10 +292,11 @@ def _report(
 
 
 def _promise(detector: Detector, features: int, alpha: float) -> str:
-    from .detecting import EXPECTED_RUN, MOST_ONLINE, MOST_TOGETHER  # it imports numpy
+    from .detecting import EXPECTED_RUNS, MOST_TOGETHER, ROWS_READ  # it imports numpy
 
     if detector.tells == "statistic":
-        return f"on unchanged data one false alarm in about {EXPECTED_RUN:,} rows, of which the newest {MOST_ONLINE} are read"
+        run = EXPECTED_RUNS[detector.name]
+        return f"on unchanged data one false alarm in about {run:,} rows; the newest {int(ROWS_READ * run)} are read"
     of = f"in one of {1 / alpha:,.0f} checks of unchanged data at most"
     if detector.looks == "all features together":
         return f"a false alarm {of}; {MOST_TOGETHER:,} rows of either side at most are compared"

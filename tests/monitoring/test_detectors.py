@@ -209,7 +209,7 @@ def test_an_online_detector_says_at_which_row_it_alarmed(alibi_detect: engines.E
     report = detected("alibi-fet-online")
 
     assert report.is_drift and "first alarm at row" in report.features[0].summary and report.features[0].summary.endswith(": wet")
-    assert report.promise == "on unchanged data one false alarm in about 2,000 rows, of which the newest 300 are read"
+    assert report.promise == "on unchanged data one false alarm in about 2,000 rows; the newest 300 are read"
 
 
 @ONE_INSTALLATION
