@@ -70,8 +70,11 @@ _TIDY = """<style>
 [data-testid="stMain"] h1 { font-size: 2rem; padding-top: 0; }
 [data-testid="stMain"] h2, [data-testid="stMain"] h3 { font-size: 1.25rem; }
 [data-testid="stCaptionContainer"] { color: light-dark(#50535f, #c2c4cc); opacity: 1; }
-[data-testid="stCode"] .token.string { color: light-dark(#0b6b43, #7ee2a8); }
-[data-testid="stCode"] .token.keyword, [data-testid="stCode"] .token.number { color: light-dark(#1557b0, #8ab4f8); }
+[data-testid="stCode"] .token { color: light-dark(#30333d, #d5d7dd) !important; }
+[data-testid="stCode"] .token:is(.string, .inserted, .inserted-sign, .inserted-sign .token) { color: light-dark(#0b6b43, #7ee2a8) !important; }
+[data-testid="stCode"] .token:is(.keyword, .number, .boolean, .builtin, .function, .class-name) { color: light-dark(#1557b0, #8ab4f8) !important; }
+[data-testid="stCode"] .token:is(.deleted, .deleted-sign, .deleted .token, .deleted-sign .token) { color: light-dark(#a61b1b, #ff9a9a) !important; }
+[data-testid="stCode"] .token:is(.comment, .coord) { color: light-dark(#50535f, #c2c4cc) !important; }
 </style>"""
 
 
