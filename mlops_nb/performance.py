@@ -84,10 +84,7 @@ def of(
     `telemetry.labels.answers`), and `notes` say so.  Raises EndpointNotFound, DeploymentNotFound, UnknownColumn, NothingToCompare.
     """
     refs, inputs = _known(endpoint, deployment)
-    columns = [name for name in dict.fromkeys((by, segment)) if name and name not in PERIODS]
-    for option, name in (("--by", by), ("--segment", segment)):
-        if name in columns and inputs and name not in inputs:
-            raise UnknownColumn(str(name), option, known=[*(PERIODS if option == "--by" else ()), *inputs])
+    columns = _grouping(by, segment, inputs)
     everything = labels.answers(endpoint, deployment=deployment, until=until, columns=columns, most=most)
     if not any(len(_since(one, since)) for one in everything):
         raise NothingToCompare.no_requests(f"{endpoint}/{deployment}" if deployment else endpoint, endpoint, since=since)
@@ -97,6 +94,15 @@ def of(
         endpoint=endpoint, since=since, by=by, segment=segment, answered=sum(len(_since(one, since)) for one in everything),
         labelled=sum(int(_since(one, since).labelled.sum()) for one in everything), groups=groups, notes=[*_sampled(everything), *_notes(groups)],
     )  # fmt: skip
+
+
+def _grouping(by: str | None, segment: str | None, inputs: Sequence[str]) -> list[str]:
+    """The input columns among *by* and *segment*.  Raises UnknownColumn for one that is none of the *inputs*, where these are known."""
+    columns = [name for name in dict.fromkeys((by, segment)) if name and name not in PERIODS]
+    for option, name in (("--by", by), ("--segment", segment)):
+        if name in columns and inputs and name not in inputs:
+            raise UnknownColumn(str(name), option, known=[*(PERIODS if option == "--by" else ()), *inputs])
+    return columns
 
 
 def inputs_of(endpoint: str) -> list[str]:

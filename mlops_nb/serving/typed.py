@@ -50,11 +50,7 @@ def scorer(signature: Signature | None, engine: Engine) -> Decoder:
     """Decodes `[{…}, …]`, `{"data": [{…}, …]}` and `{"inputs": {"column": […]}}` for a table."""
     if signature is None or signature.kind == "tensors" or {"data", "inputs"} & {c.name for c in signature.inputs} or not _typeable(signature.inputs):
         return _never
-    names = {f"f{place}": column.name for place, column in enumerate(signature.inputs)}
-    kinds: list[Any] = [_kind(column) for column in signature.inputs]
-    optional = [((None,) if column.nullable else ()) for column in signature.inputs]
-    row = _struct("Row", [(field, kind, *default) for field, kind, default in zip(names, kinds, optional, strict=True)], rename=names)
-    lists = _struct("Lists", [(field, _list(kind)) for field, kind in zip(names, kinds, strict=True)], rename=names)
+    row, lists = _shapes(signature.inputs)
     body = _struct("Body", [("data", _list(row) | None, None), ("inputs", lists | None, None)])
     rows_of, body_of = msgspec.json.Decoder(_list(row)).decode, msgspec.json.Decoder(body).decode
     as_rows, as_lists = _takers(signature.inputs, engine)
@@ -72,6 +68,15 @@ def scorer(signature: Signature | None, engine: Engine) -> Decoder:
             return None
 
     return decode
+
+
+def _shapes(inputs: Sequence[Column]) -> tuple[Any, Any]:
+    """One row of these columns, and the columns as lists, as types that are decoded to."""
+    names = {f"f{place}": column.name for place, column in enumerate(inputs)}
+    kinds: list[Any] = [_kind(column) for column in inputs]
+    optional = [((None,) if column.nullable else ()) for column in inputs]
+    row = _struct("Row", [(field, kind, *default) for field, kind, default in zip(names, kinds, optional, strict=True)], rename=names)
+    return row, _struct("Lists", [(field, _list(kind)) for field, kind in zip(names, kinds, strict=True)], rename=names)
 
 
 def inferrer(signature: Signature | None, engine: Engine) -> Decoder:
