@@ -49,6 +49,7 @@ MARKS = {
     "alert": ("▲", "red"),
     "running": ("◔", "blue"),
     "held": ("▲", "orange"),
+    "paused": ("‖", "gray"),
     "done": ("●", "green"),
     "rolled back": ("■", "red"),
     "cancelled": ("○", "gray"),

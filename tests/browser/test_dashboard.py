@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import a_busy_workspace
 import pytest
-from a_canary_under_way import a_canary
+from a_canary_under_way import a_canary, listened_to
 from living import churn_model
 from playwright.sync_api import Browser, Page, expect
 from tabs import SCREENSHOTS, a_tab, inaccessible, keep, running_dashboard, settle, watched
@@ -53,7 +53,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         a_busy_workspace.fill()
         a_canary(reason="the step has not lasted its time", why="deeper trees")
 
-    with running_dashboard(tmp_path_factory.mktemp("busy") / "flights" / ".mlops", fill) as url:
+    with running_dashboard(tmp_path_factory.mktemp("busy") / "flights" / ".mlops", fill) as url, listened_to():
         yield url
 
 
