@@ -291,6 +291,8 @@ def _online(rows: _Rows, name: str) -> Found:
     reference, window = rows.reference[:MOST_TOGETHER], rows.window[-int(ROWS_READ * EXPECTED_RUNS[name]) :]
     if make == "FETDriftOnline":
         reference, window = ((side > 0).astype(int) for side in (reference, window))  # two values, on either side of their mean
+    elif make != "CVMDriftOnline":
+        reference, window = (side.astype(np.float32) for side in (reference, window))  # as TensorFlow has its own
     if min(len(reference), len(window)) < _ONLINE_WINDOW or not reference.shape[1]:
         words = f"{min(len(reference), len(window))} rows without a gap, {_ONLINE_WINDOW} are needed"
         return {"is_drift": False, "features": [_whole_feature("none", words), *_untested(rows.columns)]}
@@ -309,7 +311,7 @@ def _online_detector(make: str, reference: np.ndarray, run: int) -> Any:
     import alibi_detect.cd as cd
 
     if make in ("MMDDriftOnline", "LSDDDriftOnline"):
-        rows = reference[: MOST_TOGETHER // 2].astype(np.float32)
+        rows = reference[: MOST_TOGETHER // 2]
         return getattr(cd, make)(rows, float(run), _ONLINE_WINDOW // 2, backend="tensorflow", n_bootstraps=2 * run, verbose=False)
     draws = 2 * run * reference.shape[1]  # a threshold is a quantile that fewer could not tell
     return getattr(cd, make)(reference, ert=float(run), window_sizes=[_ONLINE_WINDOW], n_bootstraps=draws, verbose=False)
