@@ -40,6 +40,7 @@ INFER = "/v2/models/forest/infer"
 ROUNDS = 3
 STARTS = 5
 _HALF_LOAD_SECONDS = 5
+_SETTLE_SECONDS = 240
 _MOST_CONNECTIONS = 64
 """On a schedule: where all of them wait for answers, what is due waits too, and that is counted."""
 BODIES = 64
@@ -224,6 +225,7 @@ def _half_load(workspace: Workspace, data: np.ndarray) -> list[Figure]:
         port=deployment.handle["port"], token_file=deployment.handle["token_file"], bodies=[body.decode() for body in asked[3]], seconds=_HALF_LOAD_SECONDS,
         connections=_MOST_CONNECTIONS,
     )  # fmt: skip
+    _settle(workspace)
     pin(pid("named"), on)
     try:
         rate = _speed(workspace.root, *asked).per_second / 2
@@ -238,6 +240,13 @@ def _half_load(workspace: Workspace, data: np.ndarray) -> list[Figure]:
         Figure(name="1 row: p50 at half load", value=half.p50_ms, unit="ms"),
         Figure(name="1 row: p99 at half load", value=half.p99_ms, unit="ms", at_most=2, note=note),
     ]
+
+
+def _settle(workspace: Workspace) -> None:
+    """Wait until the telemetry of earlier bursts, of which there is more than anybody's load leaves behind, is in its resting form."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while next(workspace.telemetry.rglob("closed-*.jsonl"), None) and time.monotonic() < deadline:
+        time.sleep(0.5)
 
 
 def _sent(job: schedule.Job, cores: Sequence[int]) -> schedule.Loaded:

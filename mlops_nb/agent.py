@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import psutil
 
-from . import store, timetable
+from . import processes, store, timetable
 from .errors import AgentDown, WorkspaceStopped
 from .safety import names_a_secret
 from .settings import Workspace
@@ -268,8 +268,12 @@ def _sleep(pipe: int, seconds: float) -> None:
 
 
 def _keep_compacting(ended: threading.Event) -> None:
+    """Telemetry is tidied in the time that answers leave: what serves comes first."""
     from . import telemetry
+    from .telemetry import rows
 
+    processes.stand_back()
+    rows.connection()  # whose threads inherit how this one stands
     while not ended.wait(COMPACT_SECONDS):
         try:
             telemetry.compact()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import psutil
 
 _LOOK_SECONDS = 0.5
+_BEHIND = 10
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
@@ -149,3 +151,9 @@ def _end_after(parent: int) -> None:
     if os.getpgrp() == os.getpid():
         kill_group(os.getpid())
     os._exit(1)
+
+
+def stand_back() -> None:
+    """Let whatever else wants a core have it before this thread, and before those it starts; only Linux can tell threads apart."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BEHIND)

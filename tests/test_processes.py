@@ -77,3 +77,28 @@ def test_a_process_that_was_killed_is_not_found_and_tells_how_it_ended(started) 
     wait_for(lambda: processes.again(pid, ["-c", SLEEPS]) is None, what="it ends")
     assert processes.exit_code(pid) == -signal.SIGKILL
     processes.kill_group(pid)
+
+
+STANDS_BACK = """
+import os, threading
+from mlops_nb import processes
+def nice():
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+def behind():
+    processes.stand_back()
+    child = threading.Thread(target=lambda: print(nice()))
+    child.start()
+    child.join()
+thread = threading.Thread(target=behind)
+before = nice()
+thread.start()
+thread.join()
+print(nice() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads stand where their process does")
+def test_a_thread_stands_back_with_those_it_starts_and_its_process_does_not():
+    done = subprocess.run([sys.executable, "-c", STANDS_BACK], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["10", "0"]
