@@ -8,15 +8,15 @@ caller's data never fails another's.  A model is batched only when at its start 
 rows asked together and alone (`trial.batching`).
 
 Measured as CPU of the server for each request, 16 connections, a forest of 100 trees on 30 features, every request with other
-rows, on two cores that others used too (so these are ratios of CPU time, not of the clock; `python -m bench serving` prints them):
+rows (`python -m bench serving` prints it):
 
-    one row    beside an echo of the body through Granian (49–57 µs): JSON 93–100 % of its speed, 85–88 % with payloads kept; binary as JSON
-    64 rows    beside ONNX Runtime alone (310 µs): JSON 69 %, 61 % with payloads kept; binary 87 %, 76 % with payloads kept
+    one row    an echo of the body through Granian 54 µs; JSON 56 µs, 64 µs with payloads kept; binary as JSON
+    64 rows    ONNX Runtime alone 320 µs; JSON 543 µs, 604 µs with payloads kept; binary 374 µs, 430 µs with payloads kept
 
-ONNX Runtime alone takes 95 µs, not 295 µs, when the same 64 rows come again and again, because the processor learns the way through
+ONNX Runtime alone takes a third of that when the same 64 rows come again and again, because the processor learns the way through
 the trees; no caller's rows do.  A row alone takes 8.1 µs, of eight together each 6.3 µs, of 64 to 512 each
-4.3–4.6 µs, which is what batching saves.  Of one row's time a third is the kernel's send.  Keeping 64 rows' payload costs 50–60 µs: 27 µs the line,
-the rest memory that is not reused meanwhile.
+4.3–4.6 µs, which is what batching saves.  Of 64 rows' time reading the JSON takes 90 µs and wording the answer 8 µs; of one row's, a
+third is the kernel's send.  Of what keeping costs a quarter is the line (`blocks`), the rest memory that is not reused meanwhile.
 """
 
 from __future__ import annotations
