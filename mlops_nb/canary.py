@@ -315,11 +315,17 @@ def _promote(tx: store.Transaction, rollout: Rollout, terms: Terms, evidence: Ev
 
 
 def _give_up(tx: store.Transaction, rollout: Rollout, terms: Terms, evidence: Evidence, reason: str) -> None:
-    """All requests go back to where they went before; the reason and the numbers stay."""
+    """All requests go back to where they went before, if any of those can still answer; the reason and the numbers stay."""
     _note(tx, rollout, evidence)
-    if rollout.step:
-        progression.restore(tx, rollout, terms.before, why=f"canary rolled back: {reason}", mirrors={rollout.deployment: 0} if terms.copies else {})
-    progression.end(tx, rollout, "rolled back" if rollout.step else "cancelled", reason)
+    copies = {rollout.deployment: 0} if terms.copies else {}
+    if not rollout.step:
+        progression.end(tx, rollout, "cancelled", reason)
+    elif progression.restore(tx, rollout, terms.before, why=f"canary rolled back: {reason}", mirrors=copies):
+        progression.end(tx, rollout, "rolled back", reason)
+    else:
+        if copies:
+            progression.give(tx, rollout, rollout.percent, why="the canary is over", mirrors=copies)
+        progression.end(tx, rollout, "cancelled", f"{reason}; none of those that answered before can take the requests back")
 
 
 def _copies(rollout: Rollout, terms: Terms, percent: int) -> Mapping[str, int]:

@@ -41,12 +41,13 @@ def give(tx: store.Transaction, rollout: Rollout, percent: int, *, why: str, mir
     _set(tx, rollout, weights, why=why, mirrors=mirrors)
 
 
-def restore(tx: store.Transaction, rollout: Rollout, before: Mapping[str, int], *, why: str, mirrors: Mapping[str, int] | None = None) -> None:
-    """Divide the requests as *before*, among those of it that are still there."""
+def restore(tx: store.Transaction, rollout: Rollout, before: Mapping[str, int], *, why: str, mirrors: Mapping[str, int] | None = None) -> bool:
+    """Divide the requests as *before*, among those of it that are still there; False, and nothing is moved, when none is."""
     there = {d.name for d in table.of(tx, rollout.endpoint) if d.wanted == "running" and d.status != "failed"}
     kept = {name: share for name, share in before.items() if share and name in there}
     if kept:
         _set(tx, rollout, splits.shared_out(kept, 100), why=why, mirrors=mirrors)
+    return bool(kept)
 
 
 def _next_share(tx: store.Transaction, rollout: Rollout) -> None:
