@@ -122,6 +122,18 @@ def test_a_candidate_that_dies_is_rolled_back_at_once(churn: Workspace) -> None:
     assert shares() == {"1": 100, "2": 0}
 
 
+def test_where_nobody_is_left_to_take_the_requests_back_it_says_so_and_claims_no_rollback(churn: Workspace) -> None:
+    traffic.canary("churn/2", [10, 100], promises=["agreement>=0.5"], every_seconds=600.0)
+    wait_for(lambda: shares()["2"] == 10, what="its share")
+    rollout.undeploy("churn/1")
+    os.kill(deployment("churn/2").handle["pid"], signal.SIGKILL)
+    plan = wait_for(ended, what="the end")
+
+    assert plan.status == "cancelled"
+    assert "none of those that answered before can take the requests back" in plan.reason
+    assert [(d.name, d.traffic, d.copies) for d in rollout.endpoints("churn")[0].deployments] == [("2", 100, 0)]
+
+
 def test_agreement_is_judged_by_copies_whose_answers_no_caller_sees(churn: Workspace) -> None:
     with asked():
         traffic.canary("churn/2", [10, 100], promises=["agreement>=0.5"], every_seconds=1.0, least=5, needed=20)
