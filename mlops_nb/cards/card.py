@@ -91,19 +91,23 @@ def size(count: float) -> str:
 
 
 def oneline(value: Any) -> str:
+    """The value's text without its line ends."""
     return " ".join(str(value).split("\n"))
 
 
 def of_anything(thing: Any) -> Card:
+    """The card of what has none of its own: its fields as they are."""
     fields = msgspec.structs.asdict(thing) if isinstance(thing, msgspec.Struct) else thing if isinstance(thing, Mapping) else {"": thing}
     return Card(title=type(thing).__name__, facts=[(worded(name), brief(value)) for name, value in fields.items()])
 
 
 def worded(name: str) -> str:
+    """A field's name as words: `created_at` becomes `created at`."""
     return name.replace("_", " ")
 
 
 def brief(value: Any) -> str:
+    """A value as a cell tells it: moments as ages, numbers to four digits, at most eight of a list."""
     if isinstance(value, datetime):
         return ago(value)
     if isinstance(value, float):
@@ -116,6 +120,7 @@ def brief(value: Any) -> str:
 
 
 def paired(pairs: Mapping[str, Any]) -> str:
+    """`auc=0.69 rows=100`."""
     return " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in pairs.items())
 
 
@@ -125,15 +130,18 @@ def those_given(*facts: tuple[str, Any]) -> list[tuple[str, Any]]:
 
 
 def status_mark(word: str) -> Mark:
+    """A status with its tone."""
     return Mark(_TONES.get(word, "idle"), word)
 
 
 def of_facts(facts: Mapping[str, Any]) -> Card:
+    """The card of plain facts, the first of which is its title."""
     (label, value), *rest = facts.items()
     return Card(title=f"{worded(label)}: {brief(value)}", facts=[(worded(name), brief(said)) for name, said in rest])
 
 
 def shortened(value: Any) -> str:
+    """A number to five digits, any other text as it is."""
     try:
         return f"{float(value):.5g}"
     except ValueError:

@@ -14,6 +14,7 @@ from .watching import clock, stands, went
 
 
 def listing(listing: Any) -> Card:
+    """The card of many of one noun: a line each, in the columns that noun has."""
     count = len(listing)
     if not count:
         return Card(title=f"No {listing.what} yet", line=listing.line)

@@ -11,6 +11,7 @@ from .card import Card, Mark, Table, ago, paired, shortened, size, those_given
 
 
 def model_version(version: Any) -> Card:
+    """A version: where it came from, what it takes and gives, and how it is computed."""
     return Card(
         title=version.ref,
         kind="model version",
@@ -59,6 +60,7 @@ def _speed(report: Mapping[str, Any]) -> str:
 
 
 def converted(converted: Any) -> Card:
+    """What a conversion led to: equal or not, and how much faster."""
     version = converted.version
     report = version.conversion
     rows = [[f"{f['rows']:,}", str(f["threads"]), f"{f['original_ms']:g}", f"{f['onnx_ms']:g}", f"×{f['ratio']:g}"] for f in report.get("speed", [])]
@@ -88,6 +90,7 @@ def _fpga(form: Mapping[str, Any] | None) -> str:
 
 
 def converted_to_fpga(converted: Any) -> Card:
+    """The HLS projects by precision: accuracy of the emulation, and estimates."""
     version = converted.version
     form = version.conversion["fpga"]
     estimated = all(point["resources"]["source"] == "estimate" for point in form["points"])
@@ -147,12 +150,14 @@ def _columns(signature: Mapping[str, Any] | None, which: str) -> str:
 
 
 def registered(registered: Any) -> Card:
+    """The version that was registered, with what is worth knowing of it."""
     card = model_version(registered.version)
     same = f"The very same bytes are registered as {registered.same_as}." if registered.same_as else ""
     return msgspec.structs.replace(card, mark=Mark("good", "registered"), note=" ".join(part for part in (same, registered.note) if part))
 
 
 def dataset_version(version: Any) -> Card:
+    """A data set: its rows, columns and how they are spread."""
     rows = [[c["column_name"], c["column_type"], *_spread_of(c)] for c in version.profile]
     return Card(
         title=version.ref,
@@ -184,6 +189,7 @@ _PROFILED = {
 
 
 def profile(profile: Any) -> Card:
+    """Latency and throughput by batch, and what is advised."""
     advice, settings = profile.advice, profile.settings
     rows = [[_figure(point.get(name)) for name in _PROFILED] for point in profile.points]
     cold = [point["cold_start_seconds"] for point in profile.points if point.get("cold_start_seconds")]
@@ -243,6 +249,7 @@ def _deploy_line(profile: Any) -> str:
 
 
 def hardware(one: Any) -> list[Any]:
+    """A line of what this machine can or cannot compute with."""
     limits = ", ".join(filter(None, [f"{one.cores} cores" if one.cores else "", f"{one.memory_mb / 1000:.0f} GB" if one.memory_mb else ""]))
     return [one.name, Mark("good", "here") if one.available else Mark("idle", "not here"), one.provider, one.device, limits, one.reason]
 
@@ -254,6 +261,7 @@ def _figure(value: Any) -> str:
 
 
 def lineage(lineage: Any) -> Card:
+    """What a thing was made of, and what was made of it."""
     labels = {node.id: (node.kind, node.label) for node in lineage.nodes}
     rows = [[*_node(labels, edge.source), edge.label, *_node(labels, edge.target)] for edge in lineage.edges]
     return Card(
@@ -270,6 +278,7 @@ def _node(labels: Mapping[str, tuple[str, str]], id: str) -> tuple[str, str]:
 
 
 def rehearsal(rehearsal: Any) -> Card:
+    """Whether a rebuilt version answers as the notebook had it, and the culprit where not."""
     rows = [[check.name, *_agreement(check), check.example] for check in rehearsal.checks]
     culprit = rehearsal.culprit
     seen = "; ".join(f"{_kind_of(one)} ({one.where})" for one in rehearsal.seen[:4])
@@ -300,6 +309,7 @@ def _kind_of(one: Any) -> str:
 
 
 def environment(environment: Any) -> Card:
+    """The packages a model needs."""
     direct = [f"{p.name} {p.version}" for p in environment.packages if p.direct]
     return Card(
         title=environment.ref,
@@ -317,6 +327,7 @@ def environment(environment: Any) -> Card:
 
 
 def package(package: Any) -> Card:
+    """A build context and its image."""
     of_base = f"{size(package.bytes - package.base_bytes)} on top of {size(package.base_bytes)}" if package.image else ""
     return Card(
         title=package.ref,

@@ -9,10 +9,12 @@ from .card import Card, Link, Mark, Share, Table, ago, brief, status_mark, those
 
 
 def dashboard(dashboard: Any) -> Card:
+    """Where the dashboard is."""
     return Card(title="dashboard", mark=Mark("good", "running"), facts=[("url", Link(dashboard.url))])
 
 
 def key(key: Any) -> Card:
+    """An endpoint's key, which is shown because it was asked for."""
     return Card(title=key.endpoint, kind="endpoint key", note="Its .key is left out here, because a notebook is saved with what it shows.")
 
 
@@ -30,6 +32,7 @@ _UNTRIED = "Nothing was asked of it yet: it came without rows to try it on, so n
 
 
 def deployed(deployed: Any) -> Card:
+    """What a deploy led to, or the reason it failed with its own line."""
     return Card(
         title=deployed.deployment,
         kind="deployment",
@@ -47,6 +50,7 @@ def deployed(deployed: Any) -> Card:
 
 
 def endpoint(view: Any) -> Card:
+    """An endpoint: its deployments, their shares, health and load."""
     rows = [[d.name, d.model, answering(d), _taken(d), _place(d), ago(d.since)] for d in view.deployments]
     troubled = min((d for d in view.deployments if d.reason), key=lambda d: d.status == "healthy", default=None)
     return Card(
@@ -83,6 +87,7 @@ def _taken(deployment: Any) -> Any:
 
 
 def rollout(plan: Any) -> Card:
+    """A split that changes by itself: its steps, and a canary's evidence."""
     given = [("steps", steps(plan)), ("each lasts", f"{plan.every_seconds:,.0f} s" if plan.steps else ""), ("why", plan.why), ("", plan.reason)]
     due = [("next", f"{plan.next_time:%Y-%m-%d %H:%M:%S} UTC")] if plan.going and plan.status != "paused" else []
     rates, rows = _evidence(plan)
@@ -120,6 +125,7 @@ def _reason(deployment: Any) -> str:
 
 
 def answer(answer: Any) -> Card:
+    """What a model answered, and which deployment it was."""
     return Card(
         title=answer.endpoint,
         kind="answer",
@@ -139,6 +145,7 @@ def _outputs(outputs: Any) -> list[Table]:
 
 
 def serving(serving: Any) -> Card:
+    """What served at a moment, and by whose hand."""
     rows = [[d.deployment, d.model, status_mark(d.status), Share(d.traffic), d.target] for d in serving.deployments]
     return Card(
         title=serving.endpoint,
@@ -150,6 +157,7 @@ def serving(serving: Any) -> Card:
 
 
 def workspace(status: Any) -> Card:
+    """What runs in the workspace, and where."""
     rows = [[f"{e.name}/{d.name}", d.model, status_mark(d.status), Share(d.traffic), e.url] for e in status.endpoints for d in e.deployments]
     return Card(
         title=status.workspace,

@@ -11,6 +11,7 @@ from .card import Card, Link, Mark, Table, ago, brief, shortened, those_given
 
 
 def alert(rule: Any) -> Card:
+    """A rule, whether it fires, and since when."""
     return Card(
         title=rule.condition, kind=f"alert {rule.id}", mark=stands(rule),
         facts=those_given(("endpoint", rule.endpoint), ("seen", rule.value), ("since", ago(rule.since) if rule.since else ""), ("watched by", rule.author)),
@@ -19,12 +20,14 @@ def alert(rule: Any) -> Card:
 
 
 def stands(rule: Any) -> Mark:
+    """Whether a rule fires, is acknowledged, snoozed or quiet."""
     if rule.firing:
         return Mark("warn", f"seen by {rule.acknowledged}") if rule.acknowledged else Mark("warn" if rule.quiet else "bad", "fires")
     return Mark("idle", "snoozed") if rule.quiet else Mark("good", "quiet")
 
 
 def scraped(scraped: Any) -> Card:
+    """Where Prometheus finds the metrics, and what goes into its configuration."""
     return Card(
         title="metrics", kind="for Prometheus", mark=Mark("good", "served"), facts=[("url", Link(scraped.url)), ("token in", scraped.token_file)],
         log=scraped.configuration, note="This goes below scrape_configs of Prometheus' configuration; docs/grafana.json is a dashboard of it.",
@@ -32,6 +35,7 @@ def scraped(scraped: Any) -> Card:
 
 
 def drift(check: Any) -> Card:
+    """A drift check: its verdict, each feature, the data's faults, and what was promised."""
     report = check.report
     reference, window = report.get("reference", {}), report.get("window", {})
     features = sorted(report.get("features", []), key=lambda f: (not f.get("is_drift"), f.get("p_adjusted") if f.get("p_adjusted") is not None else 1))
@@ -56,6 +60,7 @@ def drift(check: Any) -> Card:
 
 
 def causes(causes: Any) -> Card:
+    """Why an endpoint drifted: features, rows, beginning, requests and cost."""
     features = [[f.feature, f"{f.effect:.1%}", _began(f.began), f.summary] for f in causes.features]
     segments = [[s.feature, s.segment, *_among(s)] for s in causes.segments]
     examples = [[e.request, str(e.row), clock(e.time), brief(e.values)] for e in causes.examples]
@@ -120,6 +125,7 @@ def _finding(finding: Mapping[str, Any]) -> list[Any]:
 
 
 def schedule(schedule: Any) -> Card:
+    """A check by the clock: when it looks, and how it went last."""
     facts = those_given(
         ("checks", schedule.words if " " not in schedule.words else f"{schedule.words} (UTC)"), ("next", clock(schedule.next_time)),
         ("with", ", ".join(f"{name} {value}" for name, value in schedule.options.items())),
@@ -129,6 +135,7 @@ def schedule(schedule: Any) -> Card:
 
 
 def went(schedule: Any) -> Mark:
+    """How a schedule's last check went."""
     outcome = schedule.outcome
     if not outcome:
         return Mark("idle", "not yet checked")
@@ -136,10 +143,12 @@ def went(schedule: Any) -> Mark:
 
 
 def clock(time: Any) -> str:
+    """A moment in UTC to the minute."""
     return f"{time:%Y-%m-%d %H:%M} UTC"
 
 
 def silence(silence: Any) -> Card:
+    """What is kept quiet, by whom, why and until when."""
     until = clock(silence.until) if silence.until else "until it is over" if silence.kind == "acknowledged" else ""
     return Card(
         title=f"{silence.endpoint}: {silence.feature or 'all drift'}", kind="drift", mark=Mark("idle", silence.kind),
@@ -158,12 +167,14 @@ def _effect(feature: Mapping[str, Any]) -> str:
 
 
 def event(event: Any) -> Card:
+    """What happened, to what, with its facts."""
     return Card(
         title=event.type.removeprefix("mlops."), kind="event", facts=[("subject", event.subject), ("time", ago(event.time)), ("data", brief(event.data))]
     )
 
 
 def labelled(labelled: Any) -> Card:
+    """How many labels were taken, and what became of the others."""
     taken = ", ".join(f"{name} from {column}" for name, column in labelled.columns.items())
     several = (
         f"{labelled.of_several_rows:,} belong to requests of several rows and were taken for the first; --row says which" if labelled.of_several_rows else ""
@@ -177,6 +188,7 @@ def labelled(labelled: Any) -> Card:
 
 
 def replay(replay: Any) -> Card:
+    """Captured requests answered again by a candidate, beside the answers of then."""
     kept = [Mark("good", promise) if held else Mark("bad", promise) for promise, held in replay.guards.items()]
     pace = f", sent at {replay.speed:g} times their pace" if replay.speed else ""
     late = f"95 % within {replay.late_ms:.3g} ms of when they were due" if replay.speed else ""
@@ -194,6 +206,7 @@ def replay(replay: Any) -> Card:
 
 
 def shadow_report(report: Any) -> Card:
+    """A shadow's answers beside those that callers got."""
     comparison = msgspec.to_builtins(report.comparison)
     return Card(
         title=f"{report.endpoint}/{report.deployment}", kind="shadow", facts=those_given(*_compared(comparison)), tables=_comparison_tables(comparison),
@@ -233,6 +246,7 @@ _MEASURES = {"classifier": ("auc", "accuracy", "precision", "recall", "f1", "log
 
 
 def performance(found: Any) -> Card:
+    """How good answers were, by measure, time and segment."""
     kinds = [kind for kind in _MEASURES if any(group.kind == kind for group in found.groups)]
     single = found.groups[0] if len(found.groups) == 1 else None
     tables = [_figures_of(single)] if single else [_groups([group for group in found.groups if group.kind == kind], kind) for kind in kinds]
