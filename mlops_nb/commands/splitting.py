@@ -161,7 +161,9 @@ def canary(
 ) -> Rollout:
     """Give a candidate more and more of the requests, and promote it or roll it back by what it does.
 
-    Guards are judged by tests that may be looked at at any moment.  A quiet endpoint is waited for, not guessed about.
+    Guards are judged by tests that may be looked at at any moment.  A quiet endpoint is waited for, not guessed about.  Steps below 100 %
+    are judged beside the others; the last, which leaves nobody to compare with, is the promotion.  A candidate that ends by itself, even
+    once, is rolled back.
     """
     from .. import traffic as division
 
