@@ -66,14 +66,19 @@ def shares() -> dict[str, int]:
     return {d.name: d.traffic for d in rollout.endpoints("churn")[0].deployments}
 
 
+def kill_the_agent(workspace: Workspace) -> None:
+    """With SIGKILL; another is begun."""
+    os.kill(int((workspace.run / "agent.lock").read_text()), signal.SIGKILL)
+    wait_for(lambda: not agent.running(), what="the agent's end")
+    agent.ensure()
+
+
 def test_a_good_candidate_is_promoted_though_the_agent_is_killed_on_the_way(churn: Workspace) -> None:
     with asked():
         traffic.canary("churn/2", [10, 50, 100], promises=["error_rate<=+0.5pp", "p95<=+200%"], every_seconds=1.0, least=10, needed=60)
         for step in (1, 2):
             wait_for(lambda step=step: newest().step >= step, what=f"step {step}")
-            os.kill(int((churn.run / "agent.lock").read_text()), signal.SIGKILL)
-            wait_for(lambda: not agent.running(), what="the agent's end")
-            agent.ensure()
+            kill_the_agent(churn)
         plan = wait_for(ended, seconds=60, what="the promotion")
 
     assert (plan.status, shares()) == ("done", {"1": 0, "2": 100})
@@ -83,7 +88,7 @@ def test_a_good_candidate_is_promoted_though_the_agent_is_killed_on_the_way(chur
     assert "kept its guards" in plan.reason
 
 
-def test_a_harmful_candidate_is_rolled_back_with_the_numbers_and_an_event(churn: Workspace, tmp_path) -> None:
+def test_a_harmful_candidate_is_rolled_back_with_the_numbers_and_an_event_though_the_agent_is_killed_around_it(churn: Workspace, tmp_path) -> None:
     script = tmp_path / "score.py"
     script.write_text(SCRIPT)
     (tmp_path / "folder").mkdir()
@@ -93,8 +98,14 @@ def test_a_harmful_candidate_is_rolled_back_with_the_numbers_and_an_event(churn:
 
     with asked():
         traffic.canary("churn/3", [50, 100], promises=["error_rate<=+0.5pp"], every_seconds=600.0)
+        kill_the_agent(churn)  # before its first step, or in it
+        wait_for(lambda: newest().step == 1, what="the first step")
+        kill_the_agent(churn)
         plan = wait_for(ended, seconds=90, what="the rollback")
+        kill_the_agent(churn)  # with the rollback noted, and perhaps not yet with the gateway
 
+    wait_for(lambda: shares() == {"1": 100, "2": 0, "3": 0}, what="the split of before")
+    assert [one.status for one in traffic.of("churn")] == ["rolled back"]
     assert plan.status == "rolled back"
     assert "error_rate<=+0.5pp violated" in plan.reason and "the others 0.00%" in plan.reason
     assert shares() == {"1": 100, "2": 0, "3": 0}
