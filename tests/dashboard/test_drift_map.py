@@ -79,11 +79,18 @@ def test_moving_to_an_earlier_span_goes_into_the_url_and_says_that_nobody_asked(
     assert any("Nobody asked in this time" in text.value for text in page.markdown)
 
 
-def test_only_the_deployments_of_a_target_are_in_the_map(open_page, busy):
-    page = open_page("drift", endpoint="delays", target="docker")
+@pytest.mark.parametrize("filtered", [{"target": "docker"}, {"hardware": "cuda"}], ids=["target", "hardware"])
+def test_only_the_deployments_of_a_target_and_hardware_are_in_the_map(open_page, busy, filtered):
+    page = open_page("drift", endpoint="delays", **filtered)
 
     assert not page.exception
     assert any("no deployment" in error.value.lower() or "nothing" in error.value.lower() for error in page.error)
+
+
+def test_the_hardware_of_all_deployments_leaves_the_map_whole(open_page, busy):
+    page = open_page("drift", endpoint="delays", hardware="cpu")
+
+    assert not page.exception and not page.error
 
 
 def test_windows_are_those_that_fit_the_span(heat):
