@@ -38,6 +38,7 @@ OPTIONS = (
 """How Streamlit is run, but for the port; the two colours keep enough contrast on their backgrounds."""
 _COMMAND = ("-m", "streamlit", "run")
 _STOP_SECONDS = 5.0
+_LEAVE_SECONDS = 1.0
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -162,11 +163,21 @@ def _free_port(port: int | None) -> int:
             raise PortInUse(port)
         return port
     before = _read()
-    if before and _is_free(before.port):
+    if before and _is_left(before.port):
         return before.port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def _is_left(port: int) -> bool:
+    """Whether it is free, or soon is: a process that was killed is told as dead a moment before the last of its threads lets go of its sockets."""
+    deadline = time.monotonic() + _LEAVE_SECONDS
+    while not _is_free(port):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _is_free(port: int) -> bool:
