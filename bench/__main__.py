@@ -16,7 +16,8 @@ from mlops_nb.errors import closest, listed
 
 from . import table
 
-FAMILIES = ("startup", "metadata", "registering", "deploying", "serving", "packaging", "telemetry")
+FAMILIES = {name: name for name in ("startup", "metadata", "registering", "deploying", "serving")} | {"packaging": "images", "telemetry": "telemetry"}
+"""Each family with the module that measures it.  None may be called as a library is: other servers' environments start scripts of this folder."""
 QUIET_LOAD = 1.5
 OUT = Path(__file__).parent / "out" / "figures.json"
 
@@ -39,7 +40,7 @@ def main(words: Sequence[str]) -> int:
     before = os.getloadavg()[0]
     for name in names or FAMILIES:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
-        figures += importlib.import_module(f".{name}", __package__).measure(**options.get(name, {}))
+        figures += importlib.import_module(f".{FAMILIES[name]}", __package__).measure(**options.get(name, {}))
     print(f"{_conditions(before)}\n\n{table.as_text(figures)}")
     table.write(figures, OUT)
     print(f"\nwritten to {OUT}", file=sys.stderr)

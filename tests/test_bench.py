@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
+from importlib.metadata import requires
 from pathlib import Path
 
 import msgspec
 import pytest
+from packaging.requirements import Requirement
 
+from bench import __main__ as bench
 from bench import table
 from bench.table import Figure
 
@@ -57,3 +61,14 @@ def test_an_unknown_family_is_refused_with_the_nearest_one() -> None:
     asked = subprocess.run([sys.executable, "-m", "bench", "metadat"], cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert (asked.returncode, "Did you mean metadata?" in asked.stderr) == (2, True)
+
+
+def test_every_family_has_a_module_that_measures_it() -> None:
+    assert "packaging" in bench.FAMILIES
+    assert all(callable(importlib.import_module(f"bench.{module}").measure) for module in bench.FAMILIES.values())
+
+
+def test_no_file_of_the_benchmarks_hides_a_library_from_a_script_that_is_started_there() -> None:
+    libraries = {Requirement(line).name.replace("-", "_") for line in requires("mlops_nb") or ()}
+
+    assert [file.name for file in (ROOT / "bench").glob("*.py") if file.stem in libraries] == []
