@@ -283,9 +283,9 @@ def _keep_compacting(ended: threading.Event) -> None:
 
 def _keep_watching(ended: threading.Event) -> None:
     """Beside the loop, which must not wait for telemetry: judge the alerts' rules, and serve the metrics where that is wanted."""
-    from . import alerts, scraping
+    from . import alerts, saturation, scraping
 
-    server, read, judged = scraping.Server(), 0.0, time.monotonic()
+    server, looks, read, judged = scraping.Server(), saturation.Looks(), 0.0, time.monotonic()
     while not ended.wait(LOOK_SECONDS):
         try:
             changed = Workspace.current().store.stat().st_mtime
@@ -294,7 +294,7 @@ def _keep_watching(ended: threading.Event) -> None:
                 read = changed
             if time.monotonic() - judged >= JUDGE_SECONDS:
                 judged = time.monotonic()
-                alerts.judge()
+                alerts.judge(looks=looks)
         except Exception:  # telemetry that cannot be read today must not end watching for good
             log.exception("agent.watching_failed")
 

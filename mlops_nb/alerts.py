@@ -4,13 +4,19 @@
     p99 > 200ms for 10m           a quantile of their latency: p50, p90, p95, p99, p99.9
     requests > 100/s for 1m       how many a second
     no requests for 1h            none in that time
+    refused > 1% for 5m           the share of a deployment's answers that were 429: more came than may wait
+    cpu > 90% for 5m              of the cores that a deployment may use (this machine's, where it has no limit); memory likewise
+    in_flight > 80%               of the requests beyond which a deployment refuses more; waiting > 20: those that wait for the model
     requests anomalous            the last full hour beside the same hour of earlier days; too few alarm as too many do
     error_rate anomalous          its errors, and p50 to p99.9 its latencies; only more alarm
     drift                         the newest drift check found it, in a feature that nobody silenced
 
-`for` says over which time up to now it is judged, five minutes unless said.  Anomalies are judged once an hour with a stated budget of false alarms,
-one a month for each rule (see `anomalies`): by the same hour of the week on earlier weeks where at least seven are kept, else by the same hour
-of the day on seven to twenty-eight earlier days.  With less of a past nothing is said, and the rule says so.
+`for` says over which time up to now it is judged, five minutes unless said.  How full deployments are is told of each, as the average of the agent's
+looks over that time, and one of them is enough; what a deployment's place does not tell is not judged (see `saturation`).
+
+Anomalies are judged once an hour with a stated budget of false alarms, one a month for each rule (see `anomalies`): by the same hour of the week
+on earlier weeks where at least seven are kept, else by the same hour of the day on seven to twenty-eight earlier days.  With less of a past nothing
+is said, and the rule says so.
 """
 
 from __future__ import annotations
@@ -24,8 +30,9 @@ from typing import Literal
 
 import msgspec
 
-from . import anomalies, store, telemetry
+from . import anomalies, saturation, store, telemetry
 from .errors import BadOption
+from .saturation import Looks
 from .store import alerts as table
 from .store import checks, deployments, events, silences
 from .store.alerts import Rule
@@ -38,23 +45,29 @@ LEAST_REQUESTS = 20
 MOST_DAYS, MOST_WEEKS = 28, 12
 SETTLED = timedelta(minutes=2)
 """So long after an hour its last requests are here."""
-_FORM = re.compile(r"(error_rate|requests|p50|p90|p95|p99|p99\.9)\s*([<>])\s*(\d+(?:\.\d+)?)\s*(%|ms|s|/s)?(?:\s+for\s+(\d+)(s|m|h))?")
+_FORM = re.compile(
+    r"(error_rate|refused|requests|cpu|memory|in_flight|waiting|p50|p90|p95|p99|p99\.9)"
+    r"\s*([<>])\s*(\d+(?:\.\d+)?)\s*(%|ms|s|/s)?(?:\s+for\s+(\d+)(s|m|h))?"
+)
 _ANOMALOUS = re.compile(r"(error_rate|requests|p50|p90|p95|p99|p99\.9) anomalous")
 _NONE = re.compile(r"no requests for (\d+)(s|m|h)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
-_UNITS = {"error_rate": ("%",), "requests": ("/s",)}
-_HINT = '"error_rate > 5% for 5m", "p99 > 200ms for 5m", "requests > 100/s", "no requests for 1h", "error_rate anomalous" or drift'
+_SHARES = ("error_rate", "refused", "cpu", "memory", "in_flight")
+_UNITS = dict.fromkeys(_SHARES, ("%",)) | {"requests": ("/s",), "waiting": (None,)}
+_HINT = '"error_rate > 5% for 5m", "p99 > 200ms for 5m", "requests > 100/s", "no requests for 1h", "cpu > 90% for 5m", "error_rate anomalous" or drift'
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """A rule's words, read."""
 
-    metric: Literal["error_rate", "requests", "p50", "p90", "p95", "p99", "p99.9", "silence", "anomaly", "drift"]
+    metric: Literal[
+        "error_rate", "refused", "requests", "cpu", "memory", "in_flight", "waiting", "p50", "p90", "p95", "p99", "p99.9", "silence", "anomaly", "drift"
+    ]
     of: str = ""
     """What is to be as ever, where an anomaly is."""
     above: bool = True
     bound: float = 0.0
-    """A share (0–1), milliseconds, or requests a second."""
+    """A share (0–1), milliseconds, requests a second, or requests that wait."""
     seconds: float = 300.0
 
 
@@ -79,8 +92,8 @@ def parse(text: str) -> Condition:
         raise BadOption(f"{text[:60]!r} says no alert.", hint=_HINT)
     seconds = int(found[5]) * _SECONDS[found[6]] if found[5] else 300
     bound = float(found[3]) * {"%": 0.01, "s": 1000.0}.get(found[4], 1.0)
-    if found[1] == "error_rate" and not 0 <= bound < 1:
-        raise BadOption(f"An error rate of {found[3]} % cannot be passed.", hint=_HINT)
+    if found[1] in _SHARES and not 0 <= bound < 1:
+        raise BadOption(f"{found[1]} cannot pass {found[3]} %.", hint=_HINT)
     return Condition(metric=found[1], above=found[2] == ">", bound=bound, seconds=_checked_seconds(words, seconds))  # type: ignore[arg-type]
 
 
@@ -99,9 +112,10 @@ def add(endpoint: str, condition: str) -> Rule:
     with store.writing() as tx:
         deployments.endpoint(tx, endpoint)
         rule = table.add(tx, endpoint, " ".join(condition.split()), author=getpass.getuser())
-    if read.metric != "anomaly":
+    if read.metric != "anomaly" and read.metric not in saturation.METRICS:
         return rule
-    seen = _hour_judged(endpoint, read.of, store.now()).seen  # says at once whether there is enough of a past
+    # says at once whether there is enough of a past, or anybody who tells it
+    seen = _hour_judged(endpoint, read.of, store.now()).seen if read.metric == "anomaly" else _said_now(endpoint, read)
     with store.writing() as tx:
         return table.change(tx, rule, value=seen)
 
@@ -149,12 +163,16 @@ def delete(id: str) -> Rule:
 # ── the agent's ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def judge(at: datetime | None = None) -> list[Rule]:
-    """Look at every rule and note what changed, with an event for each alert that begins or is over; returns those."""
-    at = at or store.now()
+def judge(at: datetime | None = None, *, looks: Looks | None = None) -> list[Rule]:
+    """Look at every rule and note what changed, with an event for each alert that begins or is over; returns those.
+
+    Saturation is judged by *looks*, of which this takes one more.
+    """
+    at, looks = at or store.now(), looks or Looks()
     with store.reading() as tx:
         rules = table.of(tx)
-    judged = {rule.id: verdict for rule in rules if (verdict := _judged(rule, at))}
+    _look(rules, at, looks)
+    judged = {rule.id: verdict for rule in rules if (verdict := _judged(rule, at, looks))}
     if not (news := [rule for rule in rules if rule.id in judged and _is_news(rule, judged[rule.id])]):
         return []
     with store.writing() as tx:
@@ -177,7 +195,7 @@ def _note(tx: store.Transaction, rule: Rule, verdict: Verdict, at: datetime) -> 
     return now
 
 
-def _judged(rule: Rule, at: datetime) -> Verdict | None:
+def _judged(rule: Rule, at: datetime, looks: Looks) -> Verdict | None:
     """None while nothing can be said."""
     condition = parse(rule.condition)
     since = at - timedelta(seconds=condition.seconds)
@@ -187,7 +205,12 @@ def _judged(rule: Rule, at: datetime) -> Verdict | None:
         return _drift_judged(rule.endpoint)
     if condition.metric == "silence":
         return _silence_judged(rule, since, at)
-    return verdict_on(condition, telemetry.together(telemetry.counted(rule.endpoint, since=since, until=at).values()))
+    if condition.metric in saturation.METRICS:
+        return _saturation_judged(rule, condition, since, at, looks)
+    counted = telemetry.counted(rule.endpoint, since=since, until=at)
+    if condition.metric == "refused":
+        return refused_on(condition, counted)
+    return verdict_on(condition, telemetry.together(counted.values()))
 
 
 def _drift_judged(endpoint: str) -> Verdict | None:
@@ -242,6 +265,44 @@ def _quantile_ms(counted: Counted, quantile: float) -> float:
 def _said(time: timedelta) -> str:
     seconds = int(time.total_seconds())
     return next((f"{seconds // size} {unit}" for unit, size in (("h", 3600), ("min", 60)) if seconds % size == 0), f"{seconds} s")
+
+
+# ── saturation ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def refused_on(condition: Condition, counted: Mapping[str, Counted]) -> Verdict:
+    """Whether any one deployment, by its name, refused a share of its requests beyond the bound."""
+    shares = {name: one.refused / one.requests for name, one in counted.items() if one.requests >= LEAST_REQUESTS}
+    if not shares:
+        return Verdict(False, f"no deployment gave {LEAST_REQUESTS} answers")
+    name = max(shares, key=lambda name: shares[name] if condition.above else -shares[name])
+    return Verdict(_passes(condition, shares[name]), f"{name} refused {counted[name].refused:,} of {counted[name].requests:,} requests ({shares[name]:.2%})")
+
+
+def _look(rules: Sequence[Rule], at: datetime, looks: Looks) -> None:
+    """See what the deployments carry of which a rule asks."""
+    lasting: dict[str, float] = {}
+    for rule in rules:
+        if (condition := parse(rule.condition)).metric in saturation.METRICS:
+            lasting[rule.endpoint] = max(lasting.get(rule.endpoint, 0.0), condition.seconds)
+    looks.only(set(lasting))
+    for endpoint, seconds in lasting.items():
+        looks.add(endpoint, at, keep=timedelta(seconds=seconds))
+
+
+def _saturation_judged(rule: Rule, condition: Condition, since: datetime, at: datetime, looks: Looks) -> Verdict | None:
+    """None until somebody has looked for long enough."""
+    seen = looks.over(rule.endpoint, condition.metric, since=since, until=at)
+    if not seen:
+        return None if seen is None else Verdict(False, f"no deployment tells its {condition.metric}")
+    worst = seen[0 if condition.above else -1]
+    return Verdict(_passes(condition, worst.value), saturation.told(condition.metric, worst))
+
+
+def _said_now(endpoint: str, condition: Condition) -> str:
+    seen = saturation.now(endpoint, condition.metric)
+    told = f"now {saturation.told(condition.metric, seen[0])}" if seen else f"no deployment tells its {condition.metric} now"
+    return f"{told}; judged once it was watched for {_said(timedelta(seconds=condition.seconds))}"
 
 
 # ── anomalies ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -93,6 +93,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """What one deployment has to carry now; None is what its place does not tell or does not limit."""
 
     deployment: str
+    target: str = ""
+    hardware: str = ""
     in_flight: int | None = None
     """Requests being answered; those that wait are among them."""
     waiting: int | None = None
@@ -306,8 +308,8 @@ def _load(deployment: Deployment, usage: Usage, text: str, window: Counted) -> L
     spec = deployment.spec
     in_flight, waiting = _gauge(text, "mlops_requests_in_flight"), _gauge(text, "mlops_requests_waiting")
     return Load(
-        deployment=deployment.name, in_flight=in_flight, waiting=waiting, most=_limit() if text else None, window=window, cpus=usage.cpus,
-        cpus_limit=spec.cpus, memory_mb=usage.memory_mb, memory_limit_mb=spec.memory_mb,
+        deployment=deployment.name, target=deployment.target, hardware=targets.hardware(deployment), in_flight=in_flight, waiting=waiting,
+        most=_limit() if text else None, window=window, cpus=usage.cpus, cpus_limit=spec.cpus, memory_mb=usage.memory_mb, memory_limit_mb=spec.memory_mb,
     )  # fmt: skip
 
 

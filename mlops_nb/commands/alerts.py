@@ -35,6 +35,8 @@ def list_alerts(endpoint: str | None) -> Listing[Rule]:
         'alerts add "error_rate > 5% for 5m" --endpoint delays',
         'alerts add "p99 > 200ms" --endpoint delays',
         'alerts add "no requests for 1h" --endpoint delays',
+        'alerts add "cpu > 90% for 5m" --endpoint delays',
+        'alerts add "refused > 1%" --endpoint delays',
         'alerts add "requests anomalous" --endpoint delays',
         'alerts add "error_rate anomalous" --endpoint delays',
         'alerts add "p95 anomalous" --endpoint delays',
@@ -46,9 +48,10 @@ def list_alerts(endpoint: str | None) -> Listing[Rule]:
 def add_alert(condition: str, endpoint: str) -> Rule:
     """Have the agent watch an endpoint.
 
-    CONDITION compares error_rate, requests (a second) or a latency (p50, p90, p95, p99, p99.9) over the last five minutes, or as long as `for` says; or is
-    `no requests for 1h`; or says that requests, error_rate or a latency is `anomalous`: in the last hour beside the same hour of earlier days or weeks,
-    with one false alarm a month; or is `drift`: the newest drift check found it, in a feature that nobody silenced.
+    CONDITION compares error_rate, requests (a second) or a latency (p50, p90, p95, p99, p99.9) over the last five minutes, or as long as `for` says; or how
+    full any deployment is: cpu and memory of what it may use, in_flight of the requests it takes before it refuses more, waiting (a number of requests),
+    refused (the share answered 429). Or it is `no requests for 1h`; or says that requests, error_rate or a latency is `anomalous`: in the last hour beside
+    the same hour of earlier days or weeks, with one false alarm a month; or is `drift`: the newest drift check found it, in a feature that nobody silenced.
     """
     from .. import agent
     from .. import alerts as watching

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import a_busy_workspace
+import msgspec
 import pytest
 from living import X, wait_for
 
 from mlops_nb import agent, alerts, cards, errors, rollout, store
+from mlops_nb.metrics import Load
+from mlops_nb.saturation import Looks
 from mlops_nb.settings import Workspace
 from mlops_nb.store import events
 from mlops_nb.telemetry import Counted
@@ -35,6 +39,11 @@ def told(what: str) -> list[dict]:
         ("p99.9 > 1.5s for 1h", "p99.9", 1500.0, 3600),
         ("requests < 0.5/s for 30s", "requests", 0.5, 30),
         ("no requests for 1h", "silence", 0.0, 3600),
+        ("cpu > 90% for 5m", "cpu", 0.9, 300),
+        ("memory > 80%", "memory", 0.8, 300),
+        ("in_flight > 75% for 1m", "in_flight", 0.75, 60),
+        ("waiting > 20 for 30s", "waiting", 20.0, 30),
+        ("refused > 0.5%", "refused", 0.005, 300),
         ("requests anomalous", "anomaly", 0.0, 3600),
         ("p99.9 anomalous", "anomaly", 0.0, 3600),
     ],
@@ -45,7 +54,23 @@ def test_a_condition_is_read_as_it_is_said(words: str, metric: str, bound: float
 
 
 @pytest.mark.parametrize(
-    "words", ["", "errors > 5%", "p99 > 5%", "error_rate > 500%", "error_rate > 5ms", "p99 > 200ms for 9d", "no requests for 0s", "p98 > 1ms"]
+    "words",
+    [
+        "",
+        "errors > 5%",
+        "p99 > 5%",
+        "error_rate > 500%",
+        "error_rate > 5ms",
+        "p99 > 200ms for 9d",
+        "no requests for 0s",
+        "p98 > 1ms",
+        "cpu > 2",
+        "cpu > 100%",
+        "waiting > 20%",
+        "waiting > 2ms",
+        "in_flight > 5",
+        "refused > 3ms",
+    ],
 )
 def test_what_says_no_condition_is_refused_before_anything_is_kept(busy: None, words: str) -> None:
     with pytest.raises(errors.BadOption):
@@ -95,6 +120,102 @@ def test_an_alert_is_acknowledged_until_it_is_over_and_snoozed_for_a_while(busy:
     alerts.delete(rule.id)
     with pytest.raises(errors.RuleNotFound, match="No alert 'delays-1'"):
         alerts.snooze(rule.id, 60)
+
+
+CARRIED = Load(
+    deployment="1", target="local", hardware="cpu", in_flight=400, waiting=30, most=512, cpus=1.9, cpus_limit=2.0, memory_mb=700.0, memory_limit_mb=1000.0
+)  # fmt: skip
+AT_EASE = msgspec.structs.replace(CARRIED, deployment="2", in_flight=1, waiting=0, cpus=0.1, memory_mb=100.0)
+START = datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    """Those of an agent that takes no more; each test puts in what was seen."""
+    taken = Looks()
+    monkeypatch.setattr(taken, "add", lambda endpoint, at, *, keep: None)
+    return taken
+
+
+def watch(looks: Looks, minutes: float, loads: Sequence[Load], *, since: datetime = START) -> datetime:
+    """What an agent sees that looks every ten seconds; returns when it ends."""
+    for n in range(int(minutes * 6) + 1):
+        looks.note("delays", since + timedelta(seconds=10 * n), loads, keep=timedelta(minutes=10))
+    return since + timedelta(minutes=minutes)
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        ("cpu > 90% for 5m", r"1 (local, cpu): 95% of 2 cores in use"),
+        ("memory > 60%", r"1 (local, cpu): 70% of 1,000 MB in use"),
+        ("in_flight > 75%", r"1 (local, cpu): 78% of the 512 requests it takes in flight"),
+        ("waiting > 20", r"1 (local, cpu): 30 requests waiting"),
+        ("cpu < 10%", r"2 (local, cpu): 5% of 2 cores in use"),
+    ],
+)
+def test_one_full_deployment_fires_and_is_named_with_its_place(busy: None, looks: Looks, words: str, seen: str) -> None:
+    rule = alerts.add("delays", words)
+
+    assert [changed.id for changed in alerts.judge(watch(looks, 5, [AT_EASE, CARRIED]), looks=looks)] == [rule.id]
+    assert told("AlertFired")[0]["seen"] == seen
+
+
+def test_deployments_at_ease_wake_nobody_and_an_alert_is_over_when_they_are(busy: None, looks: Looks) -> None:
+    alerts.add("delays", "cpu > 90% for 1m")
+    assert alerts.judge(watch(looks, 2, [AT_EASE]), looks=looks) == []
+
+    fired = watch(looks, 2, [CARRIED], since=START + timedelta(minutes=5))
+    assert [rule.firing for rule in alerts.judge(fired, looks=looks)] == [True]
+    assert [rule.firing for rule in alerts.judge(watch(looks, 2, [AT_EASE], since=fired), looks=looks)] == [False]
+
+
+def test_saturation_is_not_judged_before_it_was_watched_for_so_long(busy: None, looks: Looks) -> None:
+    alerts.add("delays", "cpu > 90% for 5m")
+    just_started = msgspec.structs.replace(CARRIED, deployment="3")
+
+    assert alerts.judge(watch(looks, 4, [CARRIED]), looks=looks) == []
+    later = watch(looks, 6, [AT_EASE], since=START + timedelta(hours=1))
+    assert alerts.judge(watch(looks, 2, [AT_EASE, just_started], since=later), looks=looks) == []
+    assert alerts.judge(START + timedelta(minutes=6), looks=Looks()) == []  # another agent, that has only looked once
+
+
+def test_an_alert_is_over_when_no_deployment_tells_it_any_more(busy: None, looks: Looks) -> None:
+    alerts.add("delays", "memory > 60% for 1m")
+    fired = watch(looks, 2, [CARRIED])
+    alerts.judge(fired, looks=looks)
+
+    untold = msgspec.structs.replace(CARRIED, memory_mb=None)
+    assert alerts.judge(fired + timedelta(seconds=10), looks=looks) == []
+    assert [(rule.firing, rule.value) for rule in alerts.judge(watch(looks, 3, [untold], since=fired), looks=looks)] == [
+        (False, "no deployment tells its memory")
+    ]
+
+
+def test_a_deployment_that_refuses_fires_though_the_others_refuse_nothing(workspace: Workspace, busy: None) -> None:
+    rule = alerts.add("delays", "refused > 5% for 5m")
+    at = datetime.now(UTC) + timedelta(days=1)
+    for name, refused in (("8", 0), ("9", 10)):
+        folder = workspace.telemetry / "endpoint=delays" / f"deployment={name}"
+        folder.mkdir(parents=True)
+        lines = [
+            {"time": (at - timedelta(minutes=1)).isoformat(), "id": f"{name}-{n}", "status": 429 if n < refused else 200, "latency_ms": 1.0, "rows": 1,
+             "inputs": None, "outputs": None, "error": None}
+            for n in range(100)
+        ]  # fmt: skip
+        (folder / "closed-1.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    assert [changed.id for changed in alerts.judge(at)] == [rule.id]
+    assert told("AlertFired")[0]["seen"] == "9 refused 10 of 100 requests (10.00%)"
+
+
+def test_what_a_real_deployment_carries_is_said_at_once_and_judged_by_the_agents_looks(churn) -> None:
+    rule = alerts.add("churn", "memory > 0.01% for 10s")
+    assert re.fullmatch(r"now [12] \(local, cpu\): \d+% of [\d,]+ MB in use; judged once it was watched for 10 s", rule.value)
+    assert "cores in use; judged" in alerts.add("churn", "cpu > 99% for 5m").value
+
+    wait_for(lambda: alerts.of("churn")[0].firing, seconds=120, what="the agent's looks")
+    assert "MB in use" in alerts.of("churn")[0].value and "judged" not in alerts.of("churn")[0].value
 
 
 def hours_of_requests(workspace: Workspace, hours: dict[datetime, tuple[int, int, float]]) -> None:
