@@ -848,10 +848,11 @@ class NothingToCompare(Failed):
         return cls(message, hint=f"%mlops deploy MODEL:1 --endpoint {endpoint}")
 
     @classmethod
-    def no_requests(cls, who: str, endpoint: str, *, since: object = None) -> NothingToCompare:
-        """Nothing was asked, or payloads were not kept."""
+    def no_requests(cls, who: str, endpoint: str, *, since: object = None, over_http: bool = True) -> NothingToCompare:
+        """Nothing was asked, or payloads were not kept; what is not asked over HTTP is asked where its endpoint's card says."""
         when = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
-        return cls(f"No answered request of {who} is kept{when}.", hint=f"%mlops invoke {endpoint} --data X.head()")
+        ask = f"%mlops invoke {endpoint} --data X.head()" if over_http else f"%mlops endpoints {endpoint}"
+        return cls(f"No answered request of {who} is kept{when}.", hint=ask)
 
     @classmethod
     def nothing_past(cls, endpoint: str, span: str, kept: tuple[str, str] | None) -> NothingToCompare:

@@ -36,7 +36,8 @@ def row(view: DeviceView) -> dict[str, object]:
         "p95 ms": view.p95_ms,
         "queue": view.queued,
         "dropped": view.dropped,
-        "drift": parts.marked(view.drift) if view.drift else "",
+        "drift": parts.marked(view.drift) if view.drift else "not checked",
+        "of": ", ".join(view.drifted),
         "why": view.reason,
     }
 
@@ -51,7 +52,7 @@ if chosen.state == "failed":
 if chosen.deployment:
     parts.links(
         ("deployments", "Its deployment", "rocket_launch", {"deployment": chosen.deployment}),
-        ("drift", "Its drift", "ssid_chart", {"endpoint": chosen.deployment.partition("/")[0]}),
+        ("drift", "Its drift", "ssid_chart", {"endpoint": chosen.endpoint} | ({"check": chosen.drift_check} if chosen.drift else {})),
     )
 parts.facts(
     {
@@ -63,6 +64,7 @@ parts.facts(
         "telemetry waiting": f"{chosen.telemetry_waiting:,} lines",
         "telemetry dropped": f"{chosen.telemetry_dropped:,} lines",
         "last heard": chosen.seen_at or "never",
+        "drift": f"{chosen.drift}, checked {parts.ago(chosen.drift_checked_at)}" if chosen.drift_checked_at else "not checked",
     }
 )
-st.code(f"%mlops drift {chosen.deployment}" if chosen.deployment else f"%mlops edge devices {chosen.name}", language=None)
+st.code(f"%mlops edge drift {chosen.name}" if chosen.deployment else f"%mlops edge devices {chosen.name}", language=None)

@@ -34,6 +34,7 @@ _CARDS: dict[str, Callable[[Any], Card]] = {
     "mlops_nb.store.datasets.DatasetVersion": models.dataset_version,
     "mlops_nb.rollout.Deployed": serving.deployed,
     "mlops_nb.rollout.EndpointView": serving.endpoint,
+    "mlops_nb.fleet.devices.DeviceView": serving.device,
     "mlops_nb.store.rollouts.Rollout": serving.rollout,
     "mlops_nb.store.alerts.Rule": watching.alert,
     "mlops_nb.scraping.Scraped": watching.scraped,

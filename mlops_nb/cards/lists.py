@@ -9,7 +9,7 @@ import msgspec
 
 from .card import Card, Mark, Share, Table, ago, brief, paired, size, status_mark, worded
 from .models import hardware
-from .serving import answering, endpoint, rollout, steps
+from .serving import answering, drift_of, endpoint, rollout, steps
 from .watching import clock, stands, went
 
 
@@ -107,7 +107,7 @@ _ROWS: dict[str, tuple[list[str], Callable[[Any], list[Any]]]] = {
             f"{d.p95_ms:.1f} ms" if d.p95_ms is not None else "",
             f"{d.queued:,}",
             f"{d.dropped:,}",
-            d.drift,
+            drift_of(d),
             d.reason,
         ],
     ),

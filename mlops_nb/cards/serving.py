@@ -49,6 +49,40 @@ def deployed(deployed: Any) -> Card:
     )
 
 
+def device(view: Any) -> Card:
+    """An edge device: what it runs beside what it should, its link, its queue, and whether what it is asked drifted."""
+    behind = view.wanted and view.wanted != view.model
+    return Card(
+        title=view.name,
+        kind="edge device",
+        mark=Mark("good", "online") if view.online else Mark("bad", "offline"),
+        facts=those_given(
+            ("runs", view.model or "nothing"),
+            ("wanted", view.wanted if behind else ""),
+            ("state", view.state),
+            ("deployment", view.deployment),
+            ("module", view.module),
+            ("last seen", ago(view.seen_at) if view.seen_at else "never"),
+            ("requests", f"{view.requests:,} ({view.rows:,} rows), {view.errors:,} refused or failed"),
+            ("latency", f"p50 {view.p50_ms:g} ms, p95 {view.p95_ms:g} ms" if view.p50_ms is not None and view.p95_ms is not None else ""),
+            ("queue", f"{view.queued:,} answers wait for the link, {view.dropped:,} were dropped"),
+            ("telemetry", f"{view.telemetry_waiting:,} lines wait for the link, {view.telemetry_dropped:,} were dropped"),
+            ("drift", drift_of(view)),
+            ("checked", ago(view.drift_checked_at) if view.drift_checked_at else ""),
+        ),
+        log=view.reason,
+        line=f"edge drift {view.name}" if view.deployment else "",
+    )
+
+
+def drift_of(view: Any) -> Mark | str:
+    """What a device's latest check said, and of which features."""
+    if not view.drifted:
+        return Mark("good", view.drift) if view.drift else ""
+    rest = len(view.drifted) - 3
+    return Mark("warn", f"{view.drift} in {', '.join(view.drifted[:3])}" + (f" and {rest} more" if rest > 0 else ""))
+
+
 def endpoint(view: Any) -> Card:
     """An endpoint: its deployments, their shares, health and load."""
     rows = [[d.name, d.model, answering(d), _taken(d), _place(d), ago(d.since)] for d in view.deployments]

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..grammar import A_MODEL, Word, face
+from ..grammar import A_MODEL, A_MOMENT, AN_ENDPOINT, DURATION, Word, face
 from ..reference import ModelRef
 from ..safety import checked_name
 from ..shapes import Facts, Lines, Listing
 from .group import mlops
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from ..fleet.devices import DeviceView
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,6 +60,28 @@ def edge_devices(name: str | None) -> DeviceView | Listing[DeviceView]:
     from ..fleet import devices
 
     return devices.one(name) if name else Listing(devices.every(), what="edge device", line="deploy MODEL:VERSION --to edge --device gate-1")
+
+
+@edge.command("drift", examples=["edge drift", "edge drift gate-1 gate-2 --since 7d", "edge drift --endpoint delays --window 1d --budget 1/30d"])
+@click.argument("names", type=A_DEVICE, nargs=-1)
+@click.option("--endpoint", type=AN_ENDPOINT, help="Only devices of this endpoint.")
+@click.option("--since", type=A_MOMENT, help="Only requests after this, such as 2h, 7d or 2026-01-31.  [default: all that are kept]")
+@click.option("--window", metavar="TIME|ROWS", help="Judge the newest 1d or 1000 rows of each.  [default: all as one]")
+@click.option("--budget", metavar="COUNT/TIME", help="False alarms allowed to all of them together.  [default: drift_budget of the settings]")
+@click.option("--every", type=DURATION, help="How often you check, which the budget is shared out among.  [default: 1d]")
+def edge_drift(
+    names: tuple[str, ...], endpoint: str | None, since: datetime | None, window: str | None, budget: str | None, every: float | None
+) -> Listing[DeviceView]:
+    """Check what each edge device was asked for drift, and list the devices with what came of it.
+
+    They share one budget of false alarms. For one device by the clock: drift ENDPOINT --deployment DEVICE --schedule 1d.
+    """
+    from ..monitoring import by_device
+
+    with face().reporting("checking the edge devices for drift") as report:
+        found = by_device.check(names, endpoint=endpoint, since=since, window=window, budget=budget, every_seconds=every, report=report)
+        report.step(f"{sum(view.drift == 'drift' for view in found)} of {len(found)} drifted")
+    return Listing(found, what="edge device", line="deploy MODEL:VERSION --to edge --device gate-1")
 
 
 @edge.command("broker", examples=["edge broker"])

@@ -130,7 +130,7 @@ def _counted(asked: Under, against: Reference, judged: Extent, length: counting.
     side = counting.Side(asked.endpoint, asked.deployment, asked.version, against.dataset, against)
     found = counting.compared(side, judged, length=length, budget=spent, effect=effect, report=report)
     if found is None:
-        raise NothingToCompare.no_requests(_named(asked), asked.endpoint, since=judged.since)
+        raise _nothing_asked(asked, judged.since)
     if all(feature.type == "not compared" for feature in found.features):
         raise NothingToCompare.no_column(asked.version.ref, against.name, _by_reason(found))
     return found
@@ -141,6 +141,13 @@ def _by_reason(report: DriftReport) -> dict[str, list[str]]:
     for feature in report.features:
         reasons.setdefault(feature.summary, []).append(feature.name)
     return reasons
+
+
+def _nothing_asked(subject: Subject | Under, since: datetime | None) -> NothingToCompare:
+    with store.reading() as tx:
+        there = [d for d in deployments.of(tx, subject.endpoint) if subject.deployment in (None, d.name)]
+    over_http = any("invoke" in targets.get(d.target).ABILITIES for d in there)
+    return NothingToCompare.no_requests(_named(subject), subject.endpoint, since=since, over_http=over_http)
 
 
 def _named(subject: Subject | Under) -> str:
@@ -182,7 +189,7 @@ def _window(subject: Subject, since: datetime | None, until: datetime | None) ->
     """The requests' columns.  Raises NothingToCompare."""
     captured = telemetry.captured(subject.endpoint, deployment=subject.deployment, since=since, until=until)
     if not captured.rows:
-        raise NothingToCompare.no_requests(_named(subject), subject.endpoint, since=since)
+        raise _nothing_asked(subject, since)
     asked = columns.of_requests(telemetry.inputs(subject.endpoint, deployment=subject.deployment, since=since, until=until, most=columns.MOST_ROWS))
     compared = max((len(values) for values in asked.values()), default=0)
     return Compared(rows=captured.rows, compared=compared, since=captured.first, until=captured.last), asked

@@ -70,10 +70,21 @@ class Budget(msgspec.Struct, frozen=True):
 
 def budget(text: str, *, every_seconds: float | None = None) -> Budget:
     """`1/30d`: one false alarm in thirty days, with a look every so many seconds (a day unless given).  Raises BadOption."""
+    alarms, length, unit = _budget(text)
+    return Budget(alarms, length * _UNITS[unit], every_seconds or _DAY)
+
+
+def shared_out(text: str, *, among: int) -> str:
+    """The budget of each of so many that are looked at beside each other, so that all of them together keep *text*.  Raises BadOption."""
+    alarms, length, unit = _budget(text)
+    return f"{alarms:f}/{length * among:f}{unit}"
+
+
+def _budget(text: str) -> tuple[float, float, str]:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)([hdw])", text.strip())
     if not found or not float(found[1]) or not float(found[2]):
         raise BadOption(f"{text[:40]!r} is no budget of false alarms.", hint="--budget 1/30d")
-    return Budget(float(found[1]), float(found[2]) * _UNITS[found[3]], every_seconds or _DAY)
+    return float(found[1]), float(found[2]), found[3]
 
 
 def _long(seconds: float) -> str:

@@ -73,6 +73,12 @@ def latest_drift(tx: Transaction) -> list[DriftCheck]:
     return tx.rows(f"{sql} ORDER BY endpoint", as_=DriftCheck)
 
 
+def latest_by_deployment(tx: Transaction) -> dict[tuple[str, str | None], DriftCheck]:
+    """The newest check of each deployment by endpoint and name; under None as the name that of all deployments of an endpoint together."""
+    newest = tx.rows("SELECT * FROM drift_checks QUALIFY row_number() OVER (PARTITION BY endpoint, deployment ORDER BY time DESC) = 1", as_=DriftCheck)
+    return {(check.endpoint, check.deployment): check for check in newest}
+
+
 def add_profile(tx: Transaction, profile: Profile) -> None:
     """Record *profile*."""
     tx.insert("profiles", profile)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 
 import a_busy_workspace
 import pytest
 
-from mlops_nb import dashboards
+from mlops_nb import commands, dashboards, grammar
+from mlops_nb.cli import Terminal
 
 PAGES = {
     "overview": {},
@@ -20,6 +22,7 @@ PAGES = {
     "drift": {"endpoint": "vandal", "feature": a_busy_workspace.MARKUP},
     "events": {},
     "targets": {},
+    "fleet": {},
 }
 
 
@@ -39,6 +42,16 @@ def test_markup_in_a_users_words_never_reaches_markdown_or_html(open_page, vanda
     spoken = [element for kind in (page.markdown, page.caption, page.error, page.subheader, page.info, page.warning) for element in kind]
     assert not [element.value for element in spoken if re.search(r"(?<!\\)(<img|\*\*bold|\[click|:red\[red|\$x)", element.value)]
     assert not [element.value for element in spoken if getattr(element, "allow_html", False)]
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("filled", ["busy", "workspace"])
+def test_each_line_that_a_page_shows_can_be_said(request, open_page, filled, name):
+    request.getfixturevalue(filled)
+    shown = [code.value for code in open_page(name).code if code.value.startswith("%mlops ")]
+
+    for line in (line for lines in shown for line in lines.splitlines()):
+        grammar.parsed(commands.mlops, shlex.split(line.removeprefix("%mlops ")), Terminal(quiet=True))
 
 
 def test_a_spreadsheet_takes_no_text_of_an_export_for_a_formula(parts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 from living import X, churn_model, deployment, wait_for
 from sklearn.base import BaseEstimator
 
-from mlops_nb import errors, monitoring, registry, rollout, telemetry
+from mlops_nb import cards, commands, errors, registry, rollout, store, telemetry
+from mlops_nb.cli import Terminal
 from mlops_nb.edge.requester import Answered, Requester
 from mlops_nb.fleet import devices, provisioning
 from mlops_nb.settings import Workspace
+from mlops_nb.store import checks
 from mlops_nb.store.deployments import DeploymentSpec
 
 from .brokers import Mosquitto
@@ -38,13 +41,18 @@ def on(device: str, **options: Any) -> DeploymentSpec:
     return DeploymentSpec(options={"device": device, "run": "process"} | options)
 
 
-def ask(mosquitto: Mosquitto, topic: str, rows: int = 1) -> list[Answered]:
-    """What is answered to *rows* requests."""
+def say(line: str) -> Any:
+    """A command, as in a terminal."""
+    return commands.run(shlex.split(line), Terminal(quiet=True))
+
+
+def ask(mosquitto: Mosquitto, topic: str, rows: int = 1, *, older_by: int = 0) -> list[Answered]:
+    """What is answered to *rows* requests about customers, or older ones."""
     got: list[Answered] = []
     requester = Requester(mosquitto.broker, topic, got.append)
     try:
         for number in range(rows):
-            requester.ask({"data": [{"age": int(X["age"][number % 100]), "income": float(X["income"][number % 100])}]})
+            requester.ask({"data": [{"age": int(X["age"][number % 100]) + older_by, "income": float(X["income"][number % 100])}]})
         wait_for(lambda: len(got) == rows, what="answers")
     finally:
         requester.close()
@@ -85,16 +93,41 @@ def test_a_second_endpoint_cannot_take_a_device(edge_workspace: Workspace) -> No
         rollout.deploy("churn:1", endpoint="other", to="edge", name="gate-1", spec=on("gate-1"))
 
 
-def test_what_a_device_is_asked_is_judged_for_drift_by_device(edge_workspace: Workspace, mosquitto: Mosquitto) -> None:
+def test_each_device_is_judged_for_drift_by_what_it_was_asked_within_one_budget(edge_workspace: Workspace, mosquitto: Mosquitto) -> None:
+    churn_model()
+    for gate in ("gate-1", "gate-2", "gate-3"):
+        rollout.deploy("churn:1", to="edge", name=gate, spec=on(gate), wait=False)
+    wait_for(lambda: all(deployment(f"churn/{gate}").status == "healthy" for gate in ("gate-1", "gate-2", "gate-3")), what="three devices")
+    ask(mosquitto, "churn/gate-1/in", rows=100)
+    ask(mosquitto, "churn/gate-2/in", rows=100, older_by=40)
+    wait_for(lambda: all(telemetry.captured("churn", deployment=gate).rows == 100 for gate in ("gate-1", "gate-2")), what="telemetry")
+
+    views = {view.name: view for view in say("edge drift --endpoint churn")}
+
+    assert {name: view.drift for name, view in views.items()} == {"gate-1": "no drift", "gate-2": "drift", "gate-3": ""}
+    assert "age" in views["gate-2"].drifted and not views["gate-1"].drifted
+    assert devices.one("gate-2") == views["gate-2"]
+    assert "drift in age" in cards.as_text(views["gate-2"]) and "✓ no drift" in cards.as_text(say("edge devices"))
+    with store.reading() as tx:
+        made = checks.drift_checks(tx, "churn")
+    assert {check.deployment for check in made} == {"gate-1", "gate-2"}
+    assert all("one false alarm in 90 days" in check.report["promise"] for check in made)
+    with pytest.raises(errors.DeviceNotFound, match="Devices: gate-1, gate-2, gate-3"):
+        say("edge drift gate-9")
+
+
+def test_a_check_of_the_endpoint_is_one_of_the_only_device_behind_it(edge_workspace: Workspace, mosquitto: Mosquitto) -> None:
     churn_model()
     rollout.deploy("churn:1", to="edge", name="gate-1", spec=on("gate-1"))
+    with pytest.raises(errors.NothingToCompare) as nothing:
+        say("drift churn")
+    assert nothing.value.hint == "%mlops endpoints churn", "nobody can invoke a device"
     ask(mosquitto, "churn/gate-1/in", rows=60)
     wait_for(lambda: telemetry.captured("churn", deployment="gate-1").rows >= 60, what="telemetry")
 
-    check = monitoring.check_drift("churn", deployment="gate-1", engine="scipy")
+    check = say("drift churn")
 
-    assert check.deployment == "gate-1"
-    assert devices.one("gate-1").drift == ("drift" if check.is_drift else "no drift")
+    assert devices.one("gate-1").drift_check == check.id
 
 
 def test_a_version_that_the_device_cannot_run_is_a_failed_deployment_that_says_so_and_the_old_one_goes_on(

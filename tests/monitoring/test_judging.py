@@ -94,6 +94,11 @@ def test_holm_spends_by_weight():
     assert judging.holm([], []) == []
 
 
+def test_a_budget_shared_out_among_many_is_kept_by_all_of_them_together():
+    assert judging.budget(judging.shared_out("1/30d", among=20)).alpha == pytest.approx(judging.budget("1/30d").alpha / 20)
+    assert judging.shared_out("0.5/2w", among=1) == "0.500000/2.000000w"
+
+
 @pytest.mark.parametrize("text", ["", "1", "0/30d", "1/0d", "1/30", "-1/30d", "1/30d; DROP"])
 def test_what_is_no_budget_is_told(text):
     with pytest.raises(BadOption):
