@@ -14,17 +14,23 @@
 Counts of files add up: requests and rows exactly, latencies by their bins, so a quantile of any stretch is known to its bin.  Told as the
 bin's geometric middle it is at most 0.5 % off; the last bin has no end, and latencies beyond 7 minutes count as 7.  A question takes the
 longest stretches that fit it, and rows for what is left of a minute at its ends, for lines, and for files that have no counts yet.
+
+Either can be made again from its file of rows: one that cannot be read is set aside as `<stem>.parquet.broken`, and compaction makes it anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ..splits import COPY_MARK
 from . import files, rows
 from .files import Parquet, Standing
+
+log = logging.getLogger("mlops_nb.telemetry")
 
 BIN_RATIO = 1.01
 """Each bin of latencies ends this much higher than the last."""
@@ -82,6 +88,37 @@ def place(id: str) -> str:
     """SQL: by what a request is sampled, spread evenly; by its id alone, so that its copies and its labels have it too, whenever they come."""
     plain = f"CASE WHEN suffix({id}, '{COPY_MARK}') THEN left({id}, length({id}) - {len(COPY_MARK)}) ELSE {id} END"
     return f"md5_number_lower(coalesce({plain}, ''))"
+
+
+def set_aside(standings: Iterable[Standing]) -> int:
+    """Put every count and sample that cannot be read out of the way; return how many.  Questions then take the rows, until compaction makes them anew."""
+    parquet = [one for standing in standings for one in standing.parquet]
+    broken = {path: why for one in parquet for path, select in _derived(one) if (why := _unreadable(path, select))}
+    for path, why in broken.items():
+        log.warning("telemetry.set_aside %s: %s", path, why)
+        with files.held(exclusive=True), contextlib.suppress(FileNotFoundError):  # somebody else did
+            path.rename(path.with_name(f"{path.name}.broken"))
+    return len(broken)
+
+
+def _derived(parquet: Parquet) -> list[tuple[Path, str]]:
+    """A file's counts and its sample, and what reads all of each."""
+    every = "sum(seconds), max(time), bool_or(copy), max(status), max(bin), sum(requests), sum(rows)"
+    return [(parquet.aggregates, every), (parquet.sample, "sum(hash(COLUMNS(*)))")]
+
+
+def _unreadable(path: Path, select: str) -> str:
+    import duckdb
+
+    if not path.exists():
+        return ""
+    try:
+        rows.connection().execute(f"SELECT {select} FROM {rows.read_parquet([path])}").fetchone()
+    except duckdb.OutOfMemoryException:
+        return ""
+    except duckdb.Error as error:
+        return str(error).splitlines()[0]
+    return ""
 
 
 def counts(standings: Sequence[Standing], since: datetime | None, until: datetime | None, *, step: int | None = None, copies: bool = False) -> str | None:

@@ -95,6 +95,7 @@ def _clear(folder: Path) -> None:
     standing = files.standing(folder)
     known = {path for parquet in standing.parquet for path in (parquet.aggregates, parquet.sample)}
     orphans = [path for kind in ("aggregates", "samples") for path in folder.glob(f"{kind}/[0-9]*.parquet") if path not in known]
+    orphans += [path for path in folder.glob("*/[0-9]*.broken") if path.with_suffix("") not in known or path.with_suffix("").exists()]
     for path in (*standing.leftovers, *orphans, *folder.glob("*/.*.tmp"), *folder.glob(".*.tmp")):
         with files.held(exclusive=True):
             path.unlink(missing_ok=True)

@@ -120,19 +120,21 @@ def outputs(
 
 
 def _steady(places: Sequence[Path], ask: Callable[[list[Standing]], T]) -> T:
-    """*ask* of the files that stand, once more whenever a server closed one under its hands."""
+    """*ask* of the files that stand, once more whenever a server closed one under its hands, or counts could not be read."""
     import duckdb
 
     for attempt in range(_ATTEMPTS):
-        with files.held(exclusive=False):
-            before = [files.standing(place) for place in places]
-            try:
+        before: list[Standing] = []
+        try:
+            with files.held(exclusive=False):
+                before = [files.standing(place) for place in places]
                 answer = ask(before)
                 moved = _settled(before) != _settled(map(files.standing, places))
-            except (duckdb.IOException, FileNotFoundError):
-                if attempt == _ATTEMPTS - 1 or before == [files.standing(place) for place in places]:
-                    raise
-                continue
+        except (duckdb.Error, FileNotFoundError) as error:
+            gone = isinstance(error, duckdb.IOException | FileNotFoundError) and before != [files.standing(place) for place in places]
+            if attempt == _ATTEMPTS - 1 or not (gone or aggregates.set_aside(before)):
+                raise
+            continue
         if not moved:
             return answer
     return answer

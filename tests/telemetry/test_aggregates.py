@@ -7,11 +7,12 @@ import shutil
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
+import duckdb
 import pytest
 
 from mlops_nb import telemetry
 from mlops_nb.splits import COPY_MARK
-from mlops_nb.telemetry import aggregates, rows
+from mlops_nb.telemetry import aggregates, labels, rows
 
 BEGIN = datetime.now(UTC).replace(hour=21, minute=17, second=23, microsecond=451_000) - timedelta(days=4)
 LASTS = timedelta(hours=52, minutes=5)
@@ -167,3 +168,42 @@ def test_a_latency_of_nothing_or_beyond_every_bin_is_counted(recorded) -> None:
     [one] = telemetry.counted("delays", since=BEGIN).values()
 
     assert one.requests == 3 and set(one.latencies) == {0, aggregates.BINS - 1}
+
+
+@pytest.mark.parametrize("kind", ["aggregates", "samples"])
+@pytest.mark.parametrize("damage", ["emptied", "shortened", "scribbled over"])
+def test_counts_that_cannot_be_read_are_set_aside_said_and_made_anew(recorded, caplog, kind: str, damage: str) -> None:
+    for part in range(2):
+        recorded.close(recorded.lines(400, time=BEGIN + timedelta(hours=part)), minutes_ago=5 - part)  # too new to be merged
+    telemetry.compact()
+    before = told()
+    [broken, whole] = sorted((recorded.folder / kind).iterdir())
+    content = broken.read_bytes()
+    scribbled = content[:8] + bytes(255 - byte for byte in content[8 : len(content) // 2]) + content[len(content) // 2 :]
+    broken.write_bytes({"emptied": b"", "shortened": content[: len(content) // 2], "scribbled over": scribbled}[damage])
+
+    requests, _ = told()
+    assert requests == before[0] == 800
+    assert not broken.exists() and broken.with_name(f"{broken.name}.broken").exists() and whole.exists()
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [f"telemetry.set_aside {broken}"]
+
+    assert telemetry.compact().aggregated == 1
+    telemetry.compact()
+    assert sorted((recorded.folder / kind).iterdir()) == [broken, whole]
+    assert told() == before
+
+
+def told() -> tuple[int, int]:
+    """How many requests there were, by the counts, and how many rows are in the samples."""
+    since = BEGIN - timedelta(minutes=17, seconds=30)
+    return telemetry.count("delays", since=since), sum(map(len, labels.answers("delays", since=since, most=1)))
+
+
+def test_an_error_that_no_counts_are_to_blame_for_is_raised_as_it_is(recorded) -> None:
+    recorded.close(lines_of_days(recorded, 50), minutes_ago=5)
+    telemetry.compact()
+    recorded.parquet()[0].write_bytes(b"no rows any more")
+
+    with pytest.raises(duckdb.Error, match="magic bytes"):
+        telemetry.requests("delays")
+    assert [path.suffix for path in (recorded.folder / "aggregates").iterdir()] == [".parquet"]
