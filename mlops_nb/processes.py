@@ -30,10 +30,15 @@ def ours(child: subprocess.Popen[bytes]) -> int:
     return child.pid
 
 
-def exit_code(pid: int) -> int | None:
-    """What a process of `ours` ended with, a signal as its number below zero; None while it runs, and when somebody else started it."""
-    child = _children.get(pid)
-    return child.poll() if child else None
+def exit_code(pid: int, *, patience_seconds: float = 0.0) -> int | None:
+    """What a process of `ours` ended with, a signal as its number below zero; None while it runs, and when somebody else started it.
+
+    One that is seen to end may take a moment until it has: *patience_seconds* waits for that.
+    """
+    child, deadline = _children.get(pid), time.monotonic() + patience_seconds
+    while child and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return child.returncode if child else None
 
 
 def again(pid: int | None, words: Sequence[str]) -> psutil.Process | None:

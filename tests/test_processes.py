@@ -102,3 +102,11 @@ def test_a_thread_stands_back_with_those_it_starts_and_its_process_does_not():
     done = subprocess.run([sys.executable, "-c", STANDS_BACK], capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == ["10", "0"]
+
+
+def test_a_process_that_is_about_to_end_is_waited_for_to_learn_what_it_ended_with():
+    pid = processes.ours(subprocess.Popen([sys.executable, "-c", "input(); raise SystemExit(3)"], stdin=subprocess.PIPE))
+    assert processes.exit_code(pid) is None
+    processes._children[pid].stdin.close()
+
+    assert processes.exit_code(pid, patience_seconds=30) == 1  # of the EOFError

@@ -34,6 +34,8 @@ ABILITIES = frozenset({"traffic", "invoke", "logs", "usage", "capture", "cpus", 
 OPTIONS: frozenset[str] = frozenset({"gpu_memory"})
 TRAFFIC = "gateway"
 _STOP_SECONDS = 8.0
+_DYING_SECONDS = 0.3
+"""How long a process that is seen to end may take until it can be asked what it ended with."""
 _LOG_BYTES = 8_000_000
 _COMMAND = ("-m", "mlops_nb.serving")
 
@@ -309,7 +311,7 @@ def _why(deployment: Deployment) -> Reason:
     log = "\n".join(logs(deployment, lines=20))
     if told := reason_in(run_folder(deployment) / "failure.json"):
         return msgspec.structs.replace(told, log=told.log or log)
-    code = processes.exit_code(deployment.handle.get("pid", 0))
+    code = processes.exit_code(deployment.handle.get("pid", 0), patience_seconds=_DYING_SECONDS)
     if code == -signal.SIGKILL and deployment.spec.memory_mb:
         message = f"It was killed near its limit of {deployment.spec.memory_mb} MB."
         return Reason(kind="out of memory", message=message, log=log, hint="deploy it with more --memory")
