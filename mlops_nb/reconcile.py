@@ -245,7 +245,7 @@ def _watch_start(deployment: Deployment) -> None:
     elif _age(deployment) > timeout:
         _stop(deployment)
         late = "\n".join(targets.get(deployment.target).logs(deployment, lines=20))
-        message = f"It did not answer its health check within {timeout:.0f} s."
+        message = f"It did not answer its health check within {timeout:.0f} s{f': {seen.answer}' if seen.answer else ''}."
         reason = Reason(kind="too slow", message=message, log=late, hint="set start_timeout_seconds in [tool.mlops]")
         _record(deployment, "failed", reason=seen.reason or reason, handle={}, event="DeploymentFailed")
 

@@ -52,6 +52,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the place restarts by itself what fails in it, so that the agent must not."""
     away: bool = False
     """Whether it may stay out of reach for as long as it likes, as a device does, and is waited for."""
+    answer: str = ""
+    """What its health check came to while it starts, where it was asked."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

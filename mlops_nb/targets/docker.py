@@ -231,13 +231,14 @@ def _observed(deployment: Deployment, container: Container) -> Observed:
     if container.state not in ("running", "paused", "restarting"):
         return Observed(state="gone", reason=_why(deployment, container))
     lost = None if _here(deployment) else _led(deployment, container)
-    if local.ready(deployment.handle["port"]):
+    answer = local.probed(deployment.handle["port"])
+    if not answer:
         return Observed(state="healthy", reason=_in_our_words(local.reason_in(local.run_folder(deployment) / "request_error.json")))
     if deployment.status in ("pending", "starting", "restarting"):
-        return Observed(state="starting")
+        return Observed(state="starting", answer=answer)
     if lost is not None and container.state == "running":
         return Observed(state="unhealthy", reason=lost)
-    message = "Its container is paused." if container.state == "paused" else f"It does not answer its health check: {_probed(deployment.handle['port'])}."
+    message = "Its container is paused." if container.state == "paused" else f"It does not answer its health check: {answer}."
     return Observed(state="unhealthy", reason=Reason(kind="unhealthy", message=message, log=_tail(deployment, 10), hint=f"%mlops logs {deployment.ref}"))
 
 
@@ -282,23 +283,6 @@ def _in_our_words(reason: Reason | None) -> Reason | None:
         return None
     inside = f"{packaging.MODEL_FOLDER}/"
     return msgspec.structs.replace(reason, where=reason.where.replace(inside, ""), traceback=reason.traceback.replace(inside, ""))
-
-
-def _probed(port: int) -> str:
-    """What the health check came to, in a few words."""
-    import http.client
-
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=0.3)
-    try:
-        connection.request("GET", "/v2/health/ready")
-        answer = connection.getresponse()
-        return f"it answered {answer.status} {answer.read(200).decode(errors='replace').strip()}".rstrip()
-    except TimeoutError:
-        return "nothing came in time"
-    except (OSError, http.client.HTTPException) as error:
-        return str(error) or type(error).__name__
-    finally:
-        connection.close()
 
 
 def alive(deployment: Deployment) -> bool:

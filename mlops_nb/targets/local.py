@@ -116,9 +116,12 @@ def observe(deployment: Deployment) -> Observed:
     if (run_folder(deployment) / "failure.json").exists():
         stop(deployment)
         return Observed(state="gone", reason=_why(deployment))
-    if ready(deployment.handle["port"]):
+    answer = probed(deployment.handle["port"])
+    if not answer:
         return Observed(state="healthy", reason=_request_error(deployment))
-    return Observed(state="starting" if deployment.status in ("pending", "starting", "restarting") else "unhealthy", reason=_silent(deployment))
+    if deployment.status in ("pending", "starting", "restarting"):
+        return Observed(state="starting", answer=answer)
+    return Observed(state="unhealthy", reason=_silent(deployment, answer))
 
 
 def alive(deployment: Deployment) -> bool:
@@ -284,12 +287,20 @@ def _servers() -> Iterator[psutil.Process]:
 
 def ready(port: int) -> bool:
     """Whether a server on the port says, within half a second, that it can answer."""
+    return not probed(port)
+
+
+def probed(port: int) -> str:
+    """What the health check of a server on the port came to within half a second, in a few words; nothing when it can answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=0.5)
     try:
         connection.request("GET", "/v2/health/ready")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
+        answer = connection.getresponse()
+        return "" if answer.status == 200 else f"it answered {answer.status} {answer.read(200).decode(errors='replace').strip()}".rstrip()
+    except TimeoutError:
+        return "nothing came in time"
+    except (OSError, http.client.HTTPException) as error:
+        return getattr(error, "strerror", "") or str(error) or type(error).__name__
     finally:
         connection.close()
 
@@ -319,11 +330,9 @@ def _why(deployment: Deployment) -> Reason:
     return Reason(kind="exited", message=f"The scoring server {ended}.", log=log, hint=f"%mlops logs {deployment.ref}")
 
 
-def _silent(deployment: Deployment) -> Reason | None:
-    if deployment.status != "healthy":
-        return None
+def _silent(deployment: Deployment, answer: str) -> Reason:
     log = "\n".join(logs(deployment, lines=10))
-    return Reason(kind="unhealthy", message="It does not answer its health check.", log=log, hint=f"%mlops logs {deployment.ref}")
+    return Reason(kind="unhealthy", message=f"It does not answer its health check: {answer}.", log=log, hint=f"%mlops logs {deployment.ref}")
 
 
 def _request_error(deployment: Deployment) -> Reason | None:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import psutil
 import pytest
 from living import X, churn_model, deployment, wait_for
 
@@ -157,6 +158,28 @@ def test_what_was_never_asked_is_called_untried_until_it_was(live_workspace: Wor
     rollout.invoke("scripted", {"x": [1]})
     wait_for(lambda: not rollout.endpoints("scripted")[0].deployments[0].untried)
     assert "untried" not in cards.as_text(rollout.endpoints("scripted")[0])
+
+
+def test_one_that_hangs_tells_what_its_health_check_came_to(live_workspace: Workspace) -> None:
+    churn_model()
+    rollout.deploy("churn:1")
+    process = psutil.Process(deployment("churn/1").handle["pid"])
+
+    process.suspend()
+    try:
+        wait_for(lambda: deployment("churn/1").status == "unhealthy", what="the agent to see that it hangs")
+        assert deployment("churn/1").reason.message == "It does not answer its health check: nothing came in time."
+    finally:
+        process.resume()
+
+
+def test_one_that_never_comes_up_tells_what_its_health_check_came_to(live_workspace: Workspace, script) -> None:
+    ref = script("import time\n\ndef init():\n    time.sleep(600)\n\ndef run(raw_data):\n    return 1\n")
+    (live_workspace.root / "config.toml").write_text("start_timeout_seconds = 3\n")
+
+    error = failure_of(ref)
+
+    assert "It did not answer its health check within 3 s: Connection refused." in str(error)
 
 
 def test_an_agent_that_fails_at_every_step_is_quoted_while_one_waits(live_workspace: Workspace) -> None:
