@@ -1,7 +1,7 @@
 """What must survive kill -9 of a device: which requests were answered, the answers that wait for the link, what was captured.
 
 One SQLite file in WAL mode, each commit on the disk before it returns.  Answers leave in the order of their requests; the queue is bounded
-in bytes, and what it has to drop is counted.  Used by one thread.
+in bytes (topics, ids and correlation data counted), and what it has to drop is counted.  Used by one thread.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 MOST_REMEMBERED = 200_000
 """Answered requests that are known again; a redelivery beyond that many is answered twice."""
+
+_ROW_BYTES = 100
+"""What one answer takes beside its own bytes."""
+_SIZE = f"length(body) + ifnull(length(correlation), 0) + length(CAST(topic AS BLOB)) + length(CAST(id AS BLOB)) + {_ROW_BYTES}"
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS queue (
@@ -43,6 +47,11 @@ class Answer(NamedTuple):
     id: str
     status: int
 
+    @property
+    def size(self) -> int:
+        """The bytes it takes in the queue."""
+        return len(self.body) + len(self.correlation or b"") + len(self.topic.encode()) + len(self.id.encode()) + _ROW_BYTES
+
 
 class Line(NamedTuple):
     """One captured request."""
@@ -53,7 +62,10 @@ class Line(NamedTuple):
 
 
 class Ledger:
-    """The device's memory on disk.  *full* says what goes when the queue is: the `drop oldest` or the `drop newest` answer."""
+    """The device's memory on disk.  *full* says what goes when the queue is: the `drop oldest` or the `drop newest` answer.
+
+    Raises sqlite3.Error where the file is no ledger, or the disk takes no more.
+    """
 
     def __init__(self, path: Path, *, queue_max_bytes: int, telemetry_max_bytes: int, full: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -65,8 +77,8 @@ class Ledger:
         self._queue_max, self._telemetry_max, self._full = queue_max_bytes, telemetry_max_bytes, full
         self.stream = str(self._fact("stream") or self._made_stream())
         self.dropped, self.telemetry_dropped = int(self._fact("dropped") or 0), int(self._fact("telemetry_dropped") or 0)
-        self.queued, self.queued_bytes = self._sums("queue", "body")
-        self.lines, self._line_bytes = self._sums("captured", "line")
+        self.queued, self.queued_bytes = self._sums("queue", _SIZE)
+        self.lines, self._line_bytes = self._sums("captured", "length(line)")
 
     # ── answers ──
 
@@ -93,19 +105,19 @@ class Ledger:
     def _queue(self, answer: Answer, leaving: set[int]) -> None:
         if answer.key is not None:
             self._db.execute("INSERT OR IGNORE INTO answered (key) VALUES (?)", [answer.key])
-        if self.queued_bytes + len(answer.body) > self._queue_max and not self._made_room(len(answer.body), leaving):
+        if self.queued_bytes + answer.size > self._queue_max and not self._made_room(answer.size, leaving):
             self._count_dropped(1)
             return
         columns = "key, near, topic, body, correlation, content_type, id, status"
         self._db.execute(f"INSERT INTO queue ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", answer)
-        self.queued, self.queued_bytes = self.queued + 1, self.queued_bytes + len(answer.body)
+        self.queued, self.queued_bytes = self.queued + 1, self.queued_bytes + answer.size
 
     def _made_room(self, size: int, leaving: set[int]) -> bool:
         """Drop the oldest that are not just leaving; False where the newest is to be dropped, or nothing is left to drop."""
         if self._full == "drop newest":
             return False
         gone = 0
-        for sequence, bytes_ in self._db.execute("SELECT sequence, length(body) FROM queue ORDER BY sequence").fetchall():
+        for sequence, bytes_ in self._db.execute(f"SELECT sequence, {_SIZE} FROM queue ORDER BY sequence").fetchall():
             if self.queued_bytes + size <= self._queue_max:
                 break
             if sequence not in leaving:
@@ -128,7 +140,7 @@ class Ledger:
         """Forget answers that the broker has."""
         with self._transaction():
             for sequence in sequences:
-                row = self._db.execute("DELETE FROM queue WHERE sequence = ? RETURNING length(body)", [sequence]).fetchone()
+                row = self._db.execute(f"DELETE FROM queue WHERE sequence = ? RETURNING {_SIZE}", [sequence]).fetchone()
                 if row:
                     self.queued, self.queued_bytes = self.queued - 1, self.queued_bytes - row[0]
 
@@ -150,13 +162,13 @@ class Ledger:
         """Forget lines that the workspace has."""
         with self._transaction():
             self._db.execute("DELETE FROM captured WHERE sequence <= ?", [sequence])
-        self.lines, self._line_bytes = self._sums("captured", "line")
+        self.lines, self._line_bytes = self._sums("captured", "length(line)")
 
     def _drop_lines(self) -> None:
         """Drop the oldest tenth, so that this is not done line by line."""
         count = self.lines // 10 + 1
         self._db.execute("DELETE FROM captured WHERE sequence IN (SELECT sequence FROM captured ORDER BY sequence LIMIT ?)", [count])
-        self.lines, self._line_bytes = self._sums("captured", "line")
+        self.lines, self._line_bytes = self._sums("captured", "length(line)")
         self.telemetry_dropped += count
         self._note("telemetry_dropped", self.telemetry_dropped)
 
@@ -166,9 +178,9 @@ class Ledger:
         """Let the file go."""
         self._db.close()
 
-    def _sums(self, table: str, column: str) -> tuple[int, int]:
-        count, size = self._db.execute(f"SELECT count(*), coalesce(sum(length({column})), 0) FROM {table}").fetchone()
-        return count, size
+    def _sums(self, table: str, size: str) -> tuple[int, int]:
+        count, whole = self._db.execute(f"SELECT count(*), coalesce(sum({size}), 0) FROM {table}").fetchone()
+        return count, whole
 
     def _made_stream(self) -> str:
         """Names this file, whose sequences start at one: a device that lost its disk is not taken for one that goes on."""
@@ -190,5 +202,6 @@ class Ledger:
             yield
             self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk has ended it already
+                self._db.execute("ROLLBACK")
             raise

@@ -48,6 +48,7 @@ TRAFFIC = "none"
 RUNS = ("process", "container")
 """How a device may run on this machine."""
 _COMMAND = ("-m", "mlops_nb.edge")
+_FAILED = "module.failed "
 _STOP_SECONDS = 8.0
 _LOG_BYTES = 8_000_000
 _fleet: Fleet | None = None  # the agent's
@@ -61,28 +62,46 @@ def check(version: ModelVersion, environment: Environment | None, spec: Deployme
 
     Of a container also NoContainerEngine, EngineElsewhere.
     """
-    options = spec.options
+    _check_device(version, spec.options)
+    _check_topics(spec.options)
+    _check_run(spec.options)
+    if spec.options.get("run") == "process":
+        _check_loads_here(version, environment, spec)
+    brokers.paho()
+    Broker.of(Workspace.current())
+    if spec.options.get("run") == "container":
+        contained.check(version, environment, spec)
+
+
+def _check_device(version: ModelVersion, options: Mapping[str, Any]) -> None:
     if not options.get("device"):
         raise BadOption("An edge deployment names its device.", hint=f"--to edge --device {version.model}-1")
     checked_name(options["device"], what="device")
     if version.engine == "script":
         raise TargetCannot("edge", "run an entry script", able=["local", "docker", "kubernetes"])
+
+
+def _check_topics(options: Mapping[str, Any]) -> None:
     for name, what in (("topic_in", "the topic of requests"), ("topic_out", "the topic of answers")):
         twin.checked_topic(options.get(name) or "a", what=what)
     if options.get("topic_in") and options.get("topic_in") == options.get("topic_out"):
         raise BadOption(f"Requests and answers cannot share the topic {options['topic_in']}.", hint="another --topic-out")
+
+
+def _check_run(options: Mapping[str, Any]) -> None:
     run = options.get("run")
     if run and run not in RUNS:
         raise BadOption(f"A device cannot run as {run!r} here.", hint="--run process or --run container")
     if options.get("base") and run != "container":
         raise BadOption("--base names what a container's image is built upon, and this device runs in none.", hint="--run container")
-    loads_python = run == "process" and version.engine != "onnxruntime"
-    if loads_python and environment and not spec.allow_mismatch and (different := environments.differences(environment)):
+
+
+def _check_loads_here(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:
+    """Raises EnvironmentMismatch where the model is Python code that was made with other packages than this interpreter has."""
+    if version.engine == "onnxruntime" or environment is None or spec.allow_mismatch:
+        return
+    if different := environments.differences(environment):
         raise EnvironmentMismatch(version.ref, different)
-    brokers.paho()
-    Broker.of(Workspace.current())
-    if run == "container":
-        contained.check(version, environment, spec)
 
 
 def prepare(version: ModelVersion, environment: Environment | None, spec: DeploymentSpec, *, ref: str, report: Reporter) -> dict[str, Any]:
@@ -90,23 +109,32 @@ def prepare(version: ModelVersion, environment: Environment | None, spec: Deploy
 
     Raises DeviceTaken, BadOption for a device that runs here another way, BrokerUnreachable, and what `packaging.image_of` raises.
     """
-    device = spec.options["device"]
-    with store.reading() as tx:
-        on_it = [d for d in table.of(tx) if d.target == "edge" and d.spec.options.get("device") == device]
-        known = devices.get(tx, device)
-    same, others = [d for d in on_it if d.ref == ref], [d for d in on_it if d.ref != ref and d.status != "failed"]
-    if others:
-        raise DeviceTaken(device, by=others[0].ref)
-    if before := next((d for d in same if d.spec.options.get("run") not in (None, spec.options.get("run"))), None):
-        raise BadOption(f"{device} runs here as a {before.spec.options['run']}; it changes that only once it ended.", hint=f"%mlops undeploy {ref}")
+    _check_free(spec.options, ref)
     prepared = contained.prepare(version, environment, spec, report=report) if spec.options.get("run") == "container" else {}
     broker = Broker.of(Workspace.current())
     for file in version.files:
         report.step(f"giving {file.path} ({file.bytes / 1e6:.1f} MB) to the broker")
         publish_once(broker, _chunks(file), seconds=60)
-    if not spec.options.get("run") and not (known and known.online):
-        report.step(f"{device} is not online; it fetches {version.ref} when it comes")
+    if not spec.options.get("run") and not _online(spec.options["device"]):
+        report.step(f"{spec.options['device']} is not online; it fetches {version.ref} when it comes")
     return prepared
+
+
+def _check_free(options: Mapping[str, Any], ref: str) -> None:
+    """Raises DeviceTaken where another deployment is on the device, BadOption where this one runs here another way."""
+    device, run = options["device"], options.get("run")
+    with store.reading() as tx:
+        on_it = [d for d in table.of(tx) if d.target == "edge" and d.spec.options.get("device") == device]
+    if other := next((d for d in on_it if d.ref != ref and d.status != "failed"), None):
+        raise DeviceTaken(device, by=other.ref)
+    if before := next((d for d in on_it if d.ref == ref and d.spec.options.get("run") not in (None, run)), None):
+        raise BadOption(f"{device} runs here as a {before.spec.options['run']}; it changes that only once it ended.", hint=f"%mlops undeploy {ref}")
+
+
+def _online(device: str) -> bool:
+    with store.reading() as tx:
+        known = devices.get(tx, device)
+    return known is not None and known.online
 
 
 def _chunks(file: StoredFile) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
@@ -164,8 +192,10 @@ def _ended_here(deployment: Deployment) -> Observed | None:
         return contained.trouble(deployment)
     if not run or _process(deployment.spec.options["device"]):
         return None
-    log = "\n".join(logs(deployment, lines=20))
-    return Observed(state="gone", reason=Reason(kind="exited", message="The module ended.", log=log, hint=f"%mlops logs {deployment.ref}"))
+    log = logs(deployment, lines=20)
+    why = next((line.partition(_FAILED)[2] for line in reversed(log) if line.startswith(_FAILED)), "")
+    message = f"The module ended: {why}" if why else "The module ended."
+    return Observed(state="gone", reason=Reason(kind="exited", message=message, log="\n".join(log), hint=f"%mlops logs {deployment.ref}"))
 
 
 def _as_reported(deployment: Deployment, reported: Reported | None) -> Observed:

@@ -67,6 +67,16 @@ class Device:
         return code
 
     @property
+    def pid(self) -> int | None:
+        """The process that runs."""
+        return self._process.pid if self._process else None
+
+    @property
+    def ended(self) -> int | None:
+        """The exit code of a process that ended by itself."""
+        return self._process.poll() if self._process else None
+
+    @property
     def state(self) -> State | None:
         """What it last said on its own disk."""
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shlex
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from mlops_nb.edge.requester import Answered, Requester
 from mlops_nb.fleet import devices, provisioning
 from mlops_nb.settings import Workspace
 from mlops_nb.store import checks
+from mlops_nb.store import deployments as table
 from mlops_nb.store.deployments import DeploymentSpec
 
 from .brokers import Mosquitto
@@ -158,6 +160,21 @@ def test_a_device_here_that_is_killed_is_started_again_and_one_without_a_broker_
     mosquitto.start()
     recovered = wait_for(lambda: (d := deployment("churn/gate-1")).status == "healthy" and d, what="the link")
     assert (recovered.handle["pid"], recovered.restarts) == (pid, waiting.restarts)
+
+
+def test_a_device_here_whose_disk_takes_no_more_says_so_and_goes_on_once_there_is_room(edge_workspace: Workspace, mosquitto: Mosquitto) -> None:
+    churn_model()
+    rollout.deploy("churn:1", to="edge", name="gate-1", spec=on("gate-1"))
+    before = deployment("churn/gate-1").handle["pid"]
+    resource.prlimit(before, resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))  # of this process only, as when somebody makes room
+
+    answers = ask(mosquitto, "churn/gate-1/in", rows=100)
+
+    assert {answer.status for answer in answers} == {200}
+    wait_for(lambda: (d := deployment("churn/gate-1")).status == "healthy" and d.handle["pid"] != before, what="another process")
+    with store.reading() as tx:
+        reasons = [str(change["reason"]) for change in table.history(tx, "churn") if change["reason"]]
+    assert any("The module ended: " in reason and "state: " in reason for reason in reasons)
 
 
 def test_what_was_stopped_comes_back_with_the_workspace(edge_workspace: Workspace, mosquitto: Mosquitto) -> None:
