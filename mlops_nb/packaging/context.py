@@ -225,6 +225,7 @@ def _labels(version: ModelVersion, environment: Environment | None) -> dict[str,
         "org.mlops-nb.model": version.ref,
         "org.mlops-nb.model-hash": version.hash,
         "org.mlops-nb.dataset": version.dataset or "",
+        "org.mlops-nb.sbom": f"{HOME}/sbom.cdx.json",
         "org.mlops-nb.environment": environment.ref if environment else "",
         "org.mlops-nb.uncommitted-changes": "true" if git and git.dirty else "",
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -14,14 +15,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from dockerfile_parse import DockerfileParser
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlops_nb import lineage, packaging, store
-from mlops_nb.errors import BadName, BadOption, FileMissing, ImageNotBuilt, UnsafePath, UnsafeText, WheelsMissing
+from mlops_nb import environments, lineage, packaging, store
+from mlops_nb.errors import BadName, BadOption, FileMissing, ImageNotBuilt, MlopsError, UnsafePath, UnsafeText, WheelsMissing
 from mlops_nb.packaging import CONTENTS, Context, Wanted, contents, context, dockerfile, images, wheels
 from mlops_nb.registry import Provenance
 from mlops_nb.serving.spec import ServerSpec
@@ -131,6 +133,7 @@ def test_the_labels_tell_where_it_came_from(churn: Provenance) -> None:
     assert labels["org.mlops-nb.dataset"] == "customers:1"
     assert labels["org.mlops-nb.environment"] == churn.environment.ref  # type: ignore[union-attr]
     assert labels["org.mlops-nb.content"] == context.hash
+    assert (context.folder / "version" / labels["org.mlops-nb.sbom"].rpartition("/")[2]).is_file()
     assert churn.run and churn.run.git and labels["org.opencontainers.image.revision"] == churn.run.git.commit
 
 
@@ -207,6 +210,44 @@ def test_whatever_a_label_says_it_stays_a_label(value: str, other: str) -> None:
     read = parsed(text)
     assert [step["instruction"] for step in read.structure] == [step["instruction"] for step in parsed(plain).structure]
     assert words_of(read.structure[-1]["value"]) == [f"one={value}", f"two={other}", "end=x"]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=NASTY, field=st.sampled_from(["description", "dataset", "model", "hash", "flavor"]), environment=st.booleans())
+def test_whatever_a_version_says_of_itself_is_refused_or_changes_no_step(churn: Provenance, text: str, field: str, environment: bool) -> None:
+    said = msgspec.structs.replace(churn.version, **{field: text})
+    recorded = msgspec.structs.replace(churn.environment, name=text) if environment else churn.environment
+    plain = [step["instruction"] for step in parsed((laid_out(churn).folder / "Dockerfile").read_text()).structure]
+    try:
+        context = packaging.context_of(said, recorded, Wanted())
+    except MlopsError:
+        return
+    assert [step["instruction"] for step in parsed((context.folder / "Dockerfile").read_text()).structure] == plain
+    assert msgspec.json.decode((context.folder / "version" / "sbom.cdx.json").read_bytes())["components"][0]["type"] == "machine-learning-model"
+
+
+@given(text=NASTY)
+def test_wherever_a_context_lies_the_line_that_builds_it_names_that_folder_alone(text: str) -> None:
+    made = Context(folder=Path("/contexts") / f"x{text}", hash="", model="churn", version=1, target="docker", base=BASE, platform="linux/amd64")
+    try:
+        line = context.build_line(made, "churn:1")
+    except UnsafeText:
+        return
+    assert shlex.split(line) == ["docker", "build", "--platform", "linux/amd64", "--tag", "churn:1", str(made.folder)]
+
+
+@given(name=NASTY, version=NASTY)
+def test_a_conda_package_stays_one_entry_of_the_environment_file(name: str, version: str) -> None:
+    packages = [Distribution(name=name, version=version, conda=True), Distribution(name="numpy", version="2.0", conda=True)]
+    environment = Environment(
+        name=name, version=1, hash="", python="3.11", platform="", interpreter="", packages=packages, manager="conda", created_at=store.now()
+    )
+    try:
+        text = environments.conda(environment)
+    except UnsafeText:
+        return
+    assert list(yaml.safe_load(text)) == ["name", "channels", "dependencies"]
+    assert yaml.safe_load(text)["dependencies"] == ["python=3.11", f"{name.lower()}={version}", "numpy=2.0"]
 
 
 def words_of(line: str) -> list[str]:
