@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from . import canaries, checking, drifting, peers
+from . import canaries, checking, drifting, labelled, peers
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "statistics.md"
@@ -72,7 +72,7 @@ def _write(name: str, found: list[tuple[str, str]]) -> None:
 
 SECTIONS = {
     "drift": drifting.lines, "scipy": partial(_others, "scipy"), "alibi-detect": partial(_others, "alibi-detect"),
-    "evidently": partial(_others, "evidently"), "canaries": canaries.lines, "time": checking.lines,
+    "evidently": partial(_others, "evidently"), "canaries": canaries.lines, "labels": labelled.lines, "time": checking.lines,
 }  # fmt: skip
 
 if __name__ == "__main__":

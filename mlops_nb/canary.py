@@ -9,21 +9,27 @@ enough; the last also once enough was seen to find the harm that was named.  Unt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from . import guards, measuring, progression, sequential, store, telemetry
-from .guards import Expected, Guard, Right
+from . import guards, measuring, progression, sequential, store, telemetry, truth
+from .guards import Expected, Guard
 from .settings import Workspace
 from .store import deployments as table
 from .store import events, rollouts
 from .store.rollouts import Rollout
 from .telemetry import Counted, labels
+from .telemetry.labels import Answers
+from .truth import Sides, Truth
 
 LOOK_SECONDS = 1.0
 """How often the evidence is looked at."""
+SETTLED_SECONDS = 5.0
+"""Labels and answers count once they are so old: by then they are written down, and keep their order."""
+_AGAIN_SECONDS = 60.0
+"""Without a new label, labels are joined to answers again after this: telemetry may come later than they do."""
 _MOST_TRAIL = 400
 
 
@@ -45,7 +51,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     expected: Expected = Expected()
     before: dict[str, int] = {}
     metrics: list[str] = []
-    """Measures by labels that are told beside the guards, such as `auc`."""
+    """Measures by labels that are told beside the guards, such as `f1`."""
+    labels: int | None = None
+    """Labels of its answers that must have come before its promotion, where labels judge; None: as many as find what is beyond a guard with that power."""
     deployed_at: datetime | None = None
     """Which deployment of the candidate's name is meant; one that is deployed anew under it is another."""
     restarts: int = 0
@@ -65,6 +73,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     pairs: int = 0
     evidence: dict[str, float] = {}
     """Guard → logarithm of the evidence that it is violated, of this stage alone."""
+    told: dict[str, Sides] = {}
+    """Guard by labels → what they say of this stage's answers, the candidate's and the others', until now."""
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +100,15 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     needed: int = 0
     verdict: str = ""
     beyond: list[str] = []
-    """Guards beyond their bound by what the present stage saw, which proves nothing yet."""
+    """Guards beyond their bound by what the present stage saw (by labels: by all stages), which proves nothing yet."""
+    newest_label: int = 0
+    """When the newest label did come that was judged, in nanoseconds."""
+    judged_at: datetime | None = None
+    """When labels were joined to answers."""
+    shown: list[str] = []
+    """The measures that are only told."""
+    labels_needed: dict[str, int] = {}
+    """Guard by labels → how many of what it counts the candidate is to have before its promotion."""
 
 
 def advance(rollout: Rollout) -> None:
@@ -140,33 +158,76 @@ def _looked(rollout: Rollout, terms: Terms, evidence: Evidence) -> Evidence:
     mine = counted.pop(rollout.deployment, Counted())
     others = _together([counted[name] for name in counted if terms.before.get(name)])
     pairs = telemetry.pairs(rollout.endpoint, rollout.deployment, since=stage.since) if terms.copies else []
-    truth = _truth(rollout, terms, stage.since)
-    found = {str(guard): guards.evidence(guard, mine, others, pairs, terms.expected, truth=truth) for guard in terms.guards}
-    seen = msgspec.structs.replace(stage, until=now, candidate=mine, others=others, pairs=len(pairs), evidence=found)
-    stages = [*evidence.stages[:-1], seen]
+    seen = msgspec.structs.replace(stage, until=now, candidate=mine, others=others, pairs=len(pairs))
+    evidence = _with_labels(rollout, terms, msgspec.structs.replace(evidence, stages=[*evidence.stages[:-1], seen]), now)
+    told = {str(guard): [one.told.get(str(guard), _NOTHING) for one in evidence.stages] for guard in terms.guards}
+    of_labels = {name: one for name, one in evidence.stages[-1].evidence.items() if name in evidence.stages[-1].told}
+    found = {str(guard): guards.evidence(guard, mine, others, pairs, terms.expected) for guard in terms.guards if not guard.by_labels} | of_labels
+    stages = [*evidence.stages[:-1], msgspec.structs.replace(evidence.stages[-1], evidence=found)]
     together = _combined(stages, terms, planned=_judged_steps(rollout))
     look = Look(time=now, percent=stage.percent, requests=mine.requests, evidence=together, rates=_rates(mine, others))
     return msgspec.structs.replace(
         evidence, stages=stages, trail=_thinned([*evidence.trail, look]), level=_level(terms), needed=_needed(terms, stage.percent, others, mine),
-        beyond=[str(guard) for guard in terms.guards if guards.beyond(guard, mine, others, pairs, truth=truth)],
-        verdict="; ".join([*(guards.words(guard, mine, others, pairs, truth=truth) for guard in terms.guards), *_shown(rollout, terms, stage.since)]),
+        beyond=[str(guard) for guard in terms.guards if guards.beyond(guard, mine, others, pairs, told=told[str(guard)])],
+        verdict="; ".join([*(guards.words(guard, mine, others, pairs, told=told[str(guard)]) for guard in terms.guards), *evidence.shown]),
     )  # fmt: skip
 
 
-def _truth(rollout: Rollout, terms: Terms, since: datetime) -> tuple[Right, Right]:
-    """What labels that have come say of the stage's answers: the candidate's, and the others'."""
-    if not any(guard.metric == "accuracy" for guard in terms.guards):
-        return Right(), Right()
-    known = labels.correct(rollout.endpoint, since=since)
-    others = [known[name] for name in known if name != rollout.deployment and terms.before.get(name)]
-    return Right(*known.get(rollout.deployment, (0, 0))), Right(sum(right for right, _ in others), sum(labelled for _, labelled in others))
+_NOTHING: Sides = (Truth(), Truth())
 
 
-def _shown(rollout: Rollout, terms: Terms, since: datetime) -> list[str]:
+def _with_labels(rollout: Rollout, terms: Terms, evidence: Evidence, now: datetime) -> Evidence:
+    """What labels that have come by now say of each stage, also of those that are over; as it was where none is new."""
+    watched = [guard for guard in terms.guards if guard.by_labels]
+    if not watched and not terms.metrics:
+        return evidence
+    by = now - timedelta(seconds=SETTLED_SECONDS)
+    newest = labels.newest(rollout.endpoint, by=by)
+    if evidence.judged_at and newest == evidence.newest_label and (now - evidence.judged_at).total_seconds() < _AGAIN_SECONDS:
+        return evidence
+    answers = labels.judged(rollout.endpoint, since=evidence.stages[0].since, by=by) if newest else []
+    kept_since = now - timedelta(days=Workspace.current().settings().capture_days - 1)
+    stages = [stage if stage.since < kept_since and stage.told else _told_by(answers, stage, watched, rollout, terms) for stage in evidence.stages]
+    return msgspec.structs.replace(
+        evidence, stages=stages, newest_label=newest, judged_at=now, shown=_shown(answers, terms),
+        labels_needed={str(guard): _labels_needed(guard, stages, terms) for guard in watched},
+    )  # fmt: skip
+
+
+def _told_by(answers: Sequence[Answers], stage: Stage, watched: Sequence[Guard], rollout: Rollout, terms: Terms) -> Stage:
+    """A stage with what labels say of the answers of its time."""
+    its = [one.where((one.time >= _plain(stage.since)) & (one.time < _plain(stage.until or store.now()))) for one in answers]
+    mine = [one for one in its if one.deployment == rollout.deployment]
+    others = [one for one in its if one.deployment != rollout.deployment and terms.before.get(one.deployment)]
+    told = {str(g): (truth.of(g.metric, mine, cap=g.cap), truth.of(g.metric, others, cap=g.cap)) for g in watched}
+    found = {str(guard): truth.evidence(guard.metric, guard.allowed, *told[str(guard)]) for guard in watched}
+    return msgspec.structs.replace(stage, told=told, evidence={**stage.evidence, **found})
+
+
+def _plain(time: datetime) -> Any:
+    """As telemetry keeps it."""
+    import numpy as np
+
+    return np.datetime64(time.astimezone(UTC).replace(tzinfo=None), "us")
+
+
+def _labels_needed(guard: Guard, stages: Sequence[Stage], terms: Terms) -> int:
+    """How many of what a guard by labels counts the candidate is to have before it is promoted."""
+    if terms.labels is not None:
+        return terms.labels
+    mine, others = _together_told(stages, guard)
+    usual, alpha = guards.parse(guards.SHORT[guard.metric]).allowed, terms.alpha / len(terms.guards)
+    return truth.needed(guard.allowed, usual, mine, others, share=stages[-1].percent / 100, alpha=alpha, power=terms.power)
+
+
+def _together_told(stages: Sequence[Stage], guard: Guard) -> Sides:
+    mine, others = zip(*(stage.told.get(str(guard), _NOTHING) for stage in stages), strict=True)
+    return sum(mine, start=Truth()), sum(others, start=Truth())
+
+
+def _shown(answers: Sequence[Answers], terms: Terms) -> list[str]:
     """The measures that are only to be told."""
-    if not terms.metrics:
-        return []
-    found = {one.deployment: measuring.of_answers(one) for one in labels.answers(rollout.endpoint, since=since) if one.labelled.any()}
+    found = {one.deployment: measuring.of_answers(one) for one in answers} if terms.metrics else {}
     told = []
     for name in terms.metrics:
         figures = {who: next((str(one) for one in many if one.metric == name), "–") for who, many in found.items()}
@@ -266,8 +327,25 @@ def _waiting(rollout: Rollout, evidence: Evidence, terms: Terms) -> str:
         return f"the candidate answered {answered:,} of the {terms.least:,} requests that a step takes"
     if _last_judged(rollout) and in_all < evidence.needed:
         return f"the candidate answered {in_all:,} of the {evidence.needed:,} requests that a promotion takes"
+    if lacking := _labels_lacking(rollout, evidence, terms):
+        return lacking
     if evidence.beyond:
         return f"{' and '.join(evidence.beyond)} not kept by what was seen, nor yet proven broken: {evidence.verdict}"
+    return ""
+
+
+def _labels_lacking(rollout: Rollout, evidence: Evidence, terms: Terms) -> str:
+    """What guards by labels still lack, of all stages together: labels of a stage may come when it is long over."""
+    for guard in (guard for guard in terms.guards if guard.by_labels):
+        mine, others = _together_told(evidence.stages, guard)
+        known, least = min(mine.rows, others.rows) if guard.relative else mine.rows, min(terms.least, terms.labels or terms.least)
+        line = f"%mlops labels {rollout.endpoint} --data df"
+        if not mine.count or (guard.relative and not others.count) or known < least:
+            whose = "the candidate" if mine.rows <= known else "the others"
+            return f"{guard} is judged by labels: {known:,} of the {least:,} that a step takes have come for {whose} ({line})"
+        have, needed = mine.rows if terms.labels else mine.count, evidence.labels_needed[str(guard)]
+        if _last_judged(rollout) and have < needed:
+            return f"{guard} is judged by labels: {have:,} of the {needed:,} {guards.unit(guard)} that a promotion takes have come ({line})"
     return ""
 
 
@@ -288,7 +366,10 @@ def _wait(tx: store.Transaction, rollout: Rollout, evidence: Evidence, terms: Te
 
 def _seen(evidence: Evidence) -> tuple[int, ...]:
     """How much there was to look at."""
-    return tuple(count for stage in evidence.stages for count in (stage.candidate.requests, stage.others.requests, stage.pairs))
+    sides = [side for stage in evidence.stages for told in stage.told.values() for side in told]
+    return tuple(count for stage in evidence.stages for count in (stage.candidate.requests, stage.others.requests, stage.pairs)) + tuple(
+        side.rows for side in sides
+    )
 
 
 def _next_stage(tx: store.Transaction, rollout: Rollout, terms: Terms, evidence: Evidence) -> None:

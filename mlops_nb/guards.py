@@ -8,34 +8,54 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Literal
 
 import msgspec
 
-from . import sequential
+from . import sequential, truth
 from .errors import BadOption
 from .telemetry.copies import BIN_RATIO, Counted, Pair, agreeing
+from .truth import Sides, Truth
 
-_FORM = re.compile(r"(error_rate|agreement|accuracy|p50|p90|p95|p99)\s*(<=|>=)\s*([+-])?\s*(\d+(?:\.\d+)?)\s*(pp|%|ms|s)?")
-_HINT = '--guard "error_rate<=+0.5pp", "error_rate<=2%", "p95<=+10%", "p95<=50ms", "agreement>=0.95" or "accuracy>=-1pp"'
+_FORM = re.compile(r"(error_rate|agreement|p50|p90|p95|p99|accuracy|precision|recall|auc|brier|rmse|mae)\s*(<=|>=)\s*([+-])?\s*(\d+(?:\.\d+)?)\s*(pp|%|ms|s)?")
+_HINT = (
+    '--guard "error_rate<=+0.5pp", "error_rate<=2%", "p95<=+10%", "p95<=50ms", "agreement>=0.95"; by labels "accuracy>=-1pp", "auc>=-0.02", "brier<=+0.01", '
+    '"rmse<=+10%"'
+)
+_AT_LEAST = ("agreement", *truth.RATES)
+_SHARES = ("accuracy", "precision", "recall")
+SHORT = {
+    "auc": "auc>=-0.02", "accuracy": "accuracy>=-2pp", "precision": "precision>=-2pp", "recall": "recall>=-2pp", "brier": "brier<=+0.01",
+    "rmse": "rmse<=+10%", "mae": "mae<=+10%",
+}  # fmt: skip
+"""What `--metric NAME` promises."""
 
 
 class Guard(msgspec.Struct, frozen=True):
-    """One promise: a rate or a quantile that must not pass a bound, absolute or beside the other deployments'."""
+    """One promise: a rate, a quantile or a measure by labels that must not pass a bound, absolute or beside the other deployments'."""
 
-    metric: Literal["error_rate", "agreement", "accuracy", "p50", "p90", "p95", "p99"]
+    metric: Literal["error_rate", "agreement", "p50", "p90", "p95", "p99", "accuracy", "precision", "recall", "auc", "brier", "rmse", "mae"]
     bound: float
-    """A rate (0–1), milliseconds, or with *relative* what it may be above the others': a rate's difference, a quantile's factor less one."""
+    """A rate (0–1), milliseconds, an error in the label's unit, or with *relative* what it may be above the others' (below, where more is better):
+    a rate's difference, the factor of a quantile or of an error less one."""
     relative: bool
+    cap: float = 1.0
+    """Of a number's error: what larger ones count as, in the label's unit; see `truth`."""
 
     def __str__(self) -> str:
         if self.metric == "error_rate":
             return f"error_rate<=+{self.bound * 100:g}pp" if self.relative else f"error_rate<={self.bound * 100:g}%"
         if self.metric == "agreement":
             return f"agreement>={self.bound:g}"
-        if self.metric == "accuracy":
-            return f"accuracy>={self.bound * 100:g}pp" if self.relative else f"accuracy>={self.bound:g}"
+        if self.metric in _SHARES:
+            return f"{self.metric}>={self.bound * 100:g}pp" if self.relative else f"{self.metric}>={self.bound:g}"
+        if self.metric == "auc":
+            return f"auc>={self.bound:g}"
+        if self.metric == "brier":
+            return f"brier<={'+' * self.relative}{self.bound:g}"
+        if self.metric in truth.METRICS:
+            return f"{self.metric}<=+{self.bound * 100:g}%" if self.relative else f"{self.metric}<={self.bound:g}"
         return f"{self.metric}<=+{self.bound * 100:g}%" if self.relative else f"{self.metric}<={self.bound:g}ms"
 
     @property
@@ -43,15 +63,33 @@ class Guard(msgspec.Struct, frozen=True):
         """The quantile it is about, such as 0.95."""
         return int(self.metric[1:]) / 100
 
+    @property
+    def by_labels(self) -> bool:
+        """Whether labels judge it."""
+        return self.metric in truth.METRICS
+
+    @property
+    def allowed(self) -> truth.Allowed:
+        """Of one by labels, what the candidate may lose."""
+        if self.metric in truth.RATES:
+            return truth.Allowed(margin=-self.bound) if self.relative else truth.Allowed(limit=1 - self.bound)
+        if self.metric == "brier":
+            return truth.Allowed(margin=self.bound) if self.relative else truth.Allowed(limit=self.bound)
+        power = 2 if self.metric == "rmse" else 1
+        return truth.Allowed(factor=(1 + self.bound) ** power) if self.relative else truth.Allowed(limit=(self.bound / self.cap) ** power)
+
 
 def parse(text: str) -> Guard:
     """The guard that *text* says.  Raises BadOption."""
     found = _FORM.fullmatch(text.strip())
     if not found:
         raise BadOption(f"{text[:60]!r} is no guard.", hint=_HINT)
-    metric, sign, plus, number, unit = found[1], found[2], found[3] == "+", float(found[4]), found[5]
-    guard = _of_accuracy(found[3] == "-", plus, number, unit) if metric == "accuracy" else None if found[3] == "-" else _guard(metric, plus, number, unit)
-    if guard is None or (sign == ">=") != (metric in ("agreement", "accuracy")):
+    metric, sign, plus, minus, number, unit = found[1], found[2], found[3] == "+", found[3] == "-", float(found[4]), found[5]
+    if metric in truth.METRICS:
+        guard = _by_labels(metric, plus, minus, number, unit)
+    else:
+        guard = None if minus else _guard(metric, plus, number, unit)
+    if guard is None or (sign == ">=") != (metric in _AT_LEAST):
         raise BadOption(f"{text[:60]!r} is no guard.", hint=_HINT)
     return guard
 
@@ -70,12 +108,20 @@ def _guard(metric: str, plus: bool, number: float, unit: str | None) -> Guard | 
     return None
 
 
-def _of_accuracy(minus: bool, plus: bool, number: float, unit: str | None) -> Guard | None:
-    """`accuracy>=-1pp` beside the others', `accuracy>=0.9` or `90%` by itself."""
-    if unit == "pp" and (minus or not number) and not plus:
-        return Guard("accuracy", -number / 100, True) if number < 100 else None
-    rate = number / 100 if unit == "%" else number
-    return Guard("accuracy", rate, False) if unit in (None, "%") and not minus and not plus and 0 < rate < 1 else None
+def _by_labels(metric: str, plus: bool, minus: bool, number: float, unit: str | None) -> Guard | None:
+    """`accuracy>=-1pp` and `auc>=-0.02` beside the others', `accuracy>=90%` and `auc>=0.7` by itself; the same of errors, which may be larger."""
+    if metric in _SHARES and unit == "pp":
+        return Guard(metric, -number / 100, True) if (minus or not number) and not plus and number < 100 else None  # type: ignore[arg-type]
+    if metric in _SHARES:
+        rate = number / 100 if unit == "%" else number
+        return Guard(metric, rate, False) if unit in (None, "%") and not minus and not plus and 0 < rate < 1 else None  # type: ignore[arg-type]
+    if metric == "auc":
+        return Guard("auc", -number if minus else number, minus) if unit is None and not plus and 0 <= number < 1 and (minus or number) else None
+    if metric == "brier":
+        return Guard("brier", number, plus) if unit is None and not minus and 0 <= number < 1 and (plus or number) else None
+    if minus or (unit == "%") != plus or unit not in (None, "%") or not number:
+        return None
+    return Guard(metric, number / 100, True) if plus else Guard(metric, number, False, cap=truth.CAP * number)  # type: ignore[arg-type]
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,22 +145,16 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 _MOST_PRIOR = 5000
 
 
-class Right(msgspec.Struct, frozen=True):
-    """Of how many labelled rows a deployment's answers were right."""
-
-    right: int = 0
-    labelled: int = 0
+_NOTHING = (Truth(), Truth())
 
 
-def evidence(
-    guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pair], expected: Expected, *, truth: tuple[Right, Right] = (Right(), Right())
-) -> float:  # fmt: skip
+def evidence(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pair], expected: Expected, *, told: Sides = _NOTHING) -> float:
     """The logarithm of the evidence that the guard is violated, from what one stage of a canary saw.
 
-    *truth* is what the labels say of the candidate's answers and of the others'.  They may come in any order that does not depend on them.
+    *told* is what the labels say of the candidate's answers and of the others'.
     """
-    if guard.metric == "accuracy":
-        return _of_truth(guard, *truth)
+    if guard.by_labels:
+        return truth.evidence(guard.metric, guard.allowed, *told)
     if guard.metric == "error_rate":
         return _of_errors(guard, candidate, others, expected)
     if guard.metric == "agreement":
@@ -134,15 +174,6 @@ def _of_errors(guard: Guard, candidate: Counted, others: Counted, expected: Expe
     return float(found)
 
 
-def _of_truth(guard: Guard, mine: Right, others: Right) -> float:
-    if not mine.labelled or (guard.relative and not others.labelled):
-        return 0.0
-    if not guard.relative:
-        return float(sequential.evidence_below(mine.right, mine.labelled, guard.bound))
-    wrong, wrong_before = mine.labelled - mine.right, others.labelled - others.right
-    return float(sequential.evidence_of_more(wrong, mine.labelled, wrong_before, others.labelled, -guard.bound))
-
-
 def _of_latency(guard: Guard, candidate: Counted, others: Counted) -> float:
     if guard.relative:
         steps = math.ceil(math.log1p(guard.bound) / math.log(BIN_RATIO))
@@ -152,11 +183,13 @@ def _of_latency(guard: Guard, candidate: Counted, others: Counted) -> float:
     return float(sequential.evidence_below(within, candidate.requests, guard.quantile)) if candidate.requests else 0.0
 
 
-def beyond(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pair], *, truth: tuple[Right, Right] = (Right(), Right())) -> bool:
-    """Whether what was seen lies beyond the bound, proven or not: reason enough to wait for more before a step is taken."""
-    if guard.metric == "accuracy":
-        mine, before = (one.right / one.labelled if one.labelled else None for one in truth)
-        return mine is not None and (mine < (before if before is not None else mine) + guard.bound if guard.relative else mine < guard.bound)
+def beyond(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pair], *, told: Sequence[Sides] = ()) -> bool:
+    """Whether what was seen lies beyond the bound, proven or not: reason enough to wait for more before a step is taken.
+
+    *told* is what the labels say of each stage until now, for they come late.
+    """
+    if guard.by_labels:
+        return truth.beyond(guard.allowed, told)
     if guard.metric == "agreement":
         return bool(pairs) and sum(map(agreeing, pairs)) < guard.bound * len(pairs)
     if not candidate.requests or (guard.relative and not others.requests):
@@ -180,15 +213,36 @@ def quantile_ms(counted: Counted, quantile: float) -> float:
     return 0.0
 
 
-def words(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pair], *, truth: tuple[Right, Right] = (Right(), Right())) -> str:
+def words(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pair], *, told: Sequence[Sides] = ()) -> str:
     """What was seen, in a person's words: `error_rate 4.1 % of 512, others 1.0 % of 9,802`."""
-    if guard.metric == "accuracy":
-        mine, before = (f"{one.right / one.labelled:.1%} of {one.labelled:,}" if one.labelled else "of no labels" for one in truth)
-        return f"accuracy {mine}" + (f", the others {before}" if guard.relative else "")
+    if guard.by_labels:
+        mine, before = (_labelled(guard, sum(side, start=Truth())) for side in zip(*(told or [_NOTHING]), strict=True))
+        return f"{guard.metric} {mine}" + (f", the others {before}" if guard.relative else "")
     if guard.metric == "agreement":
         return f"{sum(map(agreeing, pairs)):,} of {len(pairs):,} answers agree"
-    told = [_told(guard, one) for one in (candidate, others)]
-    return f"{guard.metric} {told[0]}" + (f", the others {told[1]}" if guard.relative else "")
+    mine, before = (_told(guard, one) for one in (candidate, others))
+    return f"{guard.metric} {mine}" + (f", the others {before}" if guard.relative else "")
+
+
+def _labelled(guard: Guard, found: Truth) -> str:
+    if not found.count:
+        return "of no labels"
+    value = truth.value(guard.metric, found, cap=guard.cap)
+    return f"{f'{value:.1%}' if guard.metric in _SHARES else f'{value:.3g}'} of {found.count:,} {unit(guard)}"
+
+
+def lacking(guard: Guard, outputs: Set[str]) -> str:
+    """Why a model that gives *outputs* cannot be judged by a guard by labels; nothing where it can, or gives none that is known."""
+    if not outputs & {"label", "prediction"}:
+        return ""
+    if ("label" in outputs) != (guard.metric in truth.OF_CLASSES):
+        return "it answers with labels" if "label" in outputs else "it answers with numbers"
+    return "it gives no probabilities" if guard.metric in truth.OF_PROBABILITIES and "probabilities" not in outputs else ""
+
+
+def unit(guard: Guard) -> str:
+    """What one by labels counts."""
+    return "pairs of labels" if guard.metric == "auc" else "labels"
 
 
 def _told(guard: Guard, counted: Counted) -> str:

@@ -23,7 +23,7 @@ def of_answers(answers: Answers) -> list[Figure]:
     """The measures of those answers whose truth is known."""
     known = answers.where(answers.labelled)
     if known.label is None:
-        truth, numeric = _numbers(known.truth)
+        truth, numeric = numbers(known.truth)
         return measures.of_numbers(truth, known.prediction[numeric])
     probabilities, told = told_of(known)
     if probabilities is None:
@@ -61,7 +61,7 @@ def told_of(answers: Answers) -> tuple[Array | None, Array]:
     return (answers.probabilities[told] if told.any() else None), told
 
 
-def _numbers(truth: Array) -> tuple[Array, Array]:
+def numbers(truth: Array) -> tuple[Array, Array]:
     """Labels as numbers, and which of them are some."""
     values = np.full(len(truth), np.nan)
     for place, word in enumerate(truth):

@@ -83,7 +83,7 @@ def evidence_of_more(
         return _against(yes, count, base + margin, prior) + _against(yes_before, count_before, base, prior_before)
 
     low, high = max(0.0, -margin), min(1.0, 1.0 - margin)
-    on_the_line = _least(against, np.full(mine.shape, low), np.full(mine.shape, high))
+    on_the_line = least(against, np.full(mine.shape, low), np.full(mine.shape, high))
     inside = _against(yes, count, mine, prior) + _against(yes_before, count_before, other, prior_before)
     return np.where(mine - other > margin, on_the_line, np.minimum(0.0, inside))
 
@@ -141,14 +141,20 @@ def requests_needed(rate: float, margin: float, harm: float, *, share: float, al
 
     By the normal approximation of both rates, with the boundary that the mixture has at that count; planning needs no more.
     """
-    z = _normal_quantile(power)
-    variance = max(rate * (1 - rate), 1e-4)
-    risen = min(1.0, rate + harm)
+    variance, risen = max(rate * (1 - rate), 1e-4), min(1.0, rate + harm)
     spread = variance / max(1 - share, 1e-9) + max(risen * (1 - risen), 1e-4) / share
-    count = 100.0
+    return values_needed(spread, max(harm - margin, 1e-9), alpha=alpha, power=power)
+
+
+def values_needed(spread: float, gap: float, *, alpha: float, power: float = 0.8) -> int:
+    """How many values find a mean that lies *gap* beyond its bound with probability *power*, about; *spread* is the variance that one of them has.
+
+    By the normal approximation with the boundary that the mixture has at that count, and 100 at least.
+    """
+    count, z = 100.0, _normal_quantile(power)
     for _ in range(60):
         boundary = np.sqrt(2 * (threshold(alpha) + np.log(count + 1)))
-        wanted = spread * ((boundary + z) / max(harm - margin, 1e-9)) ** 2
+        wanted = spread * ((boundary + z) / gap) ** 2
         if abs(wanted - count) < 1:
             break
         count = wanted
@@ -172,7 +178,7 @@ def _edge(yes: Array, count: Array, inside: Array, outside: Array, level: float)
     return outside
 
 
-def _least(of: Any, low: Array, high: Array) -> Array:
+def least(of: Any, low: Array, high: Array) -> Array:
     """The least value of a convex function between *low* and *high*, by golden section."""
     for _ in range(32):
         one, other = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)

@@ -10,16 +10,18 @@ from typing import Any
 
 import msgspec
 
-from . import agent, gateway, guards, measuring, progression, rollout, splits, store, targets, telemetry
+from . import agent, gateway, guards, measuring, progression, restoring, rollout, splits, store, targets, telemetry, truth
 from . import canary as judging
 from .canary import Terms
 from .errors import AnswersCallers, BadOption, NothingToPromote, NothingToRollBack, RolloutUnderWay
 from .guards import Expected
-from .reference import DeploymentRef
+from .progress import SILENT, Reporter
+from .reference import DeploymentRef, ModelRef
 from .rollout import EndpointView
 from .store import deployments as table
-from .store import events, rollouts
+from .store import events, models, rollouts
 from .store.rollouts import Rollout
+from .telemetry import labels as label_table
 
 _IN_FORCE_SECONDS = 5.0
 _COPIES = 20
@@ -77,13 +79,15 @@ def mirror(ref: DeploymentRef | str, percent: int, *, why: str = "") -> Endpoint
     return _once_in_force(ref.endpoint)
 
 
-def roll_back(endpoint: str, *, why: str = "") -> EndpointView:
+def roll_back(endpoint: str, *, why: str = "", redeploy: bool = False, report: Reporter = SILENT) -> EndpointView:
     """Divide the requests as before the latest change whose deployments are still healthy; a rollout under way is rolled back.
 
-    Raises EndpointNotFound, NothingToRollBack.
+    With *redeploy* no change is passed over because its deployments were withdrawn: they are deployed again as they were, see `restoring`.
+    Raises EndpointNotFound, NothingToRollBack, and with *redeploy* what `rollout.deploy` raises; then the split is as it was.
     """
+    restored = restoring.split_before(endpoint, report=report) if redeploy else None
     with store.writing() as tx:
-        earlier = _before(tx, endpoint)
+        earlier = restored or _before(tx, endpoint)
         under_way = rollouts.going(tx, endpoint)
         for plan in under_way:
             _end(tx, plan, "rolled back" if plan.step else "cancelled", why or "rolled back by hand")
@@ -152,39 +156,72 @@ def canary(
     alpha: float = 0.05,
     harm: float = 0.02,
     needed: int | None = None,
+    labels: int | None = None,
     least: int = 100,
     patience_seconds: float = 86_400.0,
     why: str = "",
 ) -> Rollout:
     """Have the agent give a deployment more and more of the requests while guards watch it, and promote it or roll it back by itself.
 
-    *promises* are guards such as `error_rate<=+0.5pp`, `p95<=+10%` or `agreement>=0.95`, for which it is sent copies; `accuracy>=-1pp` is
-    judged by the labels that come (`labels`), and *metrics*, such as `auc`, are told beside the guards by the same labels.  A candidate that
-    keeps them is rolled back with probability *alpha* at most, however often it is looked at.  It is promoted once it answered *needed*
-    requests; unless given, as many as find a rise of the error rate by *harm* (0.02: two percentage points) with probability 0.8.
+    *promises* are guards such as `error_rate<=+0.5pp`, `p95<=+10%` or `agreement>=0.95`, for which it is sent copies; `auc>=-0.02`, `accuracy>=-1pp`,
+    `brier<=+0.01` or `rmse<=+10%` are judged by the labels that come (see `truth`).  Each of *metrics* is a guard too, with its usual margin
+    (`guards.SHORT`), or where it cannot be one is told beside them, such as `f1`.  A candidate that keeps them all is rolled back with
+    probability *alpha* at most, however often it is looked at.  It is promoted once it answered *needed* requests; unless given, as many as find a rise of
+    the error rate by *harm* (0.02: two percentage points) with probability 0.8; and where labels judge it, once *labels* of its answers came, or as
+    many as find with that probability what lies beyond a guard by three times its margin.  Until then it waits: no label is taken for a good one.
     Raises EndpointNotFound, DeploymentNotFound, BadOption, RolloutUnderWay, TargetCannot.
     """
     ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
     _check_steps(steps, option="--steps")
     if not ref.name or steps[0] == 100:
         raise BadOption("A canary needs a deployment, and a step below 100 in which it is compared.", hint="--steps 5,25,50,100")
-    if not promises or not 0 < alpha < 1 or not 0 < harm < 1 or least < 1:
+    if not (promises or metrics) or not 0 < alpha < 1 or not 0 < harm < 1 or least < 1:
         raise BadOption("A canary needs a guard, and rates between 0 and 1.", hint='--guard "error_rate<=+0.5pp"')
-    watched = [guards.parse(promise) for promise in promises]
+    watched, told = _watched(promises, metrics)
     _check_answers_kept(watched)
     before, candidate = _served_by_others(ref, first_step=steps[0])
+    watched = [_fitted(guard, candidate, before) for guard in watched]
     copies = _COPIES if any(guard.metric == "agreement" for guard in watched) else 0
     terms = Terms(
-        guards=watched, metrics=[measuring.checked(name) for name in metrics], alpha=alpha, harm=harm, needed=needed, least=least,
+        guards=watched, metrics=told, alpha=alpha, harm=harm, needed=needed, labels=labels, least=least,
         patience_seconds=patience_seconds, expected=_expected(ref, before, harm), deployed_at=candidate.created_at, restarts=candidate.restarts,
         before=before, copies=copies,
     )  # fmt: skip
     return _planned(ref, "canary", list(steps), every_seconds=every_seconds, at=None, why=why, settings=judging.settings(terms))
 
 
-def check_promises(promises: Sequence[str]) -> None:
+def check_promises(promises: Sequence[str], metrics: Sequence[str] = ()) -> None:
     """Raises BadOption for a promise that is no guard, or that cannot be judged here."""
-    _check_answers_kept([guards.parse(promise) for promise in promises])
+    _check_answers_kept(_watched(promises, metrics)[0])
+
+
+def _watched(promises: Sequence[str], metrics: Sequence[str]) -> tuple[list[guards.Guard], list[str]]:
+    """The guards, those that *metrics* mean included, and the metrics that are only told.  Raises BadOption."""
+    watched = [guards.parse(promise) for promise in promises]
+    known = {guard.metric for guard in watched}
+    meant = [name for name in dict.fromkeys(map(measuring.checked, metrics)) if name not in known]
+    return [*watched, *(guards.parse(guards.SHORT[name]) for name in meant if name in guards.SHORT)], [name for name in meant if name not in guards.SHORT]
+
+
+def _fitted(guard: guards.Guard, candidate: table.Deployment, before: Mapping[str, int]) -> guards.Guard:
+    """A guard by labels as this candidate is judged by it: with how large an error may count.  Raises BadOption where it cannot be judged."""
+    if not guard.by_labels:
+        return guard
+    with store.reading() as tx:
+        version = models.get(tx, ModelRef.parse(candidate.model_ref))
+    gives = {column["name"] for column in (version.signature or {}).get("outputs", [])}
+    if lacking := guards.lacking(guard, gives):
+        raise BadOption(f"{candidate.ref} cannot be judged by {guard.metric}: {lacking}.", hint=f"--metric {'accuracy' if 'label' in gives else 'rmse'}")
+    if not guard.relative or guard.cap != 1.0 or guard.metric not in ("rmse", "mae"):
+        return guard
+    known = [one.where(one.labelled) for one in label_table.answers(candidate.endpoint) if before.get(one.deployment)]
+    figures = [figure for one in known if len(one) for figure in measuring.of_answers(one) if figure.metric == "rmse" and figure.value]
+    if sum(figure.count for figure in figures) < truth.LEAST_BEFORE:
+        raise BadOption(
+            f"{guard} is judged in proportion to how wrong {candidate.endpoint} was before, and fewer than {truth.LEAST_BEFORE} labels tell that.",
+            hint=f"%mlops labels {candidate.endpoint} --data df",
+        )
+    return msgspec.structs.replace(guard, cap=truth.CAP * max(figure.value or 0.0 for figure in figures))
 
 
 def _check_answers_kept(watched: Sequence[guards.Guard]) -> None:
@@ -300,9 +337,8 @@ def _before(tx: store.Transaction, endpoint: str) -> dict[str, int]:
     earlier = _earlier(changes, there, begun[0].settings.get("before") if begun else None)
     if earlier is None:
         known = {d.name for d in table.of(tx, endpoint)}
-        raise NothingToRollBack(
-            endpoint, gone=[f"{endpoint}/{name}" for change in changes[1:2] for name, share in change.weights.items() if share and name not in known]
-        )
+        gone = [name for change in changes[1:2] for name, share in change.weights.items() if share and name not in known]
+        raise NothingToRollBack(endpoint, gone=[f"{endpoint}/{name}" for name in gone], again=bool(gone) and set(gone) <= table.withdrawn(tx, endpoint).keys())
     return earlier
 
 

@@ -103,7 +103,7 @@ def test_guards_are_read_and_said_alike(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "error_rate", "error_rate<=0.5pp", "error_rate>=+1pp", "p95>=10ms", "p95<=10%", "agreement<=0.9", "auc>=0.7", "p95<=+0%", "error_rate<=200%"]
+    "text", ["", "error_rate", "error_rate<=0.5pp", "error_rate>=+1pp", "p95>=10ms", "p95<=10%", "agreement<=0.9", "auc>=7", "p95<=+0%", "error_rate<=200%"]
 )
 def test_what_is_no_guard_is_refused(text: str) -> None:
     with pytest.raises(errors.BadOption):

@@ -88,10 +88,11 @@ def _shares(endpoint: str, weights: Sequence[tuple[str, float]]) -> dict[str, in
     return dict(shares)
 
 
-@mlops.command(heading="Serving", examples=["rollback delays", "rollback delays --why 'errors since noon'"])
+@mlops.command(heading="Serving", examples=["rollback delays", "rollback delays --why 'errors since noon'", "rollback delays --redeploy"])
 @click.argument("endpoint", type=AN_ENDPOINT)
+@click.option("--redeploy", is_flag=True, help="Deploy again, as they were, deployments of that split that were withdrawn.  [default: pass it over]")
 @click.option("--why", default="", metavar="TEXT", help="A reason for the record.")
-def rollback(endpoint: str, why: str) -> EndpointView:
+def rollback(endpoint: str, redeploy: bool, why: str) -> EndpointView:
     """Divide an endpoint's requests as before the latest change.
 
     A rollout under way is rolled back.  Only healthy deployments are given requests.
@@ -99,7 +100,7 @@ def rollback(endpoint: str, why: str) -> EndpointView:
     from .. import traffic as division
 
     with face().reporting(f"rolling {endpoint} back") as report:
-        view = division.roll_back(endpoint, why=why)
+        view = division.roll_back(endpoint, why=why, redeploy=redeploy, report=report)
         report.step(", ".join(f"{d.name}={d.traffic}" for d in view.deployments))
     return view
 
@@ -128,20 +129,29 @@ A_PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
         "canary delays:4",
         'canary delays/4 --steps 5,25,50,100 --guard "error_rate<=+0.5pp" "p95<=+10%" "agreement>=0.95" --every 10m',
         "canary delays/4 --guard 'error_rate<=2%' --needed 500",
-        "canary delays/4 --guard 'accuracy>=-1pp' --metric auc",
+        "canary delays/4 --metric auc",
+        "canary delays/4 --guard 'auc>=-0.01' 'accuracy>=-1pp' --labels 2000",
     ],
 )
 @click.argument("subject", metavar="MODEL|DEPLOYMENT", type=A_MODEL_OR_DEPLOYMENT)
 @click.argument("more", metavar="", nargs=-1)
 @click.option("--steps", type=SEVERAL_PERCENT, help="Percentages it is given one after another.  [default: 5,25,50,100]")
 @click.option("--guard", "promises", multiple=True, metavar="PROMISE", help="What it must keep; may be repeated.  [default: error_rate<=+0.5pp p95<=+10%]")
-@click.option("--metric", "metrics", metavar="NAME", multiple=True, help="A measure by labels, such as auc, told beside the guards; may be repeated.")
+@click.option(
+    "--metric", "metrics", metavar="NAME", multiple=True, help="A measure it must keep by the labels that come, such as auc (auc>=-0.02); may be repeated."
+)
 @click.option("--every", type=DURATION, help="How long each step lasts at least.  [default: 10m]")
 @click.option(
     "--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="X", default=0.05, help="Probability of a false rollback.  [default: 0.05]"
 )
 @click.option(
     "--needed", type=click.IntRange(min=1), metavar="COUNT", help="Requests it must answer before it is promoted.  [default: as many as find +2 pp errors]"
+)
+@click.option(
+    "--labels",
+    type=click.IntRange(min=1),
+    metavar="COUNT",
+    help="Labels of its answers that a promotion takes, where labels judge.  [default: as many as find what is beyond a guard by thrice its margin]",
 )
 @click.option("--patience", type=DURATION, help="How long a step may lack requests before that is told.  [default: 1d]")
 @click.option("--endpoint", type=AN_ENDPOINT, help="Of a model version that is not deployed yet: where.  [default: the model's name]")
@@ -155,24 +165,26 @@ def canary(
     every: float | None,
     alpha: float,
     needed: int | None,
+    labels: int | None,
     patience: float | None,
     endpoint: str | None,
     why: str,
 ) -> Rollout:
     """Give a candidate more and more of the requests, and promote it or roll it back by what it does.
 
-    Guards are judged by tests that may be looked at at any moment.  A quiet endpoint is waited for, not guessed about.  Steps below 100 %
+    Guards are judged by tests that may be looked at at any moment.  A quiet endpoint is waited for, not guessed about, and so are labels.  Steps below 100 %
     are judged beside the others; the last, which leaves nobody to compare with, is the promotion.  A candidate that ends by itself, even
-    once, is rolled back.
+    once, is rolled back.  By labels judge auc, accuracy, precision, recall, brier, rmse and mae, also as --guard "auc>=-0.01" or "rmse<=+5%"; another
+    --metric, such as f1, is told beside the guards.
     """
     from .. import traffic as division
 
     watched = [*promises, *more] or division.PROMISES
-    division.check_promises(watched)
+    division.check_promises(watched, metrics)
     ref = _candidate(subject, endpoint)
     return division.canary(
         ref, steps or division.STEPS, promises=watched, metrics=metrics,
-        every_seconds=600.0 if every is None else every, alpha=alpha, needed=needed, patience_seconds=patience or 86_400.0, why=why,
+        every_seconds=600.0 if every is None else every, alpha=alpha, needed=needed, labels=labels, patience_seconds=patience or 86_400.0, why=why,
     )  # fmt: skip
 
 

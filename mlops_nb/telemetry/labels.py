@@ -1,6 +1,6 @@
 """What turned out to be true of what was asked: labels that came later, and answers beside them.
 
-    <workspace>/telemetry/endpoint=E/labels/<time_ns>.parquet     id, row, label, as they came at that time
+    <workspace>/telemetry/endpoint=E/labels/<time_ns>.parquet     id, row, label, as they came at that time; came, where files of many times became one
 
 A label belongs to the row of a request, known by the request's id and the row's place in it, from 0.  It is kept as text: whole numbers
 without a point, true and false as 1 and 0, so that 1, 1.0, "1" and true are one label.  Files are only added; of several labels of one row the
@@ -34,6 +34,8 @@ _MANY = 24
 _WELL_BEYOND = 3
 """A sample is worth it where it spares most of the rows."""
 _ROWS_OF_ANSWERS = ("label", "prediction")
+_STEM = "regexp_extract(filename, '([0-9]+)[.]parquet$', 1)::BIGINT"
+"""When the labels of a file came; of many that became one each keeps its `came`."""
 ID, ROW, LABEL = "id", "row", "label"
 
 
@@ -163,7 +165,7 @@ def _tidy(cursor: duckdb.DuckDBPyConnection, endpoint: str) -> None:
     for path in [path for path in standing if int(path.stem) < oldest * 1e9]:
         _delete(path)
     standing = _files(endpoint)
-    if len(standing) > _MANY and (known := _known(endpoint)):
+    if len(standing) > _MANY and (known := _known_when(endpoint)):
         _put(cursor, _folder(endpoint), known)
         for path in standing:
             _delete(path)
@@ -214,14 +216,18 @@ def answers(
     return [one for one in found if one is not None and len(one)]
 
 
-def correct(endpoint: str, *, since: datetime, until: datetime | None = None) -> dict[str, tuple[int, int]]:
-    """Per deployment how many labelled rows it answered in that time, and how many of them as the label says."""
-    found: dict[str, tuple[int, int]] = {}
-    for one in answers(endpoint, since=since, until=until):
-        known = one.where(one.labelled)
-        if known.label is not None and len(known):
-            found[one.deployment] = (int((known.label == known.truth).sum()), len(known))
-    return found
+def judged(endpoint: str, *, since: datetime, by: datetime) -> list[Answers]:
+    """What each deployment answered in that time and was labelled *by* then, in the order in which that was known.
+
+    Asked again later, the same rows come first: those whose label or answer came since stand behind them.  A label that was changed counts as of then.
+    """
+    found = [_answers_of(endpoint, place, since, by, (), None, known_by=_nanoseconds(by)) for place in files.folders(endpoint)]
+    return [one for one in found if one is not None and len(one)]
+
+
+def newest(endpoint: str, *, by: datetime) -> int:
+    """When the newest label that came *by* then did, in nanoseconds; 0 before the first."""
+    return max((int(path.stem) for path in _files(endpoint) if int(path.stem) <= _nanoseconds(by)), default=0)
 
 
 # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -246,22 +252,38 @@ def _files(endpoint: str) -> list[Path]:
     return sorted(_folder(endpoint).glob("[0-9]*.parquet"))
 
 
+def _nanoseconds(time: datetime) -> int:
+    return int(time.timestamp() * 1e9)
+
+
+def _known_when(endpoint: str, *, by: int | None = None) -> str | None:
+    """The labels that count (of those that came *by* then), as SQL, each with the nanosecond in which it came; None when there are none."""
+    standing = [path for path in _files(endpoint) if by is None or int(path.stem) <= by]
+    if not standing:
+        return None
+    listed = ", ".join(rows.literal(str(path)) for path in standing)
+    whole = f"SELECT * FROM read_parquet([{listed}], filename = true, union_by_name = true, hive_partitioning = false)"
+    told = f"SELECT id, row, label, coalesce(came, {_STEM}) AS came FROM ({whole} UNION ALL BY NAME SELECT NULL::BIGINT AS came WHERE false)"
+    return f"SELECT * FROM ({told}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY came DESC) = 1"
+
+
 def _known(endpoint: str, share: float | None = None) -> str | None:
     """The labels that count, as SQL, of all requests or of a *share* of them; None when there are none."""
     standing = [_sample(path) if share and _sample(path).exists() else path for path in _files(endpoint)]
     if not standing:
         return None
     listed = ", ".join(rows.literal(str(path)) for path in standing)
-    stem = "regexp_extract(filename, '([0-9]+)[.]parquet$', 1)::BIGINT"
     table = f"read_parquet([{listed}], filename = true, union_by_name = true, hive_partitioning = false)"
-    whole = f"SELECT id, row, label{f', {stem} AS stem' if len(standing) > 1 else ''} FROM {table}"
+    whole = f"SELECT id, row, label{f', {_STEM} AS stem' if len(standing) > 1 else ''} FROM {table}"
     whole += f" WHERE {_chosen(share, kept=standing != _files(endpoint))}" if share else ""
     if len(standing) == 1:  # which says nothing twice
         return whole
     return f"SELECT id, row, label FROM ({whole}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY stem DESC) = 1"
 
 
-def _answers_of(endpoint: str, place: Path, since: datetime | None, until: datetime | None, columns: Sequence[str], most: int | None) -> Answers | None:
+def _answers_of(
+    endpoint: str, place: Path, since: datetime | None, until: datetime | None, columns: Sequence[str], most: int | None, *, known_by: int | None = None
+) -> Answers | None:  # fmt: skip
     where, bounds = _during(since, until)
 
     def ask(standings: list[Standing]) -> Answers | None:
@@ -278,15 +300,18 @@ def _answers_of(endpoint: str, place: Path, since: datetime | None, until: datet
         each = ", ".join(f"unnest({rows.quoted(column)}) AS {name}" for name, column in wanted.items())
         id = f"CASE WHEN suffix(id, '{COPY_MARK}') THEN left(id, length(id) - {len(COPY_MARK)}) ELSE id END"
         said_at_all = f"{rows.quoted(wanted['said'])} IS NOT NULL"
-        chosen = f"AND {_chosen(share, kept='place' in types)}" if share else ""
+        known = _known(endpoint, share) if known_by is None else _known_when(endpoint, by=known_by)
+        if known is None and known_by is not None:
+            return None
+        chosen = f"AND {_chosen(share, kept='place' in types)}" if share else f"AND {id} IN (SELECT id FROM ({known}))" if known_by else ""
         scored = f"SELECT time, {id} AS id, unnest(range(rows)) AS row, {each} FROM ({table}) WHERE {where} AND {said_at_all} {chosen}"
         newest = f"SELECT * FROM ({scored}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY time DESC) = 1"
-        known = _known(endpoint, share)
-        truth = f"LEFT JOIN ({known}) k USING (id, row)" if known else "CROSS JOIN (SELECT NULL::VARCHAR AS label) k"
+        truth = f"{'' if known_by else 'LEFT '}JOIN ({known}) k USING (id, row)" if known else "CROSS JOIN (SELECT NULL::VARCHAR AS label) k"
         said_type = types[wanted["said"]].removesuffix("[]")
         said = as_label("said", said_type) if _is_label(wanted["said"], said_type) else "said::DOUBLE"
         shown = ", ".join(_shown(name, types[wanted[name]]) for name in wanted if name != "said")
-        sql = f"SELECT time, id, row, k.label AS truth, {said} AS said{', ' + shown if shown else ''} FROM ({newest}) a {truth} ORDER BY time, id, row"
+        sql = f"SELECT time, id, row, k.label AS truth, {said} AS said{', ' + shown if shown else ''} FROM ({newest}) a {truth}"
+        sql += f" ORDER BY {'greatest(k.came, epoch_ns(time)), ' if known_by else ''}time, id, row"
         found = _as_answers(standing.deployment, cursor.execute(sql, bounds).fetchnumpy(), wanted, is_label=_is_label(wanted["said"], said_type))
         return msgspec.structs.replace(found, of=total) if share else found
 

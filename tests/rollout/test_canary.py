@@ -160,7 +160,7 @@ def test_there_must_be_something_to_compare_with(churn: Workspace) -> None:
     with pytest.raises(errors.BadOption):
         traffic.canary("churn/2", [100])
     with pytest.raises(errors.BadOption):
-        traffic.canary("churn/2", promises=["auc>=0.7"])
+        traffic.canary("churn/2", promises=["auc>=7"])
     assert traffic.of("churn") == []
 
 

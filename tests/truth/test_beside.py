@@ -9,10 +9,11 @@ import pytest
 from living import X, Y, churn_model, wait_for
 from sklearn.linear_model import LogisticRegression
 
-from mlops_nb import agreement, cards, errors, guards, labels, registry, rollout, telemetry, traffic
-from mlops_nb.guards import Expected, Right
+from mlops_nb import agreement, canary, cards, errors, guards, labels, registry, rollout, telemetry, traffic
+from mlops_nb.guards import Expected
 from mlops_nb.settings import Workspace
 from mlops_nb.telemetry import Counted
+from mlops_nb.truth import Truth
 
 pytestmark = pytest.mark.xdist_group("truth-beside")
 
@@ -54,19 +55,48 @@ def test_a_shadow_is_compared_with_what_callers_were_answered(pair: Workspace) -
     assert "agreement" in cards.as_text(report)
 
 
-def test_a_canary_that_answers_wrong_is_rolled_back_by_its_labels(pair: Workspace) -> None:
-    traffic.split("churn", {"1": 100, "2": 0})
-    traffic.canary("churn/2", [50, 100], promises=["accuracy>=-1pp"], metrics=["auc"], every_seconds=3600, least=10)
-    wait_for(lambda: rollout.endpoints("churn")[0].deployments[1].traffic == 50, what="the first step")
-    asked(80)
-    wait_for(lambda: telemetry.captured("churn").rows >= 120, what="telemetry")
+def labelled() -> None:
+    """Say what became of everybody who was asked about."""
     rows = [(row["id"], int(row["inputs"]["age"][0] > 40)) for row in telemetry.requests("churn", most=500) if "~" not in row["id"]]
     labels.record("churn", pd.DataFrame({"request_id": [id for id, _ in rows], "left": [truth for _, truth in rows]}))
 
+
+def test_a_canary_that_answers_wrong_is_rolled_back_by_its_labels(pair: Workspace) -> None:
+    traffic.split("churn", {"1": 100, "2": 0})
+    traffic.canary("churn/2", [50, 100], promises=["accuracy>=-1pp"], metrics=["auc", "f1"], every_seconds=3600, least=10)
+    wait_for(lambda: rollout.endpoints("churn")[0].deployments[1].traffic == 50, what="the first step")
+    asked(120)
+    wait_for(lambda: telemetry.captured("churn").rows >= 160, what="telemetry")
+    labelled()
+
     ended = wait_for(lambda: next((one for one in traffic.of("churn") if one.status == "rolled back"), None), what="the rollback")
 
-    assert "accuracy>=-1pp violated" in ended.reason
-    assert "auc" in ended.reason
+    assert ended.reason.startswith("accuracy>=-1pp and auc>=-0.02 violated: accuracy ")
+    assert "auc 0 of " in ended.reason and " pairs of labels, the others 1 of " in ended.reason
+    assert "f1 " in ended.reason  # which is told only
+
+
+def test_a_canary_judged_by_auc_waits_for_labels_and_is_promoted_by_them(pair: Workspace) -> None:
+    rollout.deploy("churn:1", endpoint="churn", name="same", traffic=0)
+    traffic.canary("churn/same", [50, 100], promises=[], metrics=["auc"], every_seconds=0.5, least=10, labels=20, patience_seconds=0.5)
+    wait_for(lambda: traffic.of("churn")[0].step == 1, what="the first step")
+    asked(120)
+    waits = wait_for(lambda: one if (one := traffic.of("churn")[0]).status == "held" and "labels" in one.reason else None, what="the wait")
+    before = {d.name: d.traffic for d in rollout.endpoints("churn")[0].deployments}
+    labelled()
+    ended = wait_for(lambda: one if not (one := traffic.of("churn")[0]).going else None, seconds=60, what="the promotion")
+
+    assert "auc>=-0.02 is judged by labels: 0 of the 10 that a step takes have come for the candidate (%mlops labels churn --data df)" in waits.reason
+    assert before["same"] == 50
+    assert ended.status == "done" and "kept its guards: auc 1 of " in ended.reason
+    told = canary.evidence_of(ended).stages[0].told["auc>=-0.02"]
+    assert all(side.count > 5 for side in told)
+    rollout.undeploy("churn/2")
+
+
+def test_a_measure_that_the_model_cannot_be_judged_by_is_refused(pair: Workspace) -> None:
+    with pytest.raises(errors.BadOption, match="it answers with labels"):
+        traffic.canary("churn/1", metrics=["rmse"])
 
 
 def test_a_guard_on_accuracy_waits_for_labels() -> None:
@@ -74,24 +104,40 @@ def test_a_guard_on_accuracy_waits_for_labels() -> None:
 
     assert guards.evidence(guard, Counted(), Counted(), [], Expected()) == 0.0
     assert "of no labels" in guards.words(guard, Counted(), Counted(), [])
+    assert not guards.beyond(guard, Counted(), Counted(), [])
+
+
+def wrong(many: int) -> Truth:
+    """So many of a thousand."""
+    return Truth(rows=1000, count=1000, lost=many, squares=many)
 
 
 def test_a_guard_on_accuracy_is_violated_by_what_is_worse_and_not_by_chance() -> None:
     guard = guards.parse("accuracy>=-1pp")
 
-    worse = guards.evidence(guard, Counted(), Counted(), [], Expected(), truth=(Right(700, 1000), Right(900, 1000)))
-    alike = guards.evidence(guard, Counted(), Counted(), [], Expected(), truth=(Right(895, 1000), Right(900, 1000)))
+    worse = guards.evidence(guard, Counted(), Counted(), [], Expected(), told=(wrong(300), wrong(100)))
+    alike = guards.evidence(guard, Counted(), Counted(), [], Expected(), told=(wrong(105), wrong(100)))
 
     assert worse > 10
     assert alike <= 0
 
 
-@pytest.mark.parametrize(("text", "said"), [("accuracy>=-1pp", "accuracy>=-1pp"), ("accuracy >= 90%", "accuracy>=0.9"), ("accuracy>=0.9", "accuracy>=0.9")])
-def test_guards_on_accuracy_are_read(text: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("accuracy >= 90%", "accuracy>=0.9"),
+        *((same, same) for same in ("accuracy>=-1pp", "accuracy>=0.9", "recall>=-2pp", "auc>=-0.02", "auc>=0.7", "brier<=+0.01", "brier<=0.2")),
+        *((same, same) for same in ("rmse<=+10%", "rmse<=12.5", "mae<=+5%", *guards.SHORT.values())),
+    ],
+)
+def test_guards_by_labels_are_read(text: str, said: str) -> None:
     assert str(guards.parse(text)) == said
 
 
-@pytest.mark.parametrize("text", ["accuracy<=-1pp", "accuracy>=+1pp", "accuracy>=2", "accuracy>=-0.1", "p95<=-10%", "error_rate<=-1pp"])
+@pytest.mark.parametrize(
+    "text",
+    ["accuracy<=-1pp", "accuracy>=+1pp", "accuracy>=2", "accuracy>=-0.1", "p95<=-10%", "error_rate<=-1pp", "auc<=0.3", "auc>=+0.1", "rmse<=10%", "rmse<=+10"],
+)
 def test_what_is_no_guard_is_refused(text: str) -> None:
     with pytest.raises(errors.BadOption):
         guards.parse(text)
