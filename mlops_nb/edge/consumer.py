@@ -53,10 +53,11 @@ class Consumer:
                 self._receive(event)
 
     def _receive(self, received: Received) -> None:
-        user = received.message.user
-        stream, number = user.get("stream", ""), int(user.get("sequence", "0") or 0)
+        stream, number = _numbered(received.message)
         last = self._had.get(stream, number - 1)
-        if not stream or number > last:
+        if not stream:
+            self._take(received.message)
+        elif number > last:
             self._take(received.message)
             self.missing += max(0, number - last - 1)
             self._note(stream, number)
@@ -68,6 +69,12 @@ class Consumer:
             scratch = self._place.with_suffix(".tmp")
             scratch.write_bytes(msgspec.json.encode(self._had))
             scratch.replace(self._place)
+
+
+def _numbered(message: Message) -> tuple[str, int]:
+    """The device's stream and the answer's number in it; no stream for what no device of ours sent, which cannot be known again."""
+    stream, number = message.user.get("stream", ""), message.user.get("sequence", "")
+    return (stream, int(number)) if number.isascii() and number.isdigit() else ("", 0)
 
 
 def _read(place: Path | None) -> dict[str, int]:

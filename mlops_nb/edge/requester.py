@@ -13,12 +13,14 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..errors import MlopsError
 from . import bodies
 from .link import Down, Link, Received, Up
 from .module import AGAIN
 
 if TYPE_CHECKING:
     from .broker import Broker
+    from .link import Message
 
 _AGAIN_SECONDS = 30.0
 
@@ -104,9 +106,10 @@ class Requester:
         id = (message.correlation or b"").decode(errors="replace")
         with self._lock:
             known = self._waiting.pop(id, None)
-        if known:
-            said = bodies.decode(message.body, bodies.kind_of(message.body, message.content_type))
-            self._take(Answered(id, int(message.user.get("status", "200")), said, message.user.get("device", ""), message.user))
+        if known and (answered := _answered(id, message)):
+            self._take(answered)
+        elif known:  # no device's answer: the request waits on
+            self._waiting.setdefault(id, known)
         self._link.acknowledge(received)
 
     def _send_all(self) -> None:
@@ -126,3 +129,12 @@ class Requester:
         self._waiting[id] = waiting._replace(sent=time.monotonic())
         properties: dict[str, Any] = {"CorrelationData": id.encode(), "ResponseTopic": self._answers, "ContentType": waiting.kind}
         self._link.publish(self._topic, waiting.body, **properties, UserProperty=[(AGAIN, "1")] if again else None)
+
+
+def _answered(id: str, message: Message) -> Answered | None:
+    """The answer that came; None for what no device would send."""
+    try:
+        said = bodies.decode(message.body, bodies.kind_of(message.body, message.content_type))
+        return Answered(id, int(message.user.get("status", "200")), said, message.user.get("device", ""), message.user)
+    except (MlopsError, ValueError):
+        return None

@@ -225,3 +225,41 @@ def test_a_consumer_that_did_not_ask_has_each_answer_once_though_the_device_is_k
 
     assert ids == [str(number) for number in range(1500)]
     assert consumer.missing == 0
+
+
+def test_what_strangers_publish_on_the_topics_of_answers_stops_nobody(
+    mosquitto: Mosquitto, device: Callable[..., Device], churn: ModelVersion, tmp_path: Path
+) -> None:
+    publish(mosquitto.broker, desired(churn, "g1"))
+    gate = device()
+    gate.until_running("g1")
+    gate.kill()
+    ids: list[str] = []
+    got: list[Answered] = []
+    consumer = Consumer(mosquitto.broker, "gates/out", lambda message: ids.append(message.user.get("id", "?")), name="historian", folder=tmp_path)
+    requester = Requester(mosquitto.broker, "gates/in", got.append, answers="answers/me")
+    try:
+        assert requester.wait(15)
+        requester.ask({"data": [{"age": 40, "income": 50.0}]}, id="mine")
+        publish_as_a_stranger(mosquitto, "gates/out", sequence="none of ours")
+        for status, body in (("soon", b"{}"), ("200", b"{"), ("200", b"\xff\xff")):
+            publish_as_a_stranger(mosquitto, "answers/me", body, status=status, correlation=b"mine")
+        wait_for(lambda: ids == ["?"], what="the stranger's message")
+        gate.start()
+        ask_near(mosquitto, 3)
+        wait_for(lambda: len(ids) == 4 and got, what="the device's own answers")
+    finally:
+        consumer.close()
+        requester.close()
+
+    assert ids == ["?", "0", "1", "2"]
+    assert [(answer.id, answer.status, answer.said["model"]) for answer in got] == [("mine", 200, "churn:1")]
+
+
+def publish_as_a_stranger(mosquitto: Mosquitto, topic: str, body: bytes = b"{}", *, correlation: bytes | None = None, **user: str) -> None:
+    from mlops_nb.edge.broker import properties
+    from mlops_nb.edge.link import connected
+
+    with connected(mosquitto.broker) as client:
+        known = properties("PUBLISH", CorrelationData=correlation, UserProperty=[("stream", "s"), *user.items()])
+        client.publish(topic, body, qos=1, properties=known).wait_for_publish(20)

@@ -166,6 +166,7 @@ def test_a_request_that_comes_twice_is_answered_once(mosquitto: Mosquitto, devic
 
     assert [message.user["id"] for message in got] == ["1", "2"]
     assert [message.correlation for message in got] == [b"1", b"2"]
+    assert [message.qos for message in got] == [1, 1]
 
 
 def test_what_is_wrong_with_a_request_is_its_answer(mosquitto: Mosquitto, device: Start, churn: ModelVersion) -> None:
