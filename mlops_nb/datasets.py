@@ -31,12 +31,14 @@ _TYPES = {
     "USMALLINT": "uint16", "UINTEGER": "uint32", "UBIGINT": "uint64", "FLOAT": "float32", "DOUBLE": "float64", "VARCHAR": "string",
 }  # fmt: skip
 _MOST_FREQUENT = 10
+_MOST_COUNTED = 1_000_000
+"""Rows up to which distinct values are counted; of more they are estimated, for they would have to be held in memory."""
 
 
 def register(name: str, data: Any, *, description: str = "", tags: dict[str, str] | None = None) -> DatasetVersion:
-    """Keep *data* (a pandas DataFrame, or the path of a CSV, Parquet or JSON file) and return its version.
+    """Keep *data* (a pandas DataFrame, an array, or the path of a CSV, Parquet or JSON file) and return its version.
 
-    The index of a DataFrame is left out.  The same content under the same name is the version already there, which gets the new
+    The index of a DataFrame is left out; the columns of an array are named `column0`, `column1` and so on.  The same content under the same name is the version already there, which gets the new
     *description* and *tags* where they are given.
     Raises BadName, FileMissing, BadOption, StoreFull.
     """
@@ -156,13 +158,24 @@ def _copied(data: Any, parquet: Path) -> duckdb.DuckDBPyConnection:
             source = reader(Path(data))
         else:
             _check_names(data)
-            connection.register("given", data)
+            connection.register("given", _by_columns(data))
             source = "given"
         connection.execute(f"COPY (SELECT * FROM {source}) TO '{_quoted(parquet)}' (FORMAT parquet, COMPRESSION zstd)")
     except duckdb.Error as error:
         hint = "a DataFrame with one type per column, or a CSV, Parquet or JSON file"
         raise BadOption(f"This data cannot be kept as a table: {str(error).splitlines()[0]}", hint=hint) from error
     return connection
+
+
+def _by_columns(data: Any) -> Any:
+    """A numpy array as its columns, for DuckDB would take its rows for them; anything else as it is.  Raises BadOption."""
+    import numpy as np
+
+    if not isinstance(data, np.ndarray) or data.ndim == 1:
+        return data
+    if data.ndim != 2:
+        raise BadOption(f"An array of shape {data.shape} is no table.", hint="one row per record: X.reshape(len(X), -1)")
+    return {f"column{place}": data[:, place] for place in range(data.shape[1])}
 
 
 def _check_names(data: Any) -> None:
@@ -205,6 +218,10 @@ def _described(connection: duckdb.DuckDBPyConnection, parquet: Path) -> tuple[in
     for column, filled in zip(profile, present, strict=True):
         column["nulls"] = rows - filled
         column["top"] = _most_frequent(connection, source, column)
+    if rows <= _MOST_COUNTED:
+        distinct = ", ".join(f"count(DISTINCT {_column(c)})" for c in profile)
+        for column, unique in zip(profile, connection.execute(f"SELECT {distinct} FROM {source}").fetchone() or (), strict=True):
+            column["unique"] = unique
     schema = [{"name": c["column_name"], "type": _type(c["column_type"]), "nullable": c["nulls"] > 0} for c in profile]
     return rows, schema, profile
 

@@ -133,7 +133,8 @@ def show_data(card: queries.Card) -> None:
     st.caption(f"{parts.plain(data.ref)}: {data.rows:,} rows, {data.bytes:,} bytes, registered {parts.ago(data.created_at)}")
     if data.description:
         st.text(data.description)
-    wanted = ("column_name", "column_type", "min", "max", "approx_unique", "avg", "null_percentage")
+    unique = "unique" if all("unique" in column for column in data.profile) else "approx_unique"
+    wanted = ("column_name", "column_type", "min", "max", unique, "avg", "null_percentage")
     parts.table([{name: parts.said(column.get(name)) for name in wanted} for column in data.profile], alt=f"Profile of {data.ref}")
 
 

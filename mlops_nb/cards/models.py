@@ -179,7 +179,8 @@ def _spread_of(column: Mapping[str, Any]) -> list[str]:
     missing = float(column.get("null_percentage") or 0)
     shorten = str if column["column_type"] == "VARCHAR" else shortened  # "001" is no number
     spread = ("" if column.get(which) is None else shorten(column[which])[:24] for which in ("min", "max", "avg"))
-    return [f"{missing:g} %", f"{column.get('approx_unique') or 0:,}", *spread]
+    distinct = f"{column['unique']:,}" if "unique" in column else f"≈ {column.get('approx_unique') or 0:,}"
+    return [f"{missing:g} %", distinct, *spread]
 
 
 _PROFILED = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -59,6 +60,27 @@ def test_files_are_taken_too(workspace: Workspace, tmp_path: Path, suffix: str) 
         duckdb.from_df(plain).write_parquet(str(file))
 
     assert datasets.register("from_file", file).rows == 2
+
+
+def test_the_rows_of_an_array_are_rows(workspace: Workspace) -> None:
+    version = datasets.register("matrix", np.arange(6.0).reshape(3, 2))
+
+    assert version.rows == 3 and [column["name"] for column in version.schema] == ["column0", "column1"]
+    assert datasets.frame("matrix").to_numpy().tolist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
+
+
+def test_an_array_of_three_dimensions_is_no_table(workspace: Workspace) -> None:
+    with pytest.raises(errors.BadOption, match=r"shape \(2, 3, 4\)") as caught:
+        datasets.register("cube", np.zeros((2, 3, 4)))
+    assert "X.reshape(len(X), -1)" in caught.value.hint
+
+
+def test_distinct_values_are_counted_not_estimated(workspace: Workspace) -> None:
+    values = np.random.default_rng(0).integers(0, 600, 900) / 7
+
+    (profiled,) = datasets.register("counted", pd.DataFrame({"x": values})).profile
+
+    assert profiled["unique"] == len(np.unique(values))
 
 
 @pytest.mark.parametrize("columns", [["Age", "age"], ["x", "x"]])
