@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from living import X, churn_model, deployment, wait_for
 from mlops_nb import packaging, rollout, targets
 from mlops_nb.edge.requester import Answered, Requester
 from mlops_nb.engine import address
-from mlops_nb.errors import BadOption, DeviceTaken
+from mlops_nb.errors import BadOption, DeviceTaken, EngineElsewhere
 from mlops_nb.fleet import devices
 from mlops_nb.rollout import Deployed
 from mlops_nb.settings import Workspace
@@ -24,7 +25,7 @@ from mlops_nb.store.deployments import DeploymentSpec
 from mlops_nb.targets import containers
 
 from .brokers import Mosquitto
-from .test_outages import load_on
+from .test_outages import OUTAGE_SECONDS, load_on
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -127,7 +128,7 @@ def _listens_nowhere(pid: int) -> None:
         assert not [row for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own]
 
 
-def test_a_container_killed_under_load_again_and_with_its_broker_is_started_again_and_loses_nothing(
+def test_a_container_killed_under_load_and_with_its_broker_gone_for_half_a_minute_is_started_again_and_loses_nothing(
     deploy: Callable[..., Deployed], mosquitto: Mosquitto, container: Callable[[], Any]
 ) -> None:
     deploy("churn:1", cpus=1)
@@ -137,9 +138,11 @@ def test_a_container_killed_under_load_again_and_with_its_broker_is_started_agai
             before, gone = len(load.got), container()
             if killed_too:
                 killed_too.kill()
+            since = time.monotonic()
             gone.kill()
             wait_for(lambda gone=gone: (now := container()) and now.id != gone.id and now.status == "running", what="another container")
             if killed_too:
+                time.sleep(max(0.0, OUTAGE_SECONDS - (time.monotonic() - since)))  # the outage itself
                 killed_too.start()
             wait_for(lambda before=before: len(load.got) > before + 100, seconds=60, what="answers after the kill")
 
@@ -208,3 +211,14 @@ def test_what_was_stopped_comes_back_with_the_workspace_and_what_is_withdrawn_is
     rollout.undeploy("gates")
     assert container() is None
     wait_for(lambda: not devices.one("gate-1").online, what="its goodbye")
+
+
+def test_a_device_in_a_container_of_another_machines_engine_is_refused_before_anything_is_done(workspace: Workspace) -> None:
+    workspace.root.mkdir()
+    (workspace.root / "config.toml").write_text('edge_broker = "mqtt://127.0.0.1:9"\ncontainer_engine = "ssh://somebody@far.example"\n')
+    churn_model()
+
+    with pytest.raises(EngineElsewhere, match=r"ssh://somebody@far\.example is on another machine; a device's folder would be there, not here"):
+        rollout.deploy("churn:1", to="edge", spec=DeploymentSpec(options={"device": "gate-2", "run": "container"}))
+
+    assert rollout.endpoints() == []

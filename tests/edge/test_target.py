@@ -201,6 +201,10 @@ def test_a_device_elsewhere_is_waited_for_and_runs_the_version_once_it_comes(edg
         wait_for(lambda: deployment("churn/far").status == "healthy", what="the device")
         assert ask(mosquitto, "churn/far/in")[0].said["model"] == "churn:1"
         assert "state=running" in rollout.logs("churn/far")[0]
+        far.kill()
+        wait_for(lambda: (d := deployment("churn/far")).status == "unhealthy" and d.reason and "not online" in d.reason.message, what="its last will")
+        far.start()
+        wait_for(lambda: deployment("churn/far").status == "healthy", what="the device again")
         rollout.undeploy("churn/far")
         far.until(lambda s: s.reported.state == "empty", "the device to run nothing")
     finally:
