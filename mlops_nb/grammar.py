@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
@@ -365,6 +366,19 @@ class Several(Word):
         return [CompletionItem(f"{before}{comma}{item.value}") for item in self._one.shell_complete(ctx, param, last)]
 
 
+class OfEndpoint(Word):
+    """A word whose offers hang on the endpoint that the line names."""
+
+    def __init__(self, name: str, offers: Callable[[str], Sequence[str]]) -> None:
+        super().__init__(name)
+        self._of = offers
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """What that endpoint has; nothing before it is named."""
+        endpoint = ctx.params.get("endpoint") or next(iter(ctx.args), None)  # click reads no argument before an option that has no value yet
+        return [CompletionItem(text) for text in (self._of(endpoint) if endpoint else ()) if text.startswith(incomplete)]
+
+
 class Live(Word):
     """A live object by name or expression, a path, or (with *known*) a registered name; `Face.meaning` finds out which."""
 
@@ -429,6 +443,25 @@ def endpoint_names(fragment: str = "") -> Sequence[str]:
     from .store import deployments
 
     return _from_store(lambda tx: [e.name for e in deployments.endpoints(tx)])
+
+
+def columns_of(endpoint: str) -> Sequence[str]:
+    """The inputs of the models behind an endpoint."""
+    from .store import deployments, models
+
+    def ask(tx: Any) -> list[str]:
+        versions = [models.get(tx, ModelRef(d.model, version=d.version)) for d in deployments.of(tx, endpoint)]
+        return list(dict.fromkeys(column["name"] for version in versions for column in (version.signature or {}).get("inputs") or []))
+
+    return _from_store(ask)
+
+
+def features_of(endpoint: str) -> Sequence[str]:
+    """What an endpoint's newest drift check looked at, predictions and labels included; before there is one, the inputs."""
+    from .store import checks
+
+    newest = _from_store(lambda tx: [str(one.get("name")) for check in checks.drift_checks(tx, endpoint, most=1) for one in check.report.get("features", [])])
+    return [shlex.quote(name) for name in newest or columns_of(endpoint)]
 
 
 def alert_rules(fragment: str = "") -> Sequence[str]:
@@ -576,6 +609,8 @@ A_DATASET = Word("DATASET[:VERSION]", lambda text: ModelRef.parse(text, what="da
 A_DATASET_NAME = Word("NAME", _named("dataset"), dataset_names)
 AN_ENVIRONMENT = Word("NAME[:VERSION]", lambda text: ModelRef.parse(text, what="environment"), environment_names)
 AN_ENDPOINT = Word("ENDPOINT", _named("endpoint"), endpoint_names)
+A_FEATURE = OfEndpoint("NAME", features_of)
+A_COLUMN = OfEndpoint("COLUMN", columns_of)
 A_RULE = Word("RULE", str, alert_rules)
 A_DEPLOYMENT = Word("ENDPOINT/DEPLOYMENT", DeploymentRef.parse, deployment_refs)
 A_DEPLOYMENT_NAME = Word("NAME", _named("deployment"))

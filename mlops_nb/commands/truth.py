@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import BadOption
-from ..grammar import A_DEPLOYMENT, A_DEPLOYMENT_NAME, A_MODEL, A_MOMENT, AN_ENDPOINT, DATA, Word, face
+from ..grammar import A_COLUMN, A_DEPLOYMENT, A_DEPLOYMENT_NAME, A_MODEL, A_MOMENT, AN_ENDPOINT, DATA, Word, face
 from ..reference import DeploymentRef, ModelRef
 from ..shapes import Listing
 from .group import mlops
@@ -68,7 +68,7 @@ def labels(endpoint: str, data: str, id: str | None, row: str | None, label: str
 @click.argument("endpoint", type=AN_ENDPOINT)
 @click.option("--since", type=A_MOMENT, help="Only requests after this, such as 2h, 7d or 2026-01-31.  [default: all that are kept]")
 @click.option("--by", type=BY, help="A row for each stretch of time, or for each value of an input column.")
-@click.option("--segment", metavar="COLUMN", help="And one for each value of this input column.")
+@click.option("--segment", type=A_COLUMN, help="And one for each value of this input column.")
 @click.option("--deployment", type=A_DEPLOYMENT_NAME, help="Only requests this one answered.")
 def performance(endpoint: str, since: datetime | None, by: str | None, segment: str | None, deployment: str | None) -> Performance:
     """Show how good an endpoint's answers were, by the labels that came.

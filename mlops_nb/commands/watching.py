@@ -13,6 +13,7 @@ from ..grammar import (
     A_DRIFT_DETECTOR,
     A_DRIFT_ENGINE,
     A_DRIFT_REFERENCE,
+    A_FEATURE,
     A_MOMENT,
     A_SCHEDULE,
     A_SUBJECT,
@@ -173,7 +174,7 @@ def delete_schedule(schedule: str) -> Facts:
     examples=["snooze delays --for 7d", "snooze delays --feature dep_delay --for 7d --why 'known sensor swap'", "snooze delays --feature dep_delay --end"],
 )
 @click.argument("endpoint", type=AN_ENDPOINT)
-@click.option("--feature", metavar="NAME", default="", help="Only of this one.  [default: all]")
+@click.option("--feature", type=A_FEATURE, default="", help="Only of this one.  [default: all]")
 @click.option("--for", "seconds", type=DURATION, help="How long, such as 7d.")
 @click.option("--why", default="", metavar="TEXT", help="A reason for the record.")
 @click.option("--end", is_flag=True, help="Have it be told again from now on.")
@@ -188,7 +189,7 @@ def snooze(endpoint: str, feature: str, seconds: float | None, why: str, end: bo
 
 @mlops.command(heading="Watching", examples=["acknowledge delays --why 'new route, retraining on Monday'", "acknowledge delays --feature dep_delay --for 14d"])
 @click.argument("endpoint", type=AN_ENDPOINT)
-@click.option("--feature", metavar="NAME", default="", help="Only of this one.  [default: all]")
+@click.option("--feature", type=A_FEATURE, default="", help="Only of this one.  [default: all]")
 @click.option("--for", "seconds", type=DURATION, help="How long, such as 14d.  [default: until a check finds it no more]")
 @click.option("--why", default="", metavar="TEXT", help="A reason for the record.")
 def acknowledge(endpoint: str, feature: str, seconds: float | None, why: str) -> Silence:

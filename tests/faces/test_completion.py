@@ -22,6 +22,9 @@ import pytest
         ("%mlops deploy delays:1 --to ", ["%mlops deploy delays:1 --to local"]),
         ("%mlops undeploy delays/", ["%mlops undeploy delays/1"]),
         ("%mlops traffic delays ", ["%mlops traffic delays 1="]),
+        ("%mlops snooze delays --feature ", ["%mlops snooze delays --feature distance", "%mlops snooze delays --feature delay"]),
+        ("%mlops acknowledge delays --feature di", ["%mlops acknowledge delays --feature distance"]),
+        ("%mlops performance delays --segment de", ["%mlops performance delays --segment delay"]),
         ("%mlops endpoints k", ["%mlops endpoints key"]),
         ("%mlops endpoints key ", ["%mlops endpoints key delays"]),
         ("%mlops datasets fl", ["%mlops datasets flights"]),
@@ -35,6 +38,14 @@ import pytest
 def test_tab_offers_what_can_stand_there(kernel: Any, typed: str, expected: list[str]) -> None:
 
     assert kernel.completed(typed)[: len(expected)] == expected
+
+
+def test_what_a_drift_check_looked_at_is_offered_with_its_predictions_as_one_word(kernel: Any, terminal: Any) -> None:
+    kernel.ok("%mlops invoke delays --data X")
+    terminal.result("drift", "delays")
+
+    offered = [line.removeprefix("%mlops snooze delays --feature ") for line in kernel.completed("%mlops snooze delays --feature ")]
+    assert set(offered) >= {"distance", "delay", "'prediction label'"}
 
 
 def test_a_model_name_is_offered_with_its_versions_and_aliases(kernel: Any) -> None:
