@@ -177,22 +177,7 @@ class World:
         if not due and target.alive(deployment):
             return
         self._looked_at[deployment.ref] = time.monotonic()
-        seen = target.observe(deployment)
-        if seen.state == "gone":
-            _fell(deployment, seen.reason)
-        elif seen.state == "healthy" and deployment.status == "unhealthy":
-            _record(deployment, "healthy", event="DeploymentRecovered")
-        elif seen.state == "healthy" and seen.reason and seen.reason != deployment.reason:
-            _record(deployment, "healthy", reason=seen.reason, event="RequestFailed")
-        elif seen.state == "healthy" and deployment.restarts and _age(deployment) > STEADY_SECONDS:
-            _record(deployment, "healthy", reason=deployment.reason, restarts=0)
-        elif seen.state == "unhealthy" and deployment.status == "healthy":
-            _record(deployment, "unhealthy", reason=seen.reason, event="DeploymentUnhealthy")
-        elif seen.unreachable and deployment.status == "unhealthy" and seen.reason != deployment.reason:
-            _record(deployment, "unhealthy", reason=seen.reason)
-        elif seen.state == "unhealthy" and _age(deployment) > UNHEALTHY_SECONDS and not (seen.unreachable or seen.mending):
-            target.stop(deployment)
-            _fell(deployment, seen.reason)
+        _heed(deployment, target.observe(deployment))
 
 
 def _trouble_advancing(plan: rollouts.Rollout) -> Exception | None:
@@ -254,6 +239,37 @@ def _note_waiting(deployment: Deployment, reason: Reason | None) -> None:
     """Say once what it waits for."""
     if reason != deployment.reason:
         _record(deployment, deployment.status, reason=reason)
+
+
+def _heed(deployment: Deployment, seen: targets.Observed) -> None:
+    """Act on what was seen of a deployment that had come up."""
+    if seen.state == "gone":
+        _fell(deployment, seen.reason)
+    elif seen.state == "healthy":
+        _heed_health(deployment, seen.reason)
+    elif seen.state == "unhealthy":
+        _heed_illness(deployment, seen)
+
+
+def _heed_health(deployment: Deployment, reason: Reason | None) -> None:
+    if deployment.status == "unhealthy":
+        _record(deployment, "healthy", event="DeploymentRecovered")
+    elif reason and reason != deployment.reason:
+        _record(deployment, "healthy", reason=reason, event="RequestFailed")
+    elif deployment.restarts and _age(deployment) > STEADY_SECONDS:
+        _record(deployment, "healthy", reason=deployment.reason, restarts=0)
+
+
+def _heed_illness(deployment: Deployment, seen: targets.Observed) -> None:
+    """Tell it; where nobody else mends it, end it after a while, so that it is started again."""
+    left_alone = seen.unreachable or seen.mending
+    if deployment.status == "healthy":
+        _record(deployment, "unhealthy", reason=seen.reason, event="DeploymentUnhealthy")
+    elif left_alone and seen.reason and seen.reason != deployment.reason:
+        _record(deployment, "unhealthy", reason=seen.reason)
+    elif not left_alone and _age(deployment) > UNHEALTHY_SECONDS:
+        _stop(deployment)
+        _fell(deployment, seen.reason)
 
 
 def _came_up(deployment: Deployment) -> None:

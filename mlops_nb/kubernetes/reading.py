@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -16,6 +16,7 @@ _NO_IMAGE = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "
 _TRYING_AGAIN = frozenset({"ErrImagePull", "RegistryUnavailable"})
 """Seen before the kubelet's second try: it may yet succeed."""
 _NO_CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_PODS_TOLD = 3
 _TOLD = re.compile(r"deployment\.failed kind='(?P<kind>[^']*)' where='(?P<where>[^']*)' (?P<message>.*)")
 
 
@@ -50,12 +51,12 @@ def judged(name: str, seen: Seen, *, up: bool) -> tuple[State, Reason | None]:
         return "healthy", None
     reason = why(workload, seen)
     if up:
-        return "unhealthy", reason or Reason(kind="unhealthy", message="None of its pods is ready.")
+        return "unhealthy", reason or Reason(kind="unhealthy", message=f"{standing(name, seen)}.")
     return ("gone" if reason and reason.kind in _FINAL else "starting"), reason
 
 
 _FINAL = frozenset({"image missing", "out of memory", "quota", "refused", "cannot start", "exited", "missing package", "wrong path", "exception while loading"})
-"""What waiting does not mend.  Not among them: `unschedulable` (a node may come) and `unhealthy` (it may yet answer)."""
+"""What waiting does not mend.  Not among them: `unschedulable` (a node may come), `held up` (so may a volume) and `unhealthy` (it may yet answer)."""
 
 
 def _available(workload: Manifest, *, up: bool) -> bool:
@@ -89,6 +90,9 @@ def _causes(workload: Manifest, seen: Seen) -> Iterator[Reason]:
     for pod in pods:
         if answer := _probe_answer(pod, seen.events):
             yield Reason(kind="unhealthy", message=f"It does not answer its health check: {answer}", log=_text(seen.logs.get(pod["metadata"]["name"], [])))
+    for pod in pods:
+        if said := _held_up(pod, seen.events):
+            yield Reason(kind="held up", message=f"Its pod {pod['metadata']['name']} cannot begin yet: {said}")
     if (late := _condition(workload, "Progressing", status="False")) and not pods:
         yield Reason(kind="cannot start", message=late.get("message") or "The Deployment makes no progress.")
 
@@ -139,11 +143,44 @@ def _not_created(said: str) -> Reason:
 
 def _probe_answer(pod: Manifest, events: Sequence[Manifest]) -> str:
     """What the kubelet last said of the pod's probes, unless it is ready now."""
-    if (ready := _condition(pod, "Ready", status="True")) is not None and ready:
+    if _condition(pod, "Ready"):
         return ""
-    said = [e for e in events if e.get("reason") == "Unhealthy" and (e.get("involvedObject") or {}).get("name") == pod["metadata"]["name"]]
-    latest = max(said, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default=None)
-    return (latest or {}).get("message") or ""
+    return _latest(event for event in _about(pod, events) if event.get("reason") == "Unhealthy").get("message") or ""
+
+
+def _held_up(pod: Manifest, events: Sequence[Manifest]) -> str:
+    """What the kubelet last said of a pod none of whose containers has begun: a volume, its network, a sandbox."""
+    begun = any((c.get("state") or {}).get("running") or _ended(c) for c in (pod.get("status") or {}).get("containerStatuses") or [])
+    latest = {} if begun else _latest(event for event in _about(pod, events) if event.get("reason") not in ("FailedScheduling", "Unhealthy"))
+    return f"{latest.get('reason', '')}: {latest.get('message', '')}".strip(": ")
+
+
+def _about(pod: Manifest, events: Sequence[Manifest]) -> list[Manifest]:
+    return [event for event in events if (event.get("involvedObject") or {}).get("name") == pod["metadata"]["name"]]
+
+
+def _latest(events: Iterable[Manifest]) -> Manifest:
+    return max(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default={})
+
+
+def standing(name: str, seen: Seen) -> str:
+    """How the pods of the workload called *name* stand, in the cluster's own words."""
+    workload = seen.workloads.get(name) or {}
+    pods = seen.pods_of(workload) if workload else []
+    wanted = (workload.get("spec") or {}).get("replicas", 1)
+    if not pods:
+        return "It was scaled to no pods on the cluster" if wanted == 0 else f"The cluster has made none of its pods yet ({wanted} wanted)"
+    told = "; ".join(f"{pod['metadata']['name']}: {_stands(pod)}" for pod in pods[:_PODS_TOLD])
+    return f"None of its pods is ready ({told}{'; …' if len(pods) > _PODS_TOLD else ''})"
+
+
+def _stands(pod: Manifest) -> str:
+    status = pod.get("status") or {}
+    if pod["metadata"].get("deletionTimestamp"):
+        return "it is being ended"
+    ready = _condition(pod, "Ready", status="False") or _condition(pod, "Ready", status="Unknown") or {}
+    said = ": ".join(filter(None, [ready.get("reason") or status.get("reason"), ready.get("message") or status.get("message")]))
+    return said or str(status.get("phase") or "nothing is known of it")
 
 
 def _condition(thing: Manifest, kind: str, *, status: str = "True") -> Manifest | None:

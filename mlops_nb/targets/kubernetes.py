@@ -123,13 +123,13 @@ def prepare(version: ModelVersion, environment: Environment | None, spec: Deploy
     context, namespace = client.resolved(spec.options.get("context"))
     place = placement(spec, namespace=namespace, image=image_of(version, spec))
     endpoint, _, name = ref.partition("/")
-    _check_beside(endpoint, name, context, place.namespace)
+    beside = _beside(endpoint, name, context, place.namespace)
     report.step(f"asking {context.words} what it says to it")
     workload = _workload(endpoint, name, version.model, version.version, place)
     api = Api(context)
     try:
         _check_places(api, place)
-        for manifest in [*_all_of(workload), manifests.route(workload.workspace, endpoint, place, {name: 100})]:
+        for manifest in [*_all_of(workload), manifests.route(workload.workspace, endpoint, place, {**dict.fromkeys(beside, 0), name: 100})]:
             api.check_free(manifest, workspace=workload.workspace)
             api.apply(manifest, workspace=workload.workspace, rehearse=True)
     finally:
@@ -138,14 +138,15 @@ def prepare(version: ModelVersion, environment: Environment | None, spec: Deploy
     return {"kubeconfig": context.kubeconfig, "context": context.name, "namespace": place.namespace, "gateway": place.gateway, "image": place.image}
 
 
-def _check_beside(endpoint: str, name: str, context: Context, namespace: str) -> None:
-    """An endpoint's deployments stand behind one route, which leads to services of its own namespace."""
+def _beside(endpoint: str, name: str, context: Context, namespace: str) -> list[str]:
+    """The endpoint's other deployments.  Raises BadOption where one is elsewhere: one route leads to them all, in its own namespace."""
     with store.reading() as tx:
         others = [d for d in table.of(tx, endpoint) if d.target == "kubernetes" and d.name != name]
     for other in others:
         there = other.spec.options.get("context"), other.spec.options.get("namespace")
         if there != (context.name, namespace):
             raise BadOption(f"{other.ref} runs in namespace {there[1]} of context {there[0]}; an endpoint is in one place.", hint=f"--namespace {there[1]}")
+    return [other.name for other in others]
 
 
 def _check_places(api: Api, place: Placement) -> None:
@@ -194,7 +195,7 @@ def observe(deployment: Deployment) -> Observed:
     seen_state, why = reading.judged(_name(deployment), seen, up=up)
     if seen_state == "gone":
         keeper.withdraw(deployment.ref, _labels(deployment))
-    return Observed(state=seen_state, reason=why, mending=True)
+    return Observed(state=seen_state, reason=why, mending=True, answer=reading.standing(_name(deployment), seen) if seen_state == "starting" else "")
 
 
 def _refused(deployment: Deployment, error: MlopsError, *, up: bool) -> Observed:

@@ -326,13 +326,29 @@ def never_ready(cluster: Cluster, pod: Object, image: str) -> None:
     })  # fmt: skip
 
 
+def no_volume(cluster: Cluster, pod: Object, image: str) -> None:
+    _container(pod, image, {"waiting": {"reason": "ContainerCreating"}})
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    cluster.put({
+        "apiVersion": "v1", "kind": "Event", "metadata": {"name": f"{name}.1", "namespace": namespace}, "type": "Warning", "reason": "FailedMount",
+        "message": 'MountVolume.SetUp failed for volume "token" : secret "mlops-delays" not found', "involvedObject": {"kind": "Pod", "name": name},
+        "lastTimestamp": "2026-01-01T00:00:00Z",
+    })  # fmt: skip
+
+
+def silent(cluster: Cluster, pod: Object, image: str) -> None:
+    _container(pod, image, {"running": {"startedAt": "2026-01-01T00:00:00Z"}})
+    pod["status"]["conditions"][1] |= {"reason": "ContainersNotReady", "message": "containers with unready status: [model]"}
+    pod["log"] = []
+
+
 def no_room(cluster: Cluster, pod: Object, image: str) -> None:
     """No pod is made at all."""
 
 
 PODS: dict[str, Callable[[Cluster, Object, str], None]] = {
     "not-there": no_image, "private": not_allowed, "greedy": takes_too_much, "broken": fails_to_load, "unsaid": ends_unsaid, "huge": no_node,
-    "as-root": no_secret, "slow": never_ready, "over-quota": no_room, "ready": runs,
+    "as-root": no_secret, "slow": never_ready, "over-quota": no_room, "unmounted": no_volume, "silent": silent, "ready": runs,
 }  # fmt: skip
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 from living import churn_model, deployment, wait_for
 
-from mlops_nb import agent, keys, rollout, targets, traffic
+from mlops_nb import agent, keys, rollout, store, targets, traffic
 from mlops_nb.errors import BadOption, ClusterRefused, ClusterUnreachable, DeploymentFailed, NothingToRollBack, NotOurs, TargetCannot
+from mlops_nb.kubernetes import client
 from mlops_nb.settings import Workspace, using
-from mlops_nb.store.deployments import DeploymentSpec
+from mlops_nb.store import deployments as table
+from mlops_nb.store.deployments import Deployment, DeploymentSpec
 
 from . import api_server
 from .conftest import deploy, on
@@ -110,14 +112,15 @@ def test_a_deployment_that_fails_says_why_and_leaves_nothing(two_versions: api_s
 
 def test_what_may_yet_mend_is_waited_for_and_then_told(two_versions: api_server.Cluster, workspace: Workspace) -> None:
     (workspace.root / "config.toml").write_text("start_timeout_seconds = 8\n")
-    for name, image in (("1", "huge"), ("2", "slow")):
-        rollout.deploy(f"churn:{name}", endpoint="delays", to="kubernetes", spec=on(image), wait=False)
+    waited_for = {"huge": "3 Insufficient memory", "slow": "statuscode: 503", "unmounted": 'secret "mlops-delays" not found', "silent": "[model]"}
+    for image in waited_for:
+        rollout.deploy("churn:1", endpoint="delays", name=image, to="kubernetes", spec=on(image), wait=False)
 
-    wait_for(lambda: {deployment(f"delays/{name}").status for name in "12"} == {"failed"}, what="patience to end")
+    wait_for(lambda: {deployment(f"delays/{name}").status for name in waited_for} == {"failed"}, what="patience to end")
 
-    first, second = (deployment(f"delays/{name}").reason for name in "12")
-    assert first and first.kind == "unschedulable" and "3 Insufficient memory" in first.message
-    assert second and "statuscode: 503" in second.message
+    for name, said in waited_for.items():
+        reason = deployment(f"delays/{name}").reason
+        assert reason and said in reason.message
     assert not two_versions.of("Deployment")
 
 
@@ -143,6 +146,9 @@ def test_a_pod_that_falls_is_left_to_the_cluster_and_told(two_versions: api_serv
     deploy("churn:1")
     (pod,) = two_versions.of("Pod")
     ready = pod["status"]
+    pod["status"] = ready | {"conditions": [{"type": "Ready", "status": "False", "reason": "ContainersNotReady"}]}
+    wait_for(lambda: deployment("delays/1").status == "unhealthy", what="it to be told")
+    assert "ContainersNotReady" in deployment("delays/1").reason.message  # nothing more is known of it yet
     killed = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
     ended = {
         "name": "model",
@@ -155,9 +161,7 @@ def test_a_pod_that_falls_is_left_to_the_cluster_and_told(two_versions: api_serv
     }
     pod["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [ended]}
 
-    wait_for(lambda: deployment("delays/1").status == "unhealthy", what="it to be told")
-    reason = deployment("delays/1").reason
-    assert reason and reason.kind == "out of memory"
+    wait_for(lambda: deployment("delays/1").reason.kind == "out of memory", what="the cause to be told as soon as it is known")
     pod["status"] = ready
     wait_for(lambda: deployment("delays/1").status == "healthy", what="it to recover")
     assert two_versions.one("Deployment", "mlops-delays-1")["metadata"]["generation"] == 1
@@ -276,6 +280,22 @@ def test_what_the_cluster_would_not_take_is_told_before_anything_is_done(two_ver
         deploy("churn:1")
 
     assert not kinds(two_versions) and not rollout.endpoints()
+
+
+def test_more_deployments_than_a_route_can_lead_to_are_refused_before_anything_is_done(two_versions: api_server.Cluster) -> None:
+    context, namespace = client.resolved()
+    place = {"context": context.name, "kubeconfig": context.kubeconfig, "namespace": namespace}
+    with store.writing() as tx:
+        for number in range(15):
+            table.put(tx, Deployment(
+                endpoint="delays", name=f"n{number}", model="churn", version=1, target="kubernetes", spec=on(**place), wanted="running", generation=1,
+                status="failed", created_at=store.now(), changed_at=store.now(),
+            ))  # fmt: skip
+
+    with pytest.raises(ClusterRefused, match="HTTPRoute"):
+        deploy("churn:1")
+
+    assert not kinds(two_versions)
 
 
 def test_an_object_of_somebody_elses_is_told_before_anything_is_done(two_versions: api_server.Cluster) -> None:
