@@ -639,11 +639,15 @@ class DeploymentFailed(Failed):
 
 
 class NothingToRollBack(Failed):
-    """No earlier split of the endpoint can be served now; *gone* are the deployments that the latest one had and that were withdrawn since."""
+    """No earlier split of the endpoint can be served now; *gone* are the deployments that the latest one had and that were withdrawn since.
 
-    def __init__(self, endpoint: str, *, gone: Sequence[str] = ()) -> None:
+    *again* says that they can be deployed again as they were.
+    """
+
+    def __init__(self, endpoint: str, *, gone: Sequence[str] = (), again: bool = False) -> None:
         lost = f" The latest had {listed(gone)}, which {'was' if len(gone) == 1 else 'were'} withdrawn." if gone else ""
-        super().__init__(f"No earlier split of {endpoint} has all its deployments healthy.{lost}", hint=f"%mlops history {endpoint}")
+        line = f"rollback {endpoint} --redeploy" if again else f"history {endpoint}"
+        super().__init__(f"No earlier split of {endpoint} has all its deployments healthy.{lost}", hint=f"%mlops {line}")
 
 
 class NothingToPromote(Failed):

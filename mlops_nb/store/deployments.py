@@ -94,6 +94,16 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.model}:{self.version}"
 
 
+class Withdrawn(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment that is no more, and how it ran."""
+
+    name: str
+    model: str
+    version: int
+    target: str
+    spec: DeploymentSpec
+
+
 class TrafficChange(msgspec.Struct, frozen=True, kw_only=True):
     """Who set which split when, and why; everything that says who answers whom.  Rows are only ever added."""
 
@@ -192,6 +202,15 @@ def get(tx: Transaction, endpoint_name: str, name: str) -> Deployment:
     return found
 
 
+def withdrawn(tx: Transaction, endpoint: str) -> dict[str, Withdrawn]:
+    """By name, the endpoint's deployments that are withdrawn, as they ran last; those of a store older than its memory of that are missing."""
+    sql = """
+        SELECT name, model, version, target, spec FROM deployment_history WHERE endpoint = ?
+        QUALIFY row_number() OVER (PARTITION BY name ORDER BY time DESC) = 1 AND status = 'withdrawn' AND spec IS NOT NULL
+    """
+    return {gone.name: gone for gone in tx.rows(sql, [endpoint], as_=Withdrawn)}
+
+
 def running_version(tx: Transaction, model: str, version: int) -> list[Deployment]:
     """Deployments that run this model version or are to; not one that failed."""
     sql = "SELECT * FROM deployments WHERE model = ? AND version = ? AND wanted = 'running' AND status <> 'failed'"
@@ -257,5 +276,5 @@ def statuses_at(tx: Transaction, endpoint: str, time: datetime) -> list[dict[str
 
 def _remember(tx: Transaction, deployment: Deployment, *, status: str | None = None) -> None:
     identity = [deployment.endpoint, deployment.name, deployment.model, deployment.version, deployment.target]
-    row = [*identity, status or deployment.status, deployment.reason, now()]
-    tx.execute("INSERT INTO deployment_history VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    row = [*identity, status or deployment.status, deployment.reason, now(), deployment.spec]
+    tx.execute("INSERT INTO deployment_history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)

@@ -104,6 +104,10 @@ CREATE TABLE schedules (
 CREATE TABLE silences (id VARCHAR, endpoint VARCHAR, feature VARCHAR, kind VARCHAR, until TIMESTAMP, why VARCHAR, author VARCHAR, time TIMESTAMP);
 """
 
+SPECS_IN_HISTORY = """
+ALTER TABLE deployment_history ADD COLUMN spec JSON;
+"""
+
 STEPS: tuple[tuple[str, str], ...] = (
     ("first tables", FIRST_TABLES),
     ("profiles with advice", PROFILES_WITH_ADVICE),
@@ -115,6 +119,7 @@ STEPS: tuple[tuple[str, str], ...] = (
     ("alert rules", ALERT_RULES),
     ("replays", REPLAYS),
     ("schedules", SCHEDULES),
+    ("specs in history", SPECS_IN_HISTORY),
 )
 """Name and SQL of every step; step N of the store is the Nth of these."""
 

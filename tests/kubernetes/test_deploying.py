@@ -81,8 +81,23 @@ def test_a_rollback_moves_the_route_back_and_one_whose_deployment_was_withdrawn_
     wait_for(lambda: weights(two_versions) == {"mlops-delays-1": 100, "mlops-delays-2": 0}, what="all to the old one")
 
     rollout.undeploy("delays/2")
-    with pytest.raises(NothingToRollBack, match="The latest had delays/2, which was withdrawn"):
+    with pytest.raises(NothingToRollBack, match="The latest had delays/2, which was withdrawn") as refused:
         traffic.roll_back("delays")
+    assert refused.value.hint == "%mlops rollback delays --redeploy"
+
+
+def test_a_rollback_that_may_redeploy_applies_again_what_was_withdrawn(two_versions: api_server.Cluster) -> None:
+    deploy("churn:1")
+    rollout.deploy("churn:2", endpoint="delays", to="kubernetes", traffic=100, spec=DeploymentSpec(memory_mb=512, options=on(replicas=2).options))
+    applied = copy.deepcopy(two_versions.one("Deployment", "mlops-delays-2")["spec"])
+    traffic.roll_back("delays")
+    rollout.undeploy("delays/2")
+    assert [d["metadata"]["name"] for d in two_versions.of("Deployment")] == ["mlops-delays-1"]
+
+    traffic.roll_back("delays", redeploy=True)
+
+    wait_for(lambda: weights(two_versions) == {"mlops-delays-1": 0, "mlops-delays-2": 100}, what="all to the one that is back")
+    assert two_versions.one("Deployment", "mlops-delays-2")["spec"] == applied
 
 
 FAILURES = {

@@ -13,6 +13,7 @@ from mlops_nb import agent, cards, errors, rollout, store, traffic
 from mlops_nb.settings import Workspace
 from mlops_nb.store import deployments as table
 from mlops_nb.store import rollouts
+from mlops_nb.store.deployments import DeploymentSpec
 
 
 def shares() -> dict[str, int]:
@@ -79,8 +80,36 @@ def test_rolling_back_undoes_a_ramp_at_once_and_whole(churn: Workspace) -> None:
 def test_rolling_back_passes_over_splits_whose_deployments_are_gone(churn: Workspace) -> None:
     traffic.split("churn", {"1": 30, "2": 70})
     rollout.undeploy("churn/1")
-    with pytest.raises(errors.NothingToRollBack):
+    with pytest.raises(errors.NothingToRollBack) as refused:
         traffic.roll_back("churn")
+    assert refused.value.hint == "%mlops rollback churn --redeploy"
+
+
+def test_a_rollback_that_may_redeploy_brings_back_what_was_withdrawn_as_it_was(churn: Workspace) -> None:
+    calm = DeploymentSpec(variables={"MODE": "calm"}, cpus=1)
+    rollout.deploy("churn:1", name="calm", traffic=100, spec=calm)
+    traffic.split("churn", {"1": 100})
+    rollout.undeploy("churn/calm")
+
+    view = traffic.roll_back("churn", redeploy=True)
+
+    assert {d.name: d.traffic for d in view.deployments} == {"1": 0, "2": 0, "calm": 100}
+    assert deployment("churn/calm").spec == calm
+    assert rollout.invoke("churn", X.head(1)).deployment == "calm"
+
+
+def test_a_rollback_whose_deployments_cannot_come_back_leaves_the_split(churn: Workspace) -> None:
+    before = shares()
+    rollout.deploy("churn:1", name="gone", traffic=100)
+    traffic.split("churn", before)
+    rollout.undeploy("churn/gone")
+    with store.writing() as tx:
+        tx.execute("UPDATE deployment_history SET version = 99 WHERE name = 'gone'")
+
+    with pytest.raises(errors.VersionNotFound):
+        traffic.roll_back("churn", redeploy=True)
+
+    assert {name: share for name, share in shares().items() if share} == {name: share for name, share in before.items() if share}
 
 
 def test_a_split_by_hand_ends_a_plan_and_a_second_plan_is_refused(churn: Workspace) -> None:

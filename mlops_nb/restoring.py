@@ -1,0 +1,55 @@
+"""Going back to a split whose deployments were withdrawn since: each is deployed again, as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+
+from . import rollout, store, targets
+from .errors import NothingToRollBack
+from .progress import SILENT, Reporter
+from .reference import ModelRef
+from .store import deployments as table
+from .store import rollouts
+from .store.deployments import DeploymentSpec, Withdrawn
+
+
+def split_before(endpoint: str, *, report: Reporter = SILENT) -> dict[str, int]:
+    """The split before today's, once those of its deployments that were withdrawn run again with the version, target and options they had.
+
+    That takes as long as deploying them does; until the split is set, requests are divided as they are.
+    Raises EndpointNotFound, NothingToRollBack, and what `rollout.deploy` raises.
+    """
+    with store.reading() as tx:
+        known = table.endpoint(tx, endpoint)
+        healthy = {d.name for d in table.of(tx, endpoint) if d.wanted == "running" and d.status == "healthy"}
+        gone = table.withdrawn(tx, endpoint)
+        begun = [plan.settings["before"] for plan in rollouts.going(tx, endpoint) if plan.step and plan.settings.get("before")]
+        changes = [change.weights for change in table.traffic_changes(tx, endpoint) if change.time >= known.created_at]
+    weights = _earlier(begun + changes[1:], today=changes[0] if changes else {}, able={*healthy, *gone})
+    if weights is None:
+        raise NothingToRollBack(endpoint)
+    for name in weights.keys() - healthy:
+        _deploy_again(endpoint, gone[name], report)
+    return weights
+
+
+def _earlier(splits: Sequence[Mapping[str, int]], *, today: Mapping[str, int], able: Collection[str]) -> dict[str, int] | None:
+    """The first of *splits* unlike today's that those *able* to can serve, with whoever had a share in it."""
+    now = {name: share for name, share in today.items() if share}
+    shared = ({name: share for name, share in split.items() if share} for split in splits)
+    return next((split for split in shared if split and split != now and split.keys() <= set(able)), None)
+
+
+def _deploy_again(endpoint: str, gone: Withdrawn, report: Reporter) -> None:
+    report.step(f"deploying {gone.model}:{gone.version} again as {endpoint}/{gone.name}")
+    rollout.deploy(
+        ModelRef(gone.model, version=gone.version), endpoint=endpoint, to=gone.target, name=gone.name, spec=_as_asked(gone), report=report
+    )  # fmt: skip
+
+
+def _as_asked(gone: Withdrawn) -> DeploymentSpec:
+    """Its spec without what its target had added to it."""
+    understood = targets.get(gone.target).OPTIONS
+    return msgspec.structs.replace(gone.spec, options={name: value for name, value in gone.spec.options.items() if name in understood})
