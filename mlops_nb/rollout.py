@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -122,22 +122,16 @@ def deploy(
     """
     ref = ref if isinstance(ref, ModelRef) else ModelRef.parse(ref)
     spec = spec or DeploymentSpec()
-    targets.get(to)
-    if secret := next((variable for variable in spec.variables if names_a_secret(variable)), None):
-        raise SecretVariable(secret)
-    if traffic is not None and not 0 <= traffic <= 100:
-        raise BadOption(f"--traffic {traffic} is no percentage.", hint="a whole number from 0 to 100")
+    _check_sayable(to, traffic, spec)
     report.step(f"looking up {ref}")
     version, environment = _with_environment(ref, spec)
     targets.check(to, version, environment, spec)
-    where = checked_name(endpoint or version.model, what="endpoint")
-    called = checked_name(name or str(version.version), what="deployment")
-    _check_neighbours(where, called, to)
-    prepared = targets.get(to).prepare(version, environment, spec, ref=f"{where}/{called}", report=report)
-    spec = msgspec.structs.replace(spec, options={**spec.options, **(prepared or {})})
-    _until_gone(where, {called})
+    called = _called(version, endpoint, name)
+    _check_neighbours(called, to)
+    spec = _prepared(called, version, environment, to=to, spec=spec, report=report)
+    _until_gone(called.endpoint, {called.name})
     with store.writing() as tx:
-        deployment = _wanted(tx, models.get(tx, ref), endpoint=where, name=called, target=to, spec=spec, traffic=traffic)
+        deployment = _wanted(tx, models.get(tx, ref), called=called, target=to, spec=spec, traffic=traffic)
         stops = state.get(tx, "stops") or 0
     agent.ensure(stops=stops)
     if wait:
@@ -264,6 +258,36 @@ def url_of(endpoint: str) -> str:
         return f"{_base_url(tx)}/{endpoint}"
 
 
+class _Called(NamedTuple):
+    """What a deployment is called, and behind which endpoint."""
+
+    endpoint: str
+    name: str
+
+
+def _called(version: models.ModelVersion, endpoint: str | None, name: str | None) -> _Called:
+    """As was said, else the model's name and the version's number.  Raises BadName."""
+    where = checked_name(endpoint or version.model, what="endpoint")
+    return _Called(where, checked_name(name or str(version.version), what="deployment"))
+
+
+def _check_sayable(to: str, traffic: int | None, spec: DeploymentSpec) -> None:
+    """Raises BadOption for a target or a share that cannot be, SecretVariable for a secret that would be kept."""
+    targets.get(to)
+    if secret := next((variable for variable in spec.variables if names_a_secret(variable)), None):
+        raise SecretVariable(secret)
+    if traffic is not None and not 0 <= traffic <= 100:
+        raise BadOption(f"--traffic {traffic} is no percentage.", hint="a whole number from 0 to 100")
+
+
+def _prepared(
+    called: _Called, version: models.ModelVersion, environment: Environment | None, *, to: str, spec: DeploymentSpec, report: Reporter
+) -> DeploymentSpec:
+    """*spec* with what the target has to know of its preparations."""
+    told = targets.get(to).prepare(version, environment, spec, ref=f"{called.endpoint}/{called.name}", report=report)
+    return msgspec.structs.replace(spec, options={**spec.options, **(told or {})})
+
+
 def _with_environment(ref: ModelRef, spec: DeploymentSpec) -> tuple[models.ModelVersion, Environment | None]:
     """The version, and the environment that was locked for it or that *spec* names."""
     with store.reading() as tx:
@@ -275,42 +299,46 @@ def _with_environment(ref: ModelRef, spec: DeploymentSpec) -> tuple[models.Model
     return version, environment
 
 
-def _check_neighbours(endpoint: str, name: str, to: str) -> None:
-    """Raises TargetCannot when what already stands behind *endpoint* cannot be divided with what runs on *to*."""
-    for other in _present(endpoint):
-        if other.name != name and not targets.may_share(to, other.target):
+def _check_neighbours(called: _Called, to: str) -> None:
+    """Raises TargetCannot when what already stands behind the endpoint cannot be divided with what runs on *to*."""
+    for other in _present(called.endpoint):
+        if other.name != called.name and not targets.may_share(to, other.target):
             able = [target for target in targets.NAMES if targets.may_share(target, other.target)]
-            raise TargetCannot(to, f"share the endpoint {endpoint} with {other.ref}, which runs on {other.target}", able=able)
+            raise TargetCannot(to, f"share the endpoint {called.endpoint} with {other.ref}, which runs on {other.target}", able=able)
 
 
-def _wanted(
-    tx: store.Transaction, version: models.ModelVersion, *, endpoint: str, name: str, target: str, spec: DeploymentSpec, traffic: int | None
-) -> Deployment:
+def _wanted(tx: store.Transaction, version: models.ModelVersion, *, called: _Called, target: str, spec: DeploymentSpec, traffic: int | None) -> Deployment:
     """The deployment as it should be: the one already there when it is the same, else a new generation."""
     author = getpass.getuser()
-    table.ensure_endpoint(tx, endpoint, author=author)
-    for plan in rollouts.going(tx, endpoint) if traffic is not None else ():
-        raise RolloutUnderWay(endpoint, kind=plan.kind, since=plan.created_at)
-    there = next((d for d in table.of(tx, endpoint) if d.name == name), None)
+    table.ensure_endpoint(tx, called.endpoint, author=author)
+    for plan in rollouts.going(tx, called.endpoint) if traffic is not None else ():
+        raise RolloutUnderWay(called.endpoint, kind=plan.kind, since=plan.created_at)
+    there = next((d for d in table.of(tx, called.endpoint) if d.name == called.name), None)
     if there and there.wanted == "running" and there.status not in ("failed", "stopped"):
-        same = (there.model_ref, there.target, there.spec) == (version.ref, target, spec)
-        if same:
-            if traffic is not None and there.status != "healthy":
-                state.put(tx, f"first_traffic/{there.ref}", traffic)
-            elif traffic is not None:
-                weights = splits.shifted(table.traffic(tx, endpoint), name, traffic)
-                table.set_traffic(tx, endpoint, weights, author=author, why=f"{there.ref} was deployed again")
+        if (there.model_ref, there.target, there.spec) == (version.ref, target, spec):
+            _share_again(tx, there, traffic)
             return there
         if there.target != target or "replace" not in targets.get(target).ABILITIES:
             raise NameTaken("deployment", there.ref, by=f"{there.model_ref} with other settings" if there.model_ref == version.ref else there.model_ref)
     deployment = Deployment(
-        endpoint=endpoint, name=name, model=version.model, version=version.version, target=target, spec=spec, wanted="running",
+        endpoint=called.endpoint, name=called.name, model=version.model, version=version.version, target=target, spec=spec, wanted="running",
         generation=there.generation + 1 if there else 1, status="pending", created_at=store.now(), changed_at=store.now(), author=author,
     )  # fmt: skip
     table.put(tx, deployment)
     state.put(tx, f"first_traffic/{deployment.ref}", traffic)
     events.record(tx, "DeploymentRequested", subject=deployment.ref, data={"model": version.ref, "target": target, "traffic": traffic})
     return deployment
+
+
+def _share_again(tx: store.Transaction, there: Deployment, traffic: int | None) -> None:
+    """Give what is deployed already its share: now, or once it is healthy."""
+    if traffic is None:
+        return
+    if there.status != "healthy":
+        state.put(tx, f"first_traffic/{there.ref}", traffic)
+        return
+    weights = splits.shifted(table.traffic(tx, there.endpoint), there.name, traffic)
+    table.set_traffic(tx, there.endpoint, weights, author=getpass.getuser(), why=f"{there.ref} was deployed again")
 
 
 def _settled(deployment: Deployment) -> bool:
