@@ -1,4 +1,4 @@
-"""Talks to one cluster's API server: applies, lists, deletes and reads logs, with two seconds' patience.  lightkube does the talking.
+"""Talks to one cluster's API server: applies, lists, deletes and reads logs.  lightkube does the talking.
 
 Server-side apply, as `fieldManager=mlops_nb`: only the fields of our manifests become ours.  Where somebody else set one of them to
 something else the server answers 409; on an object of this workspace the field is taken back, on anybody else's nothing is changed.
@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from lightkube.core.exceptions import ApiError
 
 PATIENCE_SECONDS = 2.0
+"""How long whoever looks waits for an answer."""
+CHANGE_SECONDS = 15.0
+"""How long whoever changes something does: a webhook that must agree to it may take ten."""
 IN_CLUSTER = "in-cluster"
 _KINDS = {
     "Deployment": ("apps/v1", "deployments"),
@@ -84,21 +87,27 @@ def contexts() -> list[str]:
 class Api:
     """One context, open.  Every call raises ClusterUnreachable when nobody answers in time, ClusterRefused when the answer is no."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self.context = context
-        self._client = self._opened()
+        self._client = self._opened(patience_seconds)
 
-    def _opened(self) -> lightkube.Client:
+    @cached_property
+    def _changing(self) -> lightkube.Client:
+        return self._opened(CHANGE_SECONDS)
+
+    def _opened(self, patience_seconds: float) -> lightkube.Client:
         lightkube = _lightkube()
         import httpx2
 
         config = _config(self.context)
         with self._answers("connecting"):  # certificates are read here
-            return lightkube.Client(config=config, timeout=httpx2.Timeout(PATIENCE_SECONDS), field_manager=MANAGER)
+            return lightkube.Client(config=config, timeout=httpx2.Timeout(patience_seconds), field_manager=MANAGER)
 
     def close(self) -> None:
         """Close its connections."""
         self._client.close()
+        if changing := self.__dict__.pop("_changing", None):
+            changing.close()
 
     def apply(self, manifest: Manifest, *, workspace: str, rehearse: bool = False) -> None:
         """Bring an object in line with *manifest*.  With *rehearse* the server checks all and keeps nothing.
@@ -146,7 +155,7 @@ class Api:
         for name in names:
             try:
                 with self._answers(f"deleting {kind} {name}"):
-                    self._client.delete(_resource(kind), name, namespace=namespace, cascade=CascadeType.BACKGROUND)
+                    self._changing.delete(_resource(kind), name, namespace=namespace, cascade=CascadeType.BACKGROUND)
             except ClusterRefused as refusal:
                 if refusal.status != 404:  # else somebody was quicker
                     raise
@@ -162,7 +171,7 @@ class Api:
 
         kind, head = manifest["kind"], manifest["metadata"]
         with self._answers(f"applying {kind} {head['name']}"):
-            self._client.patch(
+            self._changing.patch(
                 _resource(kind), head["name"], manifest, namespace=head["namespace"], patch_type=PatchType.APPLY, force=force, dry_run=rehearse
             )  # fmt: skip
 
@@ -195,7 +204,7 @@ def _refusal(error: ApiError, doing: str, context: Context) -> ClusterRefused:
 
 def _said(error: Exception) -> str:
     """Timeouts of the transport carry no text of their own."""
-    return str(error) or f"no answer within {PATIENCE_SECONDS:g} s"
+    return str(error) or type(error).__name__
 
 
 def _resource(kind: str) -> Any:

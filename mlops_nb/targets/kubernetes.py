@@ -126,7 +126,7 @@ def prepare(version: ModelVersion, environment: Environment | None, spec: Deploy
     beside = _beside(endpoint, name, context, place.namespace)
     report.step(f"asking {context.words} what it says to it")
     workload = _workload(endpoint, name, version.model, version.version, place)
-    api = Api(context)
+    api = Api(context, patience_seconds=client.CHANGE_SECONDS)
     try:
         _check_places(api, place)
         for manifest in [*_all_of(workload), manifests.route(workload.workspace, endpoint, place, {**dict.fromkeys(beside, 0), name: 100})]:

@@ -71,6 +71,8 @@ class Cluster:
         """(verb, kind) that the caller may not."""
         self.silent = threading.Event()
         """While set, nothing is answered."""
+        self.thinks_seconds = 0.0
+        """How long a webhook takes to agree to a change."""
         self.calls: list[tuple[str, str]] = []
         self._lock = threading.RLock()
         self._versions = itertools.count(1000)
@@ -552,6 +554,7 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             while cluster.silent.is_set():
                 time.sleep(0.05)
+            time.sleep(cluster.thinks_seconds if self.command == "PATCH" else 0)
             try:
                 if self.headers.get("authorization") != f"Bearer {TOKEN}":
                     raise Refused(401, "Unauthorized", "Unauthorized")

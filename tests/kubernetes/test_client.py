@@ -130,6 +130,14 @@ def test_a_server_that_keeps_silent_is_waited_for_two_seconds(api_server: ApiSer
     assert time.monotonic() - began < 3 * client.PATIENCE_SECONDS
 
 
+def test_a_change_that_a_webhook_thinks_about_is_waited_for(api_server: ApiServer, api: Api) -> None:
+    api_server.cluster.thinks_seconds = 1.5 * client.PATIENCE_SECONDS
+
+    api.apply(manifests.service(workload()), workspace="w0")
+
+    assert api_server.cluster.one("Service", "mlops-delays-3")
+
+
 def test_the_contexts_of_a_kubeconfig_are_offered_when_one_is_not_there(cluster: object) -> None:
     with pytest.raises(BadOption, match=r"no context 'elsewhere'. It has: strangers, tests"):
         client.resolved("elsewhere")
