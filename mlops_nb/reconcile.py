@@ -27,6 +27,8 @@ STEADY_SECONDS = 60.0
 STRAYS_SECONDS = 10.0
 REREAD_SECONDS = 1.0
 _LONGEST_BACKOFF_SECONDS = 30.0
+_LOOP_RESTARTS = 3
+"""So many falls without a steady minute between them are a crash loop."""
 _KINDS = {"PortInUse": "port taken", "FileMissing": "wrong path"}
 
 
@@ -303,7 +305,16 @@ def _give_first_traffic(tx: store.Transaction, deployment: Deployment) -> None:
 def _fell(deployment: Deployment, reason: Reason | None) -> None:
     """A deployment that had been healthy ended: try again, each time a little later."""
     log.info("deployment.fell ref=%s reason=%s", deployment.ref, reason.message if reason else "")
-    _record(deployment, "restarting", reason=reason, handle={}, restarts=deployment.restarts + 1, event="DeploymentRestarting")
+    restarts = deployment.restarts + 1
+    _record(deployment, "restarting", reason=_told_as_a_loop(reason, restarts), handle={}, restarts=restarts, event="DeploymentRestarting")
+
+
+def _told_as_a_loop(reason: Reason | None, restarts: int) -> Reason | None:
+    """*reason*, and from the third fall on that this goes on and when it is tried again."""
+    if reason is None or restarts < _LOOP_RESTARTS:
+        return reason
+    going_on = f"Crash loop: none of its last {restarts - 1} starts lasted a minute; the next one is in {_backoff(restarts):g} s."
+    return msgspec.structs.replace(reason, message=f"{reason.message.rstrip('.')}. {going_on}")
 
 
 def _record(

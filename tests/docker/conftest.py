@@ -32,14 +32,19 @@ def init():
         print("the licence ran out", flush=True)
         os._exit(3)
     if mode == "hog":
-        block = mmap.mmap(-1, 600 << 20)  # shared memory: beyond what a process limits itself to
-        for place in range(0, len(block), 4096):
-            block[place] = 1
+        hog()
+
+def hog():
+    block = mmap.mmap(-1, 600 << 20)  # shared memory: beyond what a process limits itself to
+    for place in range(0, len(block), 4096):
+        block[place] = 1
 
 def run(raw):
     asked = json.loads(raw)
     if asked.get("die"):
         os._exit(7)
+    if asked.get("eat"):
+        hog()
     return {"pid": os.getpid(), "user": os.getuid()}
 """
 
@@ -54,9 +59,17 @@ def moody(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def docker_world(base_image: str, moody: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+def engine_settings() -> str:
+    """What the workspace's config.toml says of its engine: nothing, unless a file of tests has one of its own."""
+    return ""
+
+
+@pytest.fixture(scope="module")
+def docker_world(engine_settings: str, base_image: str, moody: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """A workspace with `churn:1`, `churn:2` (ONNX) and `moody:1`, a script that does what its variable MODE says."""
     root = tmp_path_factory.mktemp("world") / "workspace"
+    root.mkdir()
+    (root / "config.toml").write_text(engine_settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLOPS_HOME", str(root))
         living.churn_model()

@@ -17,10 +17,11 @@ import living
 import pytest
 from living import wait_for
 
-from mlops_nb import agent, engine, keys, lineage, rollout, store, targets, telemetry, traffic
+from mlops_nb import agent, engine, keys, lineage, profiling, rollout, store, targets, telemetry, traffic
 from mlops_nb.errors import BadOption, DeploymentFailed, EngineElsewhere, HardwareMissing, ImageMissing, ImageOfAnother, InvocationFailed, NameTaken
 from mlops_nb.rollout import Deployed
 from mlops_nb.settings import Workspace
+from mlops_nb.store import events
 from mlops_nb.store.deployments import Deployment, DeploymentSpec
 from mlops_nb.targets import containers
 from mlops_nb.targets import docker as target
@@ -48,6 +49,9 @@ def test_a_version_is_built_answers_and_what_it_was_asked_is_kept_here(in_docker
     assert [edge.label for edge in _way_back("deployment:asked/1")] == ["run by", "built as", "packaged as"]
     port = living.deployment("asked/1").handle["port"]
     assert httpx.get(f"http://127.0.0.1:{port}/v2/models/asked").status_code == 401
+
+    point = profiling.profile("asked/1", batches=[8], seconds=3).points[0]
+    assert point["cpu_percent"] > 0 and 20 < point["memory_mb"] <= point["peak_memory_mb"] < 400
 
     rollout.undeploy("asked")
 
@@ -118,6 +122,33 @@ def test_a_container_that_takes_too_much_memory_tells_its_limit(in_docker: Deplo
         in_docker("moody:1", endpoint="hungry", memory_mb=300, variables={"MODE": "hog"})
 
     assert caught.value.hint == "%mlops deploy moody:1 --endpoint hungry --to docker --memory 600m"
+
+
+def test_requests_that_take_too_much_memory_again_and_again_are_told_as_a_crash_loop(in_docker: Deploy) -> None:
+    in_docker("moody:1", endpoint="greedy", memory_mb=300)
+
+    for fall in (1, 2, 3):
+        wait_for(lambda: _answered("greedy", {}), what="it to answer")
+        assert not _answered("greedy", {"eat": True})
+        wait_for(lambda fall=fall: len(_falls("greedy/1")) == fall, what="its end to be told")
+
+    first, *_, last = _falls("greedy/1")
+    assert first == "It took more than the 300 MB it may take and was killed (exit code 137)."
+    assert last == f"{first} Crash loop: none of its last 2 starts lasted a minute; the next one is in 1 s."
+    wait_for(lambda: _answered("greedy", {}), what="it to be back")
+
+
+def _answered(endpoint: str, body: dict[str, Any]) -> bool:
+    try:
+        return bool(rollout.invoke(endpoint, body))
+    except InvocationFailed:
+        return False
+
+
+def _falls(ref: str) -> list[str]:
+    """What was told each time it was started again, the first first."""
+    with store.reading() as tx:
+        return [event.data["reason"] for event in reversed(events.latest(tx, subject=ref, what="DeploymentRestarting"))]
 
 
 def test_a_container_that_ends_by_itself_tells_its_exit_code_and_last_line(in_docker: Deploy) -> None:
