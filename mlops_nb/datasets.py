@@ -38,8 +38,8 @@ _MOST_COUNTED = 1_000_000
 def register(name: str, data: Any, *, description: str = "", tags: dict[str, str] | None = None) -> DatasetVersion:
     """Keep *data* (a pandas DataFrame, an array, or the path of a CSV, Parquet or JSON file) and return its version.
 
-    The index of a DataFrame is left out; the columns of an array are named `column0`, `column1` and so on.  The same content under the same name is the version already there, which gets the new
-    *description* and *tags* where they are given.
+    The index of a DataFrame is left out; the columns of an array are named `column0`, `column1` and so on.  The same content under the same
+    name is the version already there, which gets the new *description* and *tags* where they are given.
     Raises BadName, FileMissing, BadOption, StoreFull.
     """
     checked_name(name, what="dataset")

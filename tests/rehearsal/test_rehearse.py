@@ -142,6 +142,18 @@ def test_the_magic_takes_rows_and_answers_from_the_notebook(notebook: Notebook):
     assert "True the caller" in shown
 
 
+def test_labels_alone_are_compared_with_the_labels_of_a_classifier(elsewhere: Workspace):
+    datasets.register("customers", ROWS)
+    model = LogisticRegression().fit(X, Y)
+    registry.register(model, name="churn", data="customers", convert=False)
+    held = model.predict(X)
+
+    assert rehearsing.rehearse("churn", data=X, answers=held).passed
+    with pytest.raises(RehearsalFailed, match=r"1 of \d+ answers differ") as told:
+        rehearsing.rehearse("churn", data=X, answers=np.where(np.arange(len(held)) == 2, 1 - held, held))
+    assert "row 2: label" in told.value.detail
+
+
 def test_answers_that_are_not_the_models_fail_with_the_first_row_that_differs(script: Callable[[str], Path]):
     script(f"{BEGIN}\n{TWICE}\n{REGISTER}")
 
