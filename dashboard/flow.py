@@ -44,16 +44,16 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
 def ways(split: queries.Split, totals: Mapping[str, Mapping[str, Any]]) -> list[Way]:
     """A way for each deployment that stands, the largest planned share first."""
     copies = split.changes[0].mirrors if split.changes else {}
-    found = [_way(d, split.wanted.get(d.name, 0), totals, copies.get(d.name, 0)) for d in split.deployments]
+    found = [_way(d, queries.standing(d, split.untried), split.wanted.get(d.name, 0), totals, copies.get(d.name, 0)) for d in split.deployments]
     return sorted(found, key=lambda way: (-way.planned, way.name))
 
 
-def _way(d: queries.Deployment, planned: int, totals: Mapping[str, Mapping[str, Any]], copies: int) -> Way:
+def _way(d: queries.Deployment, status: str, planned: int, totals: Mapping[str, Mapping[str, Any]], copies: int) -> Way:
     seen = totals.get(d.name, {})
     measured = seen.get("share", 0.0) * 100 if totals else None
     requests = seen.get("requests", 0)
     place = f"{d.target} · {parts.runs_on(d)}"
-    return Way(name=d.name, model=d.model_ref, status=d.status, runs_on=place, planned=planned, measured=measured, requests=requests, copies=copies)
+    return Way(name=d.name, model=d.model_ref, status=status, runs_on=place, planned=planned, measured=measured, requests=requests, copies=copies)
 
 
 def told(endpoint: str, drawn: Sequence[Way]) -> str:

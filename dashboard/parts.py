@@ -34,6 +34,7 @@ PERIODS = {
 }
 MARKS = {
     "healthy": ("●", "green"),
+    "healthy, untried": ("◐", "orange"),
     "pending": ("◌", "gray"),
     "starting": ("◔", "blue"),
     "restarting": ("↻", "orange"),

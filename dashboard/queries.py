@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -57,6 +57,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     versions: int
     datasets: int
     deployments: list[Deployment]
+    untried: set[str]
+    """Those that nothing was ever asked of."""
     shares: Shares
     drift: list[DriftCheck]
     silences: list[Silence]
@@ -76,7 +78,8 @@ def overview() -> Overview:
     with store.reading() as tx:
         count, versions = models.count(tx)
         return Overview(
-            models=count, versions=versions, datasets=len(datasets.names(tx)), deployments=deployments.of(tx), shares=_shares(tx),
+            models=count, versions=versions, datasets=len(datasets.names(tx)), deployments=deployments.of(tx), untried=_untried(tx, deployments.of(tx)),
+            shares=_shares(tx),
             drift=checks.latest_drift(tx), silences=silences.standing(tx), events=events.latest(tx, most=8),
             fired=[rule for rule in rules.of(tx) if rule.firing and not rule.quiet],
         )  # fmt: skip
@@ -102,6 +105,17 @@ def _sick(d: Deployment) -> Alert:
 def _drifted(check: DriftCheck, names: Sequence[str]) -> Alert:
     line = f"requests differ from {check.dataset} in {len(names)} feature{'s' * (len(names) != 1)}: {', '.join(names[:5])}{' …' * (len(names) > 5)}"
     return Alert(status="drift", subject=check.endpoint, line=line, time=check.time, page="views/drift.py", params={"endpoint": check.endpoint})
+
+
+def standing(d: Deployment, untried: Set[str]) -> str:
+    """Its status in words, such as `healthy, untried`."""
+    return f"{d.status}, untried" if d.ref in untried else d.status
+
+
+def _untried(tx: store.Transaction, every: Sequence[Deployment]) -> set[str]:
+    from mlops_nb import rollout
+
+    return {d.ref for d in every if rollout.untried(tx, d)}
 
 
 def _shares(tx: store.Transaction) -> Shares:
@@ -216,6 +230,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     """Every deployment, the split wanted, and the history of the chosen one's endpoint."""
 
     deployments: list[Deployment]
+    untried: set[str]
+    """Those that nothing was ever asked of."""
     shares: Shares
     chosen: Deployment | None
     history: list[dict[str, Any]]
@@ -228,7 +244,7 @@ def running(asked: str) -> Running:
         sick = [d for d in every if d.wanted == "running" and d.status in NEEDS_A_LOOK]
         chosen = next((d for d in every if d.ref == asked), None) or next(iter([*sick, *every]), None)
         history = [row for row in deployments.history(tx, chosen.endpoint) if row["name"] == chosen.name] if chosen else []
-        return Running(deployments=every, shares=_shares(tx), chosen=chosen, history=history)
+        return Running(deployments=every, untried=_untried(tx, every), shares=_shares(tx), chosen=chosen, history=history)
 
 
 def log_lines(deployment: Deployment, *, most: int = 200) -> list[str]:
@@ -261,6 +277,8 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: list[str]
     endpoint: str
     deployments: list[Deployment]
+    untried: set[str]
+    """Those that nothing was ever asked of."""
     changes: list[TrafficChange]
     """Newest first."""
 
@@ -275,9 +293,9 @@ def split(asked: str) -> Split:
     with store.reading() as tx:
         names = [endpoint.name for endpoint in deployments.endpoints(tx)]
         name = _chosen(asked, names)
-        return Split(
-            endpoints=names, endpoint=name, deployments=deployments.of(tx, name) if name else [], changes=deployments.traffic_changes(tx, name) if name else []
-        )
+        behind = deployments.of(tx, name) if name else []
+        changes = deployments.traffic_changes(tx, name) if name else []
+        return Split(endpoints=names, endpoint=name, deployments=behind, untried=_untried(tx, behind), changes=changes)
 
 
 def _chosen(asked: str, names: Sequence[str]) -> str:
@@ -353,11 +371,12 @@ def hardware_here() -> list[Hardware]:
     return hardware.found()
 
 
-def running_on() -> list[tuple[Deployment, list[str]]]:
-    """Deployments that should run, and the execution providers that each one's server says it uses; none where it does not answer."""
+def running_on() -> list[tuple[Deployment, str, list[str]]]:
+    """Deployments that should run, how each stands, and the execution providers that its server says it uses; none where it does not answer."""
     with store.reading() as tx:
         wanted = [d for d in deployments.of(tx) if d.wanted == "running"]
-    return [(d, hardware.proven(d.handle, d.model)) for d in wanted]
+        untried = _untried(tx, wanted)
+    return [(d, standing(d, untried), hardware.proven(d.handle, d.model)) for d in wanted]
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):

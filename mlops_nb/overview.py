@@ -35,13 +35,14 @@ def summary(*, most_events: int = 20) -> dict[str, Any]:
         headlines, (model_count, _) = models.headlines(tx), models.count(tx)
         endpoints, running, drift = deployments.endpoints(tx), deployments.of(tx), checks.latest_drift(tx)
         shares = {endpoint.name: deployments.traffic(tx, endpoint.name) for endpoint in endpoints}
+        untried = _untried(tx, running)
         latest, rules, standing = events.latest(tx, most=most_events), alerts.of(tx), silences.standing(tx)
     watched = {rule.endpoint for rule in rules if rule.condition == "drift" and (rule.firing or rule.quiet)}  # a rule that fires tells of it itself
     return {
         "workspace": str(workspace.root),
         "models": [_model(name, list(versions)) for name, versions in groupby(headlines, key=lambda headline: headline.model)],
         "model_count": model_count,
-        "endpoints": [_endpoint(endpoint, [d for d in running if d.endpoint == endpoint.name], shares[endpoint.name]) for endpoint in endpoints],
+        "endpoints": [_endpoint(endpoint, [d for d in running if d.endpoint == endpoint.name], shares[endpoint.name], untried) for endpoint in endpoints],
         "live": sum(deployment.status == "healthy" for deployment in running),
         "alerts": _alerts(
             running, [check for check in drift if check.endpoint not in watched], standing, [rule for rule in rules if rule.firing and not rule.quiet]
@@ -73,17 +74,25 @@ def _version(headline: Headline) -> dict[str, Any]:
     }
 
 
-def _endpoint(endpoint: Endpoint, behind: Sequence[Deployment], shares: dict[str, int]) -> dict[str, Any]:
-    return {"name": endpoint.name, "deployments": [_deployment(deployment, shares.get(deployment.name, 0)) for deployment in behind]}
+def _untried(tx: store.Transaction, running: Sequence[Deployment]) -> set[str]:
+    """Those that nothing was ever asked of, by reference."""
+    from . import rollout
+
+    return {deployment.ref for deployment in running if rollout.untried(tx, deployment)}
 
 
-def _deployment(deployment: Deployment, share: int) -> dict[str, Any]:
+def _endpoint(endpoint: Endpoint, behind: Sequence[Deployment], shares: dict[str, int], untried: set[str]) -> dict[str, Any]:
+    return {"name": endpoint.name, "deployments": [_deployment(one, shares.get(one.name, 0), untried=one.ref in untried) for one in behind]}
+
+
+def _deployment(deployment: Deployment, share: int, *, untried: bool) -> dict[str, Any]:
     return {
         "name": deployment.name,
         "ref": deployment.ref,
         "model": deployment.model_ref,
         "target": deployment.target,
         "status": deployment.status,
+        "untried": untried,
         "wanted": deployment.wanted,
         "reason": _reason(deployment),
         "share": share,

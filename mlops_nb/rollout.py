@@ -429,7 +429,7 @@ def _deployed(deployment: Deployment) -> Deployed:
         share = table.traffic(tx, now.endpoint).get(now.name, 0)
         return Deployed(
             endpoint=now.endpoint, deployment=now.ref, model=now.model_ref, target=now.target, hardware=targets.hardware(now), limits=targets.limits(now),
-            status=now.status, traffic=share, url=_url(_base_url(tx), now.endpoint, [now]), untried=_untried(tx, now),
+            status=now.status, traffic=share, url=_url(_base_url(tx), now.endpoint, [now]), untried=untried(tx, now),
         )  # fmt: skip
 
 
@@ -486,7 +486,7 @@ def _endpoint_view(tx: store.Transaction, name: str, base: str) -> EndpointView:
     change = table.split(tx, name)
     shares, copies = (change.weights, change.mirrors) if change else ({}, {})
     deployments = table.of(tx, name)
-    views = [_deployment_view(d, shares.get(d.name, 0), copies.get(d.name, 0), untried=_untried(tx, d)) for d in deployments]
+    views = [_deployment_view(d, shares.get(d.name, 0), copies.get(d.name, 0), untried=untried(tx, d)) for d in deployments]
     return EndpointView(name=name, url=_url(base, name, deployments), deployments=views, sticky=change.sticky if change else "")
 
 
@@ -495,8 +495,11 @@ def _url(base: str, endpoint: str, deployments: Sequence[Deployment]) -> str:
     return next((d.handle["url"] for d in deployments if d.handle.get("url")), f"{base}/{endpoint}")
 
 
-def _untried(tx: store.Transaction, deployment: Deployment) -> bool:
-    """A server tries its model on the signature's sample; a script, and a version without rows, is first asked by whoever calls it."""
+def untried(tx: store.Transaction, deployment: Deployment) -> bool:
+    """Whether a healthy deployment was never asked anything.
+
+    A server tries its model on the signature's sample; a script, and a version without rows, is first asked by whoever calls it.
+    """
     if deployment.status != "healthy" or deployment.target not in targets.NAMES or "capture" not in targets.get(deployment.target).ABILITIES:
         return False
     version = models.get(tx, ModelRef(deployment.model, version=deployment.version))

@@ -67,7 +67,7 @@ parts.table(
         {
             "deployment": d.ref,
             "model": d.model_ref,
-            "status": parts.marked(d.status),
+            "status": parts.marked(queries.standing(d, found.untried)),
             "target": d.target,
             "hardware": parts.runs_on(d),
             "wanted share": found.shares.get(d.endpoint, {}).get(d.name, 0),
@@ -86,7 +86,7 @@ parts.table(
 
 chosen = found.chosen
 parts.choose("Deployment", [d.ref for d in found.deployments], param="deployment", value=chosen.ref, width=320)
-st.markdown(f"#### {parts.coloured(chosen.status)}   {parts.plain(chosen.ref)}")
+st.markdown(f"#### {parts.coloured(queries.standing(chosen, found.untried))}   {parts.plain(chosen.ref)}")
 parts.links(
     ("rollout", "Its traffic", "alt_route", {"endpoint": chosen.endpoint}),
     ("models", "Its model", "deployed_code", {"model": chosen.model_ref}),

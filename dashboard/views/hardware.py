@@ -32,13 +32,13 @@ rows = [
     {
         "deployment": d.ref,
         "model": d.model_ref,
-        "status": parts.marked(d.status),
+        "status": parts.marked(standing),
         "asked for": d.spec.hardware,
         "runs on": ", ".join(providers) or "it does not say",
         "cores": f"{d.spec.cpus:g}" if d.spec.cpus else "all",
         "memory MB": d.spec.memory_mb,
     }
-    for d, providers in running
+    for d, standing, providers in running
 ]
 parts.table(rows, alt="What each deployment asked for and which execution providers its server says it uses")
 st.caption("What a deployment runs on is what its server says of itself; memory and cores are its limits.")

@@ -50,7 +50,7 @@ if found.live:
                 "endpoint": d.endpoint,
                 "deployment": d.name,
                 "model": d.model_ref,
-                "status": parts.marked(d.status),
+                "status": parts.marked(queries.standing(d, found.untried)),
                 "target": d.target,
                 "hardware": parts.runs_on(d),
                 "wanted share": found.shares.get(d.endpoint, {}).get(d.name, 0),

@@ -125,7 +125,7 @@ def show_shares(split: queries.Split, totals: dict) -> None:
     """Wanted beside live, a row per deployment."""
     standing = {d.name: d for d in parts.filtered(split.deployments)}
     gone = [name for name in totals if name not in {d.name for d in split.deployments}] if standing else []
-    rows = [share_row(name, standing.get(name), split.wanted.get(name, 0), totals.get(name, {})) for name in [*standing, *gone]]
+    rows = [share_row(name, standing.get(name), split.untried, split.wanted.get(name, 0), totals.get(name, {})) for name in [*standing, *gone]]
     percent = {
         name: st.column_config.ProgressColumn(format="%.0f %%", min_value=0, max_value=100, color="#2f7ed8", width=104)
         for name in ("wanted share", "live share")
@@ -135,12 +135,12 @@ def show_shares(split: queries.Split, totals: dict) -> None:
     parts.table(rows, alt="Wanted and live share, rate, latency and errors per deployment", column_config=percent | numbers)
 
 
-def share_row(name: str, deployment: queries.Deployment | None, wanted: int, seen: dict) -> dict:
+def share_row(name: str, deployment: queries.Deployment | None, untried: set[str], wanted: int, seen: dict) -> dict:
     """One deployment: where it runs, what it should get and what it got."""
     return {
         "deployment": name,
         "model": deployment.model_ref if deployment else "",
-        "status": parts.marked(deployment.status) if deployment else "· withdrawn",
+        "status": parts.marked(queries.standing(deployment, untried)) if deployment else "· withdrawn",
         "runs on": f"{deployment.target} · {parts.runs_on(deployment)}" if deployment else "",
         "wanted share": wanted,
         "live share": seen.get("share", 0.0) * 100,

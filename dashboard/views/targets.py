@@ -34,7 +34,8 @@ def age() -> None:
 @st.fragment(run_every=None if paused else REFRESH_SECONDS)
 def live() -> None:
     """One row for each deployment, as it is now."""
-    shown = parts.filtered(queries.overview().live)
+    now = queries.overview()
+    shown = parts.filtered(now.live)
     if not shown:
         parts.nothing_yet("Nothing of this choice runs any more.", "%mlops endpoints")
         return
@@ -42,7 +43,7 @@ def live() -> None:
     st.session_state["looked"] = store.now()
     show_places(shown)
     parts.table(
-        [row(d, used[d.ref]) for d in shown[: parts.ROWS]],
+        [row(d, queries.standing(d, now.untried), used[d.ref]) for d in shown[: parts.ROWS]],
         alt="Every deployment that should run: its target, what it runs as, hardware, cores and memory in use, restarts and image",
         column_config={
             "cores": st.column_config.NumberColumn(format="%.2f", help="In use, since it was last looked at"),
@@ -60,12 +61,12 @@ def show_places(shown: list[queries.Deployment]) -> None:
         column.metric(name, f"{sum(d.status == 'healthy' for d in there)} of {len(there)} healthy", border=True)
 
 
-def row(d: queries.Deployment, used: queries.Usage) -> dict[str, object]:
+def row(d: queries.Deployment, standing: str, used: queries.Usage) -> dict[str, object]:
     """One deployment: where it is, on what, and what it takes."""
     limit = d.spec.memory_mb
     return {
         "deployment": d.ref,
-        "status": parts.marked(d.status),
+        "status": parts.marked(standing),
         "target": d.target,
         "runs as": used.where,
         "asked for": parts.runs_on(d),

@@ -43,6 +43,8 @@ export interface IDeployment {
   model: string;
   target: string;
   status: Status;
+  /** Whether nothing was ever asked of it. */
+  untried: boolean;
   wanted: 'running' | 'stopped';
   /** One line; empty while it is well. */
   reason: string;

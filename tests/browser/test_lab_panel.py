@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +16,7 @@ from mlops_nb.store import alerts, checks, deployments, models
 from mlops_nb.store.checks import DriftCheck
 from mlops_nb.store.deployments import Deployment, DeploymentSpec, Reason
 from mlops_nb.store.models import ModelVersion
+from mlops_nb.telemetry import files
 
 pytestmark = pytest.mark.xdist_group("engine")  # one server for all of these, and no network that changes meanwhile (test_dashboard.py)
 MARKUP = "<img src=x onerror=\"window.pwned='yes'\">"
@@ -76,6 +79,21 @@ def test_panel_shows_deployments_with_health_and_share(lab, open_lab, screenshot
     expect(rows.nth(1)).to_contain_text("10%")
     expect(rows.nth(1)).to_contain_text("ModuleNotFoundError: No module named 'lightgbm' (cell [12], line 3)")
     screenshot(page, "lab-panel")
+
+
+def test_what_nothing_was_ever_asked_of_is_untried_until_it_was(lab, open_lab):
+    register("delays", 1)
+    deploy("delays", 1, status="healthy")
+    row = panel(open_lab()).get_by_role("list", name="Deployments of delays").get_by_role("listitem")
+    expect(row).to_contain_text("healthy, untried")
+
+    folder = files.folder("delays", "1")
+    folder.mkdir(parents=True)
+    asked = {"time": store.now().isoformat(), "id": "r1", "status": 200, "latency_ms": 1.0, "rows": 1, "error": None, "inputs": None, "outputs": None}
+    (folder / f"closed-{time.time_ns()}.jsonl").write_text(json.dumps(asked) + "\n")
+
+    expect(row).not_to_contain_text("untried")
+    expect(row).to_contain_text("healthy")
 
 
 def test_each_health_has_a_shape_of_its_own(lab, open_lab):

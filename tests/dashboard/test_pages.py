@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlops_nb import store
-from mlops_nb.store import models, silences
+from mlops_nb.store import deployments, models, silences
 
 PAGES = ("overview", "models", "lineage", "profiling", "hardware", "deployments", "rollout", "performance", "drift", "events", "fleet", "targets")
 
@@ -49,6 +49,29 @@ def test_the_overview_shows_wanted_beside_live_share_with_target_and_hardware(op
     assert list(rows.loc[("churn", "1"), ["target", "hardware", "wanted share", "live share"]]) == ["docker", "gpu", 100, 100.0]
     assert rows.loc[("delays", "2"), "wanted share"] == 50
     assert 0 < rows.loc[("delays", "2"), "live share"] < 50
+
+
+@pytest.mark.parametrize(
+    ("name", "deployment"),
+    [("overview", "never"), ("deployments", "delays/never"), ("rollout", "never"), ("hardware", "delays/never"), ("targets", "delays/never")],
+)
+def test_what_nothing_was_ever_asked_of_is_shown_as_untried(open_page, busy, name, deployment):
+    with store.writing() as tx:
+        made = store.now()
+        deployments.put(
+            tx,
+            deployments.Deployment(
+                endpoint="delays", name="never", model="delays", version=1, target="local", spec=deployments.DeploymentSpec(), wanted="running",
+                generation=1, status="healthy", created_at=made, changed_at=made,
+            ),
+        )  # fmt: skip
+        tx.execute("UPDATE model_versions SET signature = NULL WHERE model = 'delays' AND version = 1")
+
+    page = open_page(name, endpoint="delays")
+
+    statuses = next(table.value.set_index("deployment")["status"] for table in page.dataframe if "status" in table.value)
+    assert statuses[deployment] in ("◐ healthy, untried", ["◐ healthy, untried"])
+    assert "● healthy" in [status if isinstance(status, str) else status[0] for status in statuses]
 
 
 def test_a_link_to_a_model_version_opens_its_card(open_page, busy):

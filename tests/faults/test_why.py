@@ -12,7 +12,7 @@ import psutil
 import pytest
 from living import X, churn_model, deployment, wait_for
 
-from mlops_nb import cards, errors, registry, rollout
+from mlops_nb import cards, errors, overview, registry, rollout
 from mlops_nb.settings import Workspace
 from mlops_nb.store.deployments import DeploymentSpec
 
@@ -154,10 +154,17 @@ def test_a_model_that_fails_when_it_is_registered_names_the_cell(live_workspace:
 def test_what_was_never_asked_is_called_untried_until_it_was(live_workspace: Workspace, script) -> None:
     assert rollout.deploy(script(WHOLE)).untried
     assert "healthy, untried" in cards.as_text(rollout.endpoints("scripted")[0])
+    assert in_the_panel()["untried"] and in_the_panel()["status"] == "healthy"
 
     rollout.invoke("scripted", {"x": [1]})
     wait_for(lambda: not rollout.endpoints("scripted")[0].deployments[0].untried)
     assert "untried" not in cards.as_text(rollout.endpoints("scripted")[0])
+    assert not in_the_panel()["untried"]
+
+
+def in_the_panel() -> dict:
+    """The only deployment, as JupyterLab's panel is told of it."""
+    return overview.summary()["endpoints"][0]["deployments"][0]
 
 
 def test_one_that_hangs_tells_what_its_health_check_came_to(live_workspace: Workspace) -> None:

@@ -19,16 +19,16 @@ const SHAPES: Record<Sign, string> = {
   alert: 'M8 .8a1.2 1.2 0 0 1 1.2 1.2v.5a4.4 4.4 0 0 1 3.2 4.2v3.1l1.6 2.2H2l1.6-2.2V6.7a4.4 4.4 0 0 1 3.2-4.2V2A1.2 1.2 0 0 1 8 .8ZM6.2 13.2h3.6a1.8 1.8 0 0 1-3.6 0Z'
 };
 
-/** A state as shape, text and colour. */
-export function Health(props: { status: Sign; trans: TranslationBundle }): JSX.Element {
-  const { status, trans } = props;
+/** A state as shape, text and colour; one that nothing was ever asked of is no more than untried. */
+export function Health(props: { status: Sign; untried?: boolean; trans: TranslationBundle }): JSX.Element {
+  const { status, untried, trans } = props;
   const known = status in SHAPES ? status : 'pending';
   return (
     <span className={`mlops-Health mlops-mod-${known}`}>
       <svg className="mlops-Health-shape" viewBox="0 0 16 16" aria-hidden="true" focusable="false">
         <path fillRule="evenodd" d={SHAPES[known]} />
       </svg>
-      <span className="mlops-Health-text">{inWords(status, trans)}</span>
+      <span className="mlops-Health-text">{untried ? trans.__('%1, untried', inWords(status, trans)) : inWords(status, trans)}</span>
     </span>
   );
 }

@@ -138,7 +138,7 @@ function Deployment(props: { deployment: IDeployment; trans: TranslationBundle }
   return (
     <li className="mlops-Item">
       <div className="mlops-Line">
-        <Health status={deployment.status} trans={trans} />
+        <Health status={deployment.status} untried={deployment.untried} trans={trans} />
         <span className="mlops-Ref">{deployment.ref}</span>
         <span className="mlops-Share mlops-mod-end" title={trans.__("Its share of the endpoint's requests")}>
           {trans.__('%1%', share)}
