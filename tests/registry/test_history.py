@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from living import churn_model
+import itertools
+import os
+import signal
+from typing import Any
 
-from mlops_nb import errors, history, rollout, store, traffic
+import pytest
+from living import churn_model, deployment, wait_for
+
+from mlops_nb import agent, errors, history, rollout, store, traffic
 from mlops_nb.settings import Workspace
 
 
@@ -29,6 +34,57 @@ def test_any_past_moment_can_be_asked_for_even_after_the_endpoint_is_gone(live_w
     assert served(both) == {"1": ("churn:1", 70), "2": ("churn:2", 30)}
     assert served(after) == {"2": ("churn:2", 100)}
     assert served(store.now()) == {}
+
+
+HISTORY = ("deployment_history", "traffic", "events")
+
+
+def kept() -> dict[str, list[dict[str, Any]]]:
+    """Every row of what history is read from, as it was added."""
+    with store.reading() as tx:
+        return {table: tx.rows(f"SELECT * FROM {table} ORDER BY rowid") for table in HISTORY}
+
+
+def ended() -> bool:
+    return not traffic.of("churn")[0].going
+
+
+def canary_of_one_that_dies() -> None:
+    traffic.canary("churn/2", [50, 100], every_seconds=600.0)
+    wait_for(lambda: rollout.endpoints("churn")[0].deployments[1].traffic == 50, what="its share")
+    os.kill(deployment("churn/2").handle["pid"], signal.SIGKILL)
+    wait_for(ended, what="the rollback")
+    wait_for(lambda: deployment("churn/2").status == "healthy", what="its return")
+
+
+def ramp() -> None:
+    traffic.ramp("churn/2", [40, 100], every_seconds=0.2)
+    wait_for(ended, what="the ramp's end")
+
+
+def the_agent_dies() -> None:
+    os.kill(int((Workspace.current().run / "agent.lock").read_text()), signal.SIGKILL)
+    wait_for(lambda: not agent.running(), what="the agent's end")
+
+
+def test_a_whole_life_changes_no_row_of_the_history_only_adds_some(live_workspace: Workspace) -> None:
+    churn_model()
+    churn_model()
+    life = [
+        lambda: rollout.deploy("churn:1"), lambda: rollout.deploy("churn:2"), ramp, lambda: traffic.roll_back("churn", why="not yet"), canary_of_one_that_dies,
+        lambda: traffic.mirror("churn/2", 50), lambda: traffic.split("churn", {"1": 50, "2": 50}, sticky="header:x-user"), the_agent_dies,
+        lambda: rollout.undeploy("churn/2"), lambda: rollout.deploy("churn:2", traffic=20), rollout.down, rollout.up,
+        lambda: rollout.delete_endpoint("churn"), lambda: rollout.deploy("churn:1"),
+    ]  # fmt: skip
+    seen = [kept()]
+    for chapter in life:
+        chapter()
+        seen.append(kept())
+
+    for earlier, later in itertools.pairwise(seen):
+        for table in HISTORY:
+            assert later[table][: len(earlier[table])] == earlier[table], table
+    assert all(len(seen[-1][table]) >= 8 for table in HISTORY)
 
 
 def test_changes_tell_who_and_why(live_workspace: Workspace) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import a_busy_workspace
 import pytest
 from a_canary_under_way import a_canary
-from living import wait_for
+from living import X, wait_for
 
-from mlops_nb import errors, rollout, store, traffic
+from mlops_nb import canary, canary_figures, cards, errors, labels, rollout, store, telemetry, traffic
 from mlops_nb.store import deployments
 
 
@@ -87,6 +87,40 @@ def test_a_canary_is_promoted_or_cancelled_by_hand(open_page, churn):
     assert (traffic.of("churn")[0].status, traffic.of("churn")[0].reason) == ("done", "promoted in the dashboard")
     with pytest.raises(errors.NothingToPromote):
         traffic.promote("churn")
+
+
+def test_a_canarys_figure_is_the_same_in_notebook_and_dashboard_when_its_telemetry_is_long_gone(open_page, churn):
+    traffic.canary("churn/2", [50, 100], promises=["error_rate<=+20pp", "p95<=+1000%"], metrics=["auc"], every_seconds=600.0)
+    wait_for(lambda: shares()["2"] == 50, what="the first step")
+    for _ in range(60):
+        rollout.invoke("churn", X.head(1))
+    rows = wait_for(lambda: found if len(found := telemetry.requests("churn", most=100)) == 60 else None, what="telemetry")
+    labels.record("churn", [{"request_id": row["id"], "left": number % 2} for number, row in enumerate(rows)])
+    wait_for(lambda: all(side.count for stage in canary.evidence_of(traffic.of("churn")[0]).stages for side in stage.told["auc>=-0.02"]), what="its labels")
+    traffic.cancel("churn")
+    plan = traffic.of("churn")[0]
+    figure, card, page = canary_figures.figure(plan).to_json(), cards.as_text(plan), open_page("rollout", endpoint="churn")
+    shown, table = page.get("plotly_chart")[1].proto, page.dataframe[0].value
+
+    grow_old(churn)
+    assert telemetry.captured("churn").rows == 0
+    later = traffic.of("churn")[0]
+    page = open_page("rollout", endpoint="churn")
+
+    assert (canary_figures.figure(later).to_json(), cards.as_text(later)) == (figure, card)
+    now = next(chart.proto for chart in page.get("plotly_chart") if chart.proto.alt == shown.alt)
+    assert now.spec == shown.spec and len(now.spec) > 1000
+    assert page.dataframe[0].value.equals(table)
+    assert "pairs of labels" in card and "auc>=-0.02" in shown.alt
+
+
+def grow_old(workspace) -> None:
+    """What was captured is of years ago, and retention takes it."""
+    rollout.down()
+    telemetry.compact()
+    for day in workspace.telemetry.glob("endpoint=*/deployment=*/date=*"):
+        day.rename(day.with_name("date=2020-01-01"))
+    telemetry.compact()
 
 
 def test_a_split_that_changed_between_the_clicks_is_asked_about_anew(open_page, churn):
