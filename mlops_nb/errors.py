@@ -116,7 +116,7 @@ class BadName(UsageError):
 
     def __init__(self, name: object, *, what: str = "name") -> None:
         super().__init__(
-            f"{str(name)[:60]!r} cannot be {_a(what)}: use letters, digits, '-', '_' and '.', starting with a letter or digit, 100 at most.",
+            f"{str(name)[:60]!r} cannot be {_a(what)}: use letters (a–z, A–Z), digits, '-', '_' and '.', starting with a letter or digit, 100 at most.",
             hint=f"{_a(what)} such as churn or churn-eu",
         )
 
@@ -218,17 +218,19 @@ class CannotAnswer(UsageError):
 
     def __init__(self, message: str, *, where: str, detail: str) -> None:
         super().__init__(
-            f"The model fails on the rows it is registered with: {message}{f' ({where})' if where else ''}. Nothing was kept.",
+            f"The model fails on the rows it is registered with: {message.rstrip('.')}{f' ({where})' if where else ''}. Nothing was kept.",
             hint="mend its predict() and run the cell again; or, if these are not rows it takes, give others: --data, or --sample X[:100]",
             detail=detail,
         )
 
 
 class NotAModel(UsageError):
-    """An object or a file that cannot answer a request; *script* is set where it is a Python file that was to be registered."""
+    """An object or a file that cannot answer a request; *script* is set where it is a Python file that was to be registered, *rows* where it is data."""
 
-    def __init__(self, what: str, *, script: str = "") -> None:
-        if script:
+    def __init__(self, what: str, *, script: str = "", rows: bool = False) -> None:
+        if rows:
+            message, hint = f"{what} is data and no model.", "%mlops dataset register NAME DATA"
+        elif script:
             message = f"{what} holds code and no model."
             hint = f"%mlops register {script} --name NAME --entry {script}, whose run(raw_data) answers; name the folder of its model files first"
         else:
@@ -314,7 +316,8 @@ class UnknownOption(UsageError):
     """The command takes no such option."""
 
     def __init__(self, name: str, command: str, *, known: Iterable[str]) -> None:
-        super().__init__(f"{command} has no option {name}.", hint=suggested(name, known, f"{command} --help"))
+        near = closest(name.lstrip("-"), [option.removeprefix("--") for option in known])  # the dashes are alike in all of them
+        super().__init__(f"{command} has no option {name}.", hint=f"did you mean --{near}?" if near else f"{command} --help")
 
 
 class BadExpression(UsageError):
@@ -343,10 +346,10 @@ class ModelNotFound(NotFound):
 
 
 class VersionNotFound(NotFound):
-    """The model exists, this version does not."""
+    """The model exists, or the data set or environment (*among* says which), this version does not."""
 
-    def __init__(self, name: str, version: int, *, known: Iterable[int]) -> None:
-        super().__init__(f"{name} has no version {version}. It has: {listed(sorted(known))}.", hint=f"%mlops models {name}")
+    def __init__(self, name: str, version: int, *, known: Iterable[int], among: str = "models") -> None:
+        super().__init__(f"{name} has no version {version}. It has: {listed(sorted(known))}.", hint=f"%mlops {among} {name}")
 
 
 class AliasNotFound(NotFound):
@@ -386,6 +389,10 @@ class DeploymentNotFound(NotFound):
 
     def __init__(self, endpoint: str, name: str, *, known: Iterable[str]) -> None:
         known = sorted(known)
+        if not name:
+            which = f"{endpoint}/{known[0]}" if known else f"%mlops endpoints {endpoint}"
+            super().__init__(f"{endpoint} is an endpoint; this is said of one of its deployments: {listed(known)}.", hint=which)
+            return
         super().__init__(f"{endpoint} has no deployment {name!r}. It has: {listed(known)}.", hint=suggested(name, known, f"%mlops endpoints {endpoint}"))
 
 

@@ -559,9 +559,17 @@ def _target(text: str) -> str:
 
 
 def _percentage(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 100):
+    number = text.removesuffix("%")
+    if not (number.isascii() and number.isdigit() and int(number) <= 100):
         raise BadOption(f"{text!r} is not a whole percentage from 0 to 100.", hint="a whole number such as 10")
-    return int(text)
+    return int(number)
+
+
+def _weight(text: str) -> float:
+    try:
+        return float(text.removesuffix("%"))
+    except ValueError:
+        raise BadOption(f"{text!r} is not a percentage.", hint="whole percentages that sum to 100, such as 1=90 2=10") from None
 
 
 def _gpus(text: str) -> str:
@@ -627,7 +635,7 @@ A_TAG = Pair("KEY=VALUE")
 A_METRIC = Pair("KEY=NUMBER", _number)
 A_VARIABLE = Pair("NAME=VALUE")
 A_SECRET = Pair("ID=VARIABLE|FILE", keys=lambda _: ("pip.conf", "netrc", "condarc"))
-A_WEIGHT = Pair("DEPLOYMENT=PERCENT", _number, _deployment_names)
+A_WEIGHT = Pair("DEPLOYMENT=PERCENT", _weight, _deployment_names)
 A_MOMENT = Word("AGE|TIME", _moment)
 A_TIME_TO_COME = Word("AGE|TIME", _time_to_come)
 DURATION = Word("TIME", _duration)

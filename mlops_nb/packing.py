@@ -65,7 +65,7 @@ def pack(obj: Any, *, entry: str | Path | None = None, code: Sequence[str | Path
         return _behind_script(entry, {}, code=code, trusted=True)
     flavor = flavors.of(obj)
     if flavor is None and entry is None:
-        raise NotAModel(_said(obj))
+        raise NotAModel(_said(obj), rows=hasattr(obj, "columns") or hasattr(obj, "__array__"))
     if flavor in ("torch", "onnx"):
         packed = _as_onnx(obj, flavor, sample)
         return packed if entry is None else _behind_script(entry, packed.files, code=code, trusted=True)

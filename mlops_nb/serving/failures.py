@@ -85,14 +85,15 @@ def is_own(filename: str) -> bool:
 
 def text(error: BaseException) -> str:
     """The traceback without this server's own frames at its start."""
-    return "".join(traceback.format_exception(type(error), error, _from_users(error.__traceback__)))
+    return "".join(traceback.format_exception(type(error), error, _from_users(error)))
 
 
-def _from_users(trace: TracebackType | None) -> TracebackType | None:
-    first = trace
+def _from_users(error: BaseException) -> TracebackType | None:
+    """From the first frame of the user's on; without one all of it, unless the error says all there is to see (what is refused, what is no Python)."""
+    first = error.__traceback__
     while first is not None and first.tb_frame.f_code.co_filename.startswith((*_OURS, sysconfig.get_path("stdlib"), "<frozen")):
         first = first.tb_next
-    return first or trace
+    return first or (None if isinstance(error, MlopsError | SyntaxError) else error.__traceback__)
 
 
 def stuck(thread: int, spec: ServerSpec) -> Reason:

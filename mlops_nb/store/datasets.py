@@ -74,7 +74,7 @@ def get(tx: Transaction, ref: ModelRef) -> DatasetVersion:
         return versions[0]
     found = next((v for v in versions if v.version == ref.version), None)
     if not found:
-        raise VersionNotFound(ref.name, ref.version, known=[v.version for v in versions])
+        raise VersionNotFound(ref.name, ref.version, known=[v.version for v in versions], among="datasets")
     return found
 
 

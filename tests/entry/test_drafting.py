@@ -115,8 +115,9 @@ def test_a_file_is_tried_from_the_terminal(workspace: Workspace, tmp_path: Path)
 def test_a_script_that_cannot_answer_says_why_and_where(workspace: Workspace, tmp_path: Path, source: str, told: str):
     script = drafting.write(tmp_path / "s.py", source)
 
-    with pytest.raises(EntryScriptFailed, match=told):
+    with pytest.raises(EntryScriptFailed, match=told) as caught:
         drafting.try_out(script, sample=b"{}")
+    assert "draft.py" not in caught.value.detail
 
 
 def test_a_script_that_does_not_end_is_ended_with_its_line(workspace: Workspace, tmp_path: Path):

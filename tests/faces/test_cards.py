@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlops_nb import cards, datasets, rollout
-from mlops_nb.errors import UnsafeUrl
+from mlops_nb.errors import DeploymentNotFound, UnsafeUrl
 from mlops_nb.shapes import Dashboard, Facts, Key, Listing, as_data
 from mlops_nb.store.deployments import Reason
 from mlops_nb.store.models import ModelVersion, StoredFile
@@ -166,3 +166,9 @@ def test_a_drift_check_shows_its_card_and_its_figure(kernel: Any) -> None:
 
     assert any("application/vnd.plotly.v1+json" in kind for kind in kinds)
     assert any("drift check" in shown.get("text/html", "") for shown in ran.displays)
+
+
+def test_an_endpoint_given_where_a_deployment_is_meant_is_told_with_its_deployments():
+    error = DeploymentNotFound("delays", "", known=["2", "1"])
+
+    assert "'" not in str(error) and "1, 2" in str(error) and error.hint == "delays/1"

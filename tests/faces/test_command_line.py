@@ -49,7 +49,12 @@ def test_a_workspace_that_is_not_there_is_not_made_by_looking(mlops: Any, tmp_pa
     [
         (["depoly"], 2, "UnknownCommand", "did you mean deploy?"),
         (["deploy", "a:1", "--trafic", "10"], 2, "UnknownOption", "did you mean --traffic?"),
+        (["models", "--compare", "a:2"], 2, "UnknownOption", "mlops models --help"),
+        (["causes", "delays", "--html", "x.html"], 2, "UnknownOption", "mlops causes --help"),
         (["deploy", "a:1", "--traffic", "300"], 2, "BadOption", "a whole number such as 10"),
+        (["deploy", "a:1", "--traffic", "10%"], 3, "ModelNotFound", None),
+        (["traffic", "delays", "1=half", "2=half"], 2, "BadOption", "whole percentages that sum to 100, such as 1=90 2=10"),
+        (["traffic", "delays", "1=50%", "2=50%"], 3, "EndpointNotFound", None),
         (["deploy", "a:0"], 2, "BadReference", "churn:3, churn@champion or churn (the newest)"),
         (["deploy", "a:1", "--to", "locl"], 2, "BadOption", "--to local"),
         (["deploy", "a:1", "--hardware", "gpx"], 2, "BadOption", "did you mean gpu?"),

@@ -115,6 +115,13 @@ def test_an_unknown_name_suggests_the_nearest(workspace: Workspace) -> None:
     assert caught.value.hint == "did you mean customers?"
 
 
+def test_an_unknown_version_of_a_data_set_leads_to_the_data_sets(workspace: Workspace) -> None:
+    datasets.register("customers", MIXED)
+    with pytest.raises(errors.VersionNotFound) as caught:
+        datasets.get("customers:7")
+    assert caught.value.hint == "%mlops datasets customers"
+
+
 def test_the_same_rows_registered_again_keep_what_is_said_of_them_now(workspace: Workspace) -> None:
     datasets.register("mixed", MIXED, description="first", tags={"team": "ops"})
 

@@ -91,6 +91,13 @@ def test_an_object_without_predict_is_refused_in_two_lines(workspace: Workspace)
     assert registry.search() == []
 
 
+def test_data_given_for_a_model_leads_to_the_data_sets(workspace: Workspace) -> None:
+    for data in (X, np.zeros((2, 2))):
+        with pytest.raises(errors.NotAModel, match="is data and no model") as caught:
+            registry.register(data, name="nothing")
+        assert caught.value.hint == "%mlops dataset register NAME DATA"
+
+
 class Grumpy(Remembers):
     """A classifier that fails on the rows it is given."""
 
@@ -104,6 +111,11 @@ def test_a_model_that_raises_on_its_own_rows_is_refused_with_its_exception_and_l
         registry.register(Grumpy().fit(X, Y), name="churn", sample=X)
     assert "mend its predict()" in caught.value.hint and 'X["not there"]' in caught.value.detail
     assert registry.search() == []
+
+
+def test_a_model_that_was_not_fitted_is_told_in_whole_sentences(workspace: Workspace) -> None:
+    with pytest.raises(errors.CannotAnswer, match=r"before using this estimator\. Nothing was kept\."):
+        registry.register(LogisticRegression(), name="churn", sample=X)
 
 
 def test_a_model_that_nothing_was_asked_of_says_so(workspace: Workspace) -> None:
