@@ -15,7 +15,7 @@ import msgspec
 
 from . import artifacts, converting, datasets, fpga, registry, store
 from .errors import BadOption, CannotConvert, ConversionFailed, MissingExtra
-from .fpga import Precision
+from .fpga import Precision, tools
 from .fpga.emulation import FOLDER
 from .progress import SILENT, Reporter
 from .reference import ModelRef
@@ -95,7 +95,7 @@ def form_of(version: ModelVersion) -> dict[str, Any]:
 
 def _check_here(part: str, reuse: int, synthesise: bool) -> None:
     """Everything that could be refused before the model is looked at."""
-    from .fpga import emulation, tools
+    from .fpga import emulation
 
     fpga.checked_part(part)
     if not 1 <= reuse <= 1024:
@@ -136,10 +136,11 @@ def _answered(version: ModelVersion, job: dict[str, Any], columns: dict[str, Any
     (scratch / "columns.msgpack").write_bytes(msgspec.msgpack.encode(rows, enc_hook=str))
     words = [sys.executable, "-m", "mlops_nb.fpga", str(scratch)]
     environment = os.environ | {"MLOPS_HOME": str(Workspace.current().root)}
+    patience = TIMEOUT_SECONDS + (len(job["precisions"]) * tools.SECONDS if job["synthesise"] else 0)
     try:
-        done = subprocess.run(words, cwd=scratch, env=environment, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_SECONDS, check=False)
+        done = subprocess.run(words, cwd=scratch, env=environment, capture_output=True, text=True, errors="replace", timeout=patience, check=False)
     except subprocess.TimeoutExpired:
-        raise ConversionFailed(version.ref, f"took longer than {TIMEOUT_SECONDS:.0f} s") from None
+        raise ConversionFailed(version.ref, f"took longer than {patience:.0f} s") from None
     log = "\n".join((done.stdout + done.stderr).strip().splitlines()[-6:])
     if not (scratch / "answer.json").exists():
         ended = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"

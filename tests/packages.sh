@@ -12,6 +12,7 @@ if [ "$(uname)" = Linux ]; then
     command -v openssl >/dev/null || missing+=(openssl)
     command -v debootstrap >/dev/null || missing+=(debootstrap)
     command -v docker-registry >/dev/null || missing+=(docker-registry)
+    command -v tclsh >/dev/null || missing+=(tcl)
     command -v sshd >/dev/null || missing+=(openssh-server openssh-client)
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0

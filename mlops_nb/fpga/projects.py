@@ -47,11 +47,14 @@ def written(split: Split, precision: Precision, settings: Settings, folder: Path
         _write_forest(forest, precision, settings, project)
     wide_in, wide_out = split.core.widths
     host = Host(precision=str(precision), part=settings.part, width_in=wide_in, width_out=wide_out, low=precision.low, high=precision.high)
+    (project / "build_opt.tcl").write_text(_BUILD_OPTIONS, encoding="utf-8")
     (project / "host").mkdir()
     (project / "host" / "host.json").write_bytes(msgspec.json.format(msgspec.json.encode(host)))
     (project / "host" / "before.onnx").write_bytes(before)
     (project / "host" / "after.onnx").write_bytes(after)
-    (project / "README.md").write_text(_README.format(precision=precision, part=settings.part, wide_in=wide_in, wide_out=wide_out), encoding="utf-8")
+    script = "build_prj.tcl" if isinstance(split.core, Network) else "build_hls.tcl"
+    words = {"precision": precision, "part": settings.part, "wide_in": wide_in, "wide_out": wide_out, "script": script}
+    (project / "README.md").write_text(_README.format(**words), encoding="utf-8")
     return _tar(project)
 
 
@@ -204,7 +207,6 @@ def _write_forest(forest: Forest, precision: Precision, settings: Settings, proj
     for place in ("model.json", "bridge.cpp", "tb_data"):  # the first names this machine and its user, the others are conifer's own emulation's
         file = project / place
         shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
-    (project / "firmware" / "model.cpp").rename(project / "firmware" / "top.cpp")  # not needed by the emulation, and slow to compile
     types = Path(hls4ml.__file__).parent / "templates" / "vivado" / "ap_types"
     shutil.copytree(types, project / "firmware" / "ap_types")
     (project / "mlops_bridge.cpp").write_text(_FOREST_BRIDGE % forest.widths, encoding="utf-8")
@@ -246,6 +248,21 @@ extern "C" void mlops_run(const double *x, double *y, long rows) {
 }
 """
 
+_BUILD_OPTIONS = """\
+# What the build script does: C synthesis alone.  `export 1` packages the core as an IP as well.
+array set opt {
+    reset      1
+    csim       0
+    synth      1
+    cosim      0
+    validation 0
+    export     0
+    vsynth     0
+    fifo_opt   0
+}
+"""
+"""The generators' own would have the circuit simulated too, with test data that a project does not carry."""
+
 _README = """\
 # HLS project for {part}, {precision}
 
@@ -256,10 +273,11 @@ The logic takes {wide_in} numbers and gives {wide_out}; top function `model`.
   `after.onnx` makes the model's answer of what comes out.
 - `mlops_bridge.cpp` is the emulation's door and no part of the logic.
 
-With Vitis HLS on PATH, synthesise it here: `vitis_hls -f build_prj.tcl` (dense layers) or `vitis_hls -f build_hls.tcl` (trees).
+With Vitis HLS on PATH, synthesise it here: `vitis_hls -f {script}` (from 2025.1 on `vitis-run --mode hls --tcl {script}`); `build_opt.tcl` says
+what is done, and the report is `*/solution1/syn/report/model_csynth.rpt`.
 
-For a board with PYNQ: export the core as an IP, connect it to an AXI DMA (or AXI master) in a block design of the board, and build the
-overlay: `model.bit` and `model.hwh`.  The driver that is expected opens it with `pynq.Overlay("model.bit")`, writes {wide_in} numbers of
-{precision} a row as integers (number × 2^(bits after the point), rounded down) of 16, 32 or 64 bits to `axi_dma_0`, and reads {wide_out}
-back the same way: `%mlops deploy MODEL --to fpga --overlay model.bit` on the board's own Linux.
+For a board with PYNQ: export the core as an IP (`export 1` in `build_opt.tcl`), connect it to an AXI DMA (or AXI master) in a block design
+of the board, and build the overlay: `model.bit` and `model.hwh`.  The driver that is expected opens it with `pynq.Overlay("model.bit")`, writes
+{wide_in} numbers of {precision} a row as integers (number × 2^(bits after the point), rounded down) of 16, 32 or 64 bits to `axi_dma_0`, and
+reads {wide_out} back the same way: `%mlops deploy MODEL --to fpga --overlay model.bit` on the board's own Linux.
 """

@@ -7,6 +7,8 @@ import shutil
 from ..errors import HardwareMissing
 
 NAMES = ("vitis-run", "vitis_hls", "vivado_hls")
+SECONDS = 3600.0
+"""Patience with one synthesis."""
 
 
 def found() -> str | None:

@@ -148,18 +148,6 @@ def test_an_estimate_grows_with_the_bits_and_shrinks_with_reuse():
     assert shared.latency_cycles > wide.latency_cycles and (shared.interval_cycles, wide.interval_cycles) == (4, 1)
 
 
-def test_a_synthesis_report_is_read_for_what_it_says(tmp_path: Path):
-    (tmp_path / "model_csynth.xml").write_text(
-        "<profile><UserAssignments><TargetClockPeriod>5.00</TargetClockPeriod></UserAssignments><PerformanceEstimates><SummaryOfOverallLatency>"
-        "<Worst-caseLatency>14</Worst-caseLatency><Interval-max>1</Interval-max></SummaryOfOverallLatency></PerformanceEstimates><AreaEstimates>"
-        "<Resources><BRAM_18K>2</BRAM_18K><DSP>80</DSP><FF>2100</FF><LUT>5200</LUT></Resources></AreaEstimates></profile>"
-    )
-    read = estimates.read(tmp_path / "model_csynth.xml", "xcu250-figd2104-2L-e", source="vitis_hls")
-
-    assert (read.source, read.dsp, read.lut, read.ff, read.bram, read.latency_cycles) == ("vitis_hls", 80, 5200, 2100, 2, 14)
-    assert not read.band
-
-
 def test_the_area_under_the_curve_counts_ties_half():
     assert comparing.area(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, False, True, True])) == pytest.approx(0.875)
 
