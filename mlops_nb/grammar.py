@@ -222,6 +222,10 @@ class Group(click.Group):
         self.default = default
         self.heading = heading
 
+    def order_by(self, modules: Sequence[str]) -> None:
+        """Have the commands of the first of these modules stand first, and so on; those of one module stay as they were written."""
+        self.commands = dict(sorted(self.commands.items(), key=lambda item: modules.index(getattr(item[1].callback, "__module__", ""))))
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words before a command's name."""
         if self.default and not ctx.resilient_parsing and "--help" not in args[:1] and self._meant_for_default(args):

@@ -9,7 +9,9 @@ from .group import mlops, run
 from .serving import given
 from .words import new_lines
 
-HEADINGS = (alerts, data, edge, explaining, kubernetes, models, packaging, rehearsal, serving, splitting, truth, watching, workspace)
-"""The modules whose commands joined the group."""
+HEADINGS = (data, models, rehearsal, packaging, serving, kubernetes, edge, splitting, truth, watching, alerts, explaining, workspace)
+"""The modules whose commands joined the group, as a user meets them; the help has the same order."""
+
+mlops.order_by([module.__name__ for module in HEADINGS])
 
 __all__ = ["HEADINGS", "given", "mlops", "new_lines", "run"]

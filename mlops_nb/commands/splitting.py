@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @mlops.command(
-    heading="Serving",
+    heading="Traffic",
     examples=[
         "traffic delays 1=50 2=50",
         "traffic delays 1=90 2=10 --sticky header:x-user --why 'trial with one in ten users'",
@@ -88,7 +88,7 @@ def _shares(endpoint: str, weights: Sequence[tuple[str, float]]) -> dict[str, in
     return dict(shares)
 
 
-@mlops.command(heading="Serving", examples=["rollback delays", "rollback delays --why 'errors since noon'", "rollback delays --redeploy"])
+@mlops.command(heading="Traffic", examples=["rollback delays", "rollback delays --why 'errors since noon'", "rollback delays --redeploy"])
 @click.argument("endpoint", type=AN_ENDPOINT)
 @click.option("--redeploy", is_flag=True, help="Deploy again, as they were, deployments of that split that were withdrawn.  [default: pass it over]")
 @click.option("--why", default="", metavar="TEXT", help="A reason for the record.")
@@ -105,7 +105,7 @@ def rollback(endpoint: str, redeploy: bool, why: str) -> EndpointView:
     return view
 
 
-@mlops.command(heading="Serving", examples=["shadow delays/2 --percent 20", "shadow delays/2 --percent 0"])
+@mlops.command(heading="Traffic", examples=["shadow delays/2 --percent 20", "shadow delays/2 --percent 0"])
 @click.argument("ref", type=A_DEPLOYMENT)
 @click.option("--percent", type=PERCENT, default=100, help="How many of a hundred requests; 0 ends it.  [default: 100]")
 @click.option("--why", default="", metavar="TEXT", help="A reason for the record.")
@@ -124,7 +124,7 @@ A_PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
 @mlops.command(
-    heading="Serving",
+    heading="Traffic",
     examples=[
         "canary delays:4",
         'canary delays/4 --steps 5,25,50,100 --guard "error_rate<=+0.5pp" "p95<=+10%" "agreement>=0.95" --every 10m',
@@ -198,7 +198,7 @@ def _candidate(subject: str, endpoint: str | None) -> str:
         return rollout.deploy(subject, endpoint=endpoint, report=report).deployment
 
 
-@mlops.group(default="list", heading="Serving")
+@mlops.group(default="list", heading="Traffic")
 def rollouts() -> None:
     """List rollouts, promote or cancel one."""
 

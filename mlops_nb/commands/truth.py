@@ -85,7 +85,7 @@ def performance(endpoint: str, since: datetime | None, by: str | None, segment: 
 
 
 @mlops.command(
-    heading="Watching",
+    heading="Traffic",
     examples=[
         "replay delays:4 --from yesterday",
         'replay delays:4 --from 7d --to 1d --deployment 1 --guard "agreement>=0.95" "p95<=+10%"',
@@ -128,7 +128,7 @@ def replay(
         )  # fmt: skip
 
 
-@mlops.command(heading="Watching", examples=["replays", "replays delays:4"])
+@mlops.command(heading="Traffic", examples=["replays", "replays delays:4"])
 @click.argument("ref", type=A_MODEL, required=False)
 def replays(ref: ModelRef | None) -> Listing[Replay]:
     """List replays, newest first."""
@@ -137,7 +137,7 @@ def replays(ref: ModelRef | None) -> Listing[Replay]:
     return Listing(replaying.of(ref), what="replay", line=f"replay {ref or 'MODEL:VERSION'}")
 
 
-@mlops.command(heading="Watching", examples=["agreement delays/2", "agreement delays/2 --since 2h"])
+@mlops.command(heading="Traffic", examples=["agreement delays/2", "agreement delays/2 --since 2h"])
 @click.argument("ref", type=A_DEPLOYMENT)
 @click.option("--since", type=A_MOMENT, help="Only requests after this, such as 2h, 7d or 2026-01-31.  [default: all that are kept]")
 def agreement(ref: DeploymentRef, since: datetime | None) -> ShadowReport:

@@ -10,7 +10,7 @@ import pytest
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("%mlops de", ["%mlops detectors", "%mlops delete", "%mlops deploy"]),
+        ("%mlops de", ["%mlops delete", "%mlops deploy", "%mlops debug", "%mlops detectors"]),
         ("x = %mlops dep", ["x = %mlops deploy"]),
         ("a = 1\nmade = %mlops dataset re", ["a = 1\nmade = %mlops dataset register"]),
         ("%mlops datasets ; %mlops dep", ["%mlops datasets ; %mlops deploy"]),

@@ -50,6 +50,16 @@ def test_every_example_is_a_line_of_its_own_command(path: str, line: str) -> Non
     assert parse(line.lstrip("%$")).command is COMMANDS[path]
 
 
+def test_the_help_goes_from_data_to_a_model_that_serves_and_is_watched() -> None:
+    page = commands.run(["--help"], Terminal(quiet=True))
+
+    assert re.findall(r"^([A-Z][\w ]+):$", page, re.MULTILINE)[1:] == ["Data", "Models", "Packages", "Serving", "Traffic", "Watching", "The workspace"]
+    places = [
+        page.index(f"\n  {name} ") for name in ("dataset", "register", "package", "deploy", "edge", "traffic", "canary", "replay", "labels", "drift", "down")
+    ]
+    assert places == sorted(places)
+
+
 @pytest.mark.parametrize("path", COMMANDS)
 def test_every_option_and_command_says_what_it_does(path: str) -> None:
     command = COMMANDS[path]
