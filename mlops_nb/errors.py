@@ -349,7 +349,8 @@ class VersionNotFound(NotFound):
     """The model exists, or the data set or environment (*among* says which), this version does not."""
 
     def __init__(self, name: str, version: int, *, known: Iterable[int], among: str = "models") -> None:
-        super().__init__(f"{name} has no version {version}. It has: {listed(sorted(known))}.", hint=f"%mlops {among} {name}")
+        listing = {"models": f"%mlops models {name}", "datasets": f"%mlops datasets {name}", "environments": f"%mlops environments {name}"}
+        super().__init__(f"{name} has no version {version}. It has: {listed(sorted(known))}.", hint=listing[among])
 
 
 class AliasNotFound(NotFound):
