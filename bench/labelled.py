@@ -1,6 +1,6 @@
 """How often canaries judged by labels are rolled back, wrongly and rightly, though looked at whenever labels come; drawn with seeds.
 
-Labels come late: of every request after a time of its own, a fifth of them when the step is long over.
+Labels come late: of every request after a time of its own, half of them when its step is over.
 """
 
 from __future__ import annotations
