@@ -11,8 +11,9 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,13 +114,39 @@ def push(image: Image, name: str, report: Reporter = SILENT) -> Image:
     repository, tag = _repository_and_tag(name)
     report.step(f"pushing {name}")
     client.api.tag(image.digest, repository, tag)
-    for said in client.api.push(repository, tag=tag, stream=True, decode=True):
-        if "error" in said:
-            raise ImageNotPushed(name, why=str(said["error"]).strip())
-        if said.get("status") and not said.get("progressDetail"):
-            report.log(" ".join(filter(None, [said.get("id"), said["status"]])))
+    try:
+        for line in _transferred(client.api.push(repository, tag=tag, stream=True, decode=True)):
+            report.log(line)
+    except _Ended as ended:
+        raise ImageNotPushed(name, why=str(ended)) from ended
     digests = client.api.inspect_image(name).get("RepoDigests") or []
     return msgspec.structs.replace(image, pushed=next(digest for digest in digests if digest.startswith(f"{repository}@")))
+
+
+def pull(client: docker.DockerClient, reference: str, *, platform: str, report: Reporter = SILENT) -> None:
+    """Have the engine pull an image, each layer reported as it comes.  Raises docker.errors.APIError."""
+    import docker.errors
+
+    repository, tag = _repository_and_tag(reference)
+    report.step(f"pulling {reference}")
+    try:
+        for line in _transferred(client.api.pull(repository, tag=tag, platform=platform, stream=True, decode=True)):
+            report.log(line)
+    except _Ended as ended:
+        raise docker.errors.APIError(str(ended)) from ended
+
+
+def _transferred(said: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What an engine says while layers come or go: each state of each layer, and once a second how much of it is there.  Raises _Ended."""
+    shown: dict[str, tuple[str, float]] = {}
+    for part in said:
+        if "error" in part:
+            raise _Ended(str(part["error"]).strip())
+        layer, status, now = part.get("id", ""), part.get("status", ""), time.monotonic()
+        before, at = shown.get(layer, ("", now))
+        if status and (status != before or now - at >= 1):
+            shown[layer] = status, now
+            yield " ".join(filter(None, [layer, status, part.get("progress", "")]))
 
 
 # ── building ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -132,9 +159,8 @@ def _base(client: docker.DockerClient, context: Context, report: Reporter) -> di
     try:
         base = client.api.inspect_image(context.base)
     except docker.errors.ImageNotFound:
-        report.step(f"pulling {context.base}")
         try:
-            client.api.pull(*_repository_and_tag(context.base), platform=context.platform)
+            pull(client, context.base, platform=context.platform, report=report)
             base = client.api.inspect_image(context.base)
         except docker.errors.APIError as error:
             raise BaseMissing(context.base, why=_not_pulled(error), there=_bases(client)) from error
@@ -204,7 +230,7 @@ def _built(client: docker.DockerClient, context: Context, base: Mapping[str, Any
         for line in filter(_telling, lines):
             last.append(line)
             report.log(line)
-    except _BuildEnded as ended:
+    except _Ended as ended:
         raise _why(context, list(last), str(ended)) from ended
     return _image(client, context, base, tag)
 
@@ -214,21 +240,21 @@ def _telling(line: str) -> bool:
     return bool(line.strip()) and not line.startswith((" --->", "Removing intermediate container"))
 
 
-class _BuildEnded(Exception):
-    """The build ended before its end; says how."""
+class _Ended(Exception):
+    """What the engine did ended before its end; says how."""
 
 
 def _by_engine(client: docker.DockerClient, context: Context, tag: str) -> Iterator[str]:
-    """The lines of a build by the engine's own builder.  Raises _BuildEnded."""
+    """The lines of a build by the engine's own builder.  Raises _Ended."""
     said = client.api.build(path=str(context.folder), tag=tag, rm=True, forcerm=True, decode=True, platform=context.platform)
     for part in said:
         yield from _COLOURS.sub("", str(part.get("stream") or part.get("status") or "")).splitlines()
         if "error" in part:
-            raise _BuildEnded(str(part["error"]).strip())
+            raise _Ended(str(part["error"]).strip())
 
 
 def _by_command(context: Context, tag: str, files: Mapping[str, Path]) -> Iterator[str]:
-    """The lines of a build by BuildKit, which mounts the secret *files* for one step and keeps them out of all layers.  Raises _BuildEnded."""
+    """The lines of a build by BuildKit, which mounts the secret *files* for one step and keeps them out of all layers.  Raises _Ended."""
     secrets = [word for name, file in files.items() for word in ("--secret", f"id={name},src={file}")]
     where = [f"--platform={context.platform}", f"--tag={tag}", str(context.folder)]
     command = [_docker_with_buildkit(context, tag), "build", "--progress=plain", *secrets, *where]
@@ -241,7 +267,7 @@ def _by_command(context: Context, tag: str, files: Mapping[str, Path]) -> Iterat
             process.kill()
             raise
     if process.returncode:
-        raise _BuildEnded(f"docker build ended with {process.returncode}")
+        raise _Ended(f"docker build ended with {process.returncode}")
 
 
 def _docker_with_buildkit(context: Context, tag: str) -> str:

@@ -20,6 +20,7 @@ import msgspec
 
 from .. import engine, hardware, packaging, ssh
 from ..errors import BadOption, EngineElsewhere, HardwareMissing, ImageMissing, ImageOfAnother, MlopsError, PortInUse
+from ..packaging import images
 from ..safety import path_inside
 from ..settings import Workspace
 from ..store.deployments import Deployment, Reason
@@ -88,9 +89,9 @@ def _named(reference: str, version: ModelVersion, report: Reporter) -> str:
     try:
         image = client.images.get(_ours(client, reference, version))
     except docker.errors.NotFound:
-        report.step(f"pulling {reference}")
         try:
-            image = client.images.pull(reference) if ":" in reference.rpartition("/")[2] or "@" in reference else client.images.pull(reference, tag="latest")
+            images.pull(client, reference, platform=engine.facts().platform, report=report)
+            image = client.images.get(reference)
         except (docker.errors.APIError, requests.RequestException) as error:
             raise ImageMissing(reference, why=attempts.explained(error)) from error
     holds = image.labels.get(_MODEL_LABEL)

@@ -132,9 +132,13 @@ def test_a_container_of_an_onnx_model_answers_as_the_local_server_does(churn: Pr
     local = invoke("churn", X).outputs
     rollout.down()
 
-    there = run(churn_image).until_ready().client.post("/score", json={"data": X.to_dict("records")}).json()
+    container = run(churn_image).until_ready().client
+    there = container.post("/score", json={"data": X.to_dict("records")}).json()
+    tensors = [{"name": name, "shape": [len(X)], "datatype": kind, "data": X[name].tolist()} for name, kind in (("age", "INT64"), ("income", "FP64"))]
+    by_protocol = container.post("/v2/models/churn/infer", json={"inputs": tensors}).json()
 
     assert there == local
+    assert {output["name"]: output["data"] for output in by_protocol["outputs"]}["label"] == local["label"]
 
 
 def test_a_container_of_a_python_object_answers_as_the_object(doubler: Provenance, build: Callable[..., Image], run: Callable[..., Running]) -> None:
@@ -181,8 +185,10 @@ def test_a_container_is_nobody_and_the_engine_finds_it_healthy(churn_image: Imag
 
     assert churn_image.user == "10001:10001"
     assert running.container.exec_run(["id", "-u"]).output.strip() == b"10001"
-    check = running.container.image.attrs["Config"]["Healthcheck"]["Test"]
-    assert running.container.exec_run(check[1:]).exit_code == 0
+    config = running.container.image.attrs["Config"]
+    assert running.container.exec_run(config["Healthcheck"]["Test"][1:]).exit_code == 0
+    bill = msgspec.json.decode(running.container.exec_run(["cat", config["Labels"]["org.mlops-nb.sbom"]]).output)
+    assert bill["bomFormat"] == "CycloneDX"
 
 
 # ── layers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -235,10 +241,10 @@ def test_an_image_adds_at_most_150_megabytes_to_its_base(churn_image: Image) -> 
     assert 0 < churn_image.added_bytes <= 150e6
 
 
-def test_a_context_builds_alone_and_its_labels_come_back_as_they_were_meant(churn: Provenance, base_image: str, tmp_path: Path) -> None:
+def test_a_context_builds_alone_without_a_network_and_its_labels_come_back_as_they_were_meant(churn: Provenance, base_image: str, tmp_path: Path) -> None:
     version = msgspec.structs.replace(churn.version, description=NASTY)
     laid_out = packaging.context_of(version, churn.environment, Wanted(base=base_image, output=str(tmp_path / "it's here")))
-    line, tag = context.build_line(laid_out, "mlops-nb-tests/alone:1"), "mlops-nb-tests/alone:1"
+    line, tag = context.build_line(laid_out, "mlops-nb-tests/alone:1") + " --network none --no-cache", "mlops-nb-tests/alone:1"
 
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, env=os.environ | {"DOCKER_BUILDKIT": "0"})
 
@@ -402,6 +408,21 @@ def test_an_image_goes_to_a_registry_and_comes_back(small_image: Image, image_re
     api.pull(pushed)
     assert api.inspect_image(pushed)["Id"] == small_image.digest
     api.remove_image(pushed, force=True)
+
+
+def test_a_version_is_deployed_from_a_registry_when_nobody_else_has_its_image(workspace: Workspace, base_image: str, image_registry: str) -> None:
+    version = registry.register(LogisticRegression(C=3.0).fit(X, [0, 1] * 50), name="pushed", sample=X).version
+    made, api = packaging.package(version.ref, Wanted(base=base_image), registry=f"{image_registry}/team"), engine.client(timeout_seconds=60).api
+    api.remove_image(made.digest, force=True)
+    reported = Reported()
+
+    deployed = rollout.deploy(version.ref, to="docker", spec=DeploymentSpec(options={"image": made.pushed}), report=reported)
+
+    assert made.pushed.startswith(f"{image_registry}/team/pushed@sha256:") and f"pulling {made.pushed}" in reported.steps
+    assert any(line.startswith("Status: Downloaded newer image") for line in reported.lines)
+    assert deployed.status == "healthy" and len(invoke("pushed", X).outputs["label"]) == len(X)
+    rollout.down()
+    api.remove_image(made.pushed, force=True)
 
 
 def test_what_a_registry_says_is_passed_on(small_image: Image) -> None:
