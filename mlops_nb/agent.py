@@ -335,7 +335,10 @@ def _woken() -> Iterator[int]:
 
 
 def stop(*, timeout_seconds: float = 30.0) -> None:
-    """End the agent, and everything that runs.  What is wanted stays wanted.  Raises AgentDown when it cannot be had out of the way."""
+    """End the agent, and everything that runs; then the folder holds files alone, and can be copied.  What is wanted stays wanted.
+
+    Raises AgentDown when it cannot be had out of the way.
+    """
     from . import reconcile
 
     if not Workspace.current().run.exists():
@@ -345,6 +348,7 @@ def stop(*, timeout_seconds: float = 30.0) -> None:
         with _only_one() as lock:
             if lock is not None:  # nobody else starts or mends anything while we hold it
                 reconcile.World().stop_all()
+                _pipe().unlink(missing_ok=True)
                 return
         late = time.monotonic() - deadline
         if late > _START_SECONDS:

@@ -17,7 +17,7 @@ NOTEBOOK = HERE / "01_from_notebook_to_endpoint.ipynb"
 
 def main() -> int:
     """Run it; 0 when every cell did."""
-    os.environ.setdefault("MLOPS_HOME", str(HERE.parent / ".mlops"))
+    os.environ["MLOPS_HOME"] = os.environ.get("MLOPS_HOME") or str(HERE.parent / ".mlops")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     began = time.monotonic()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

@@ -60,6 +60,7 @@ def stop(handle: dict[str, Any]) -> None:
     if process := _process(handle) or _running():
         _drain()
         _end(process)
+        files.admin_socket().unlink(missing_ok=True)
 
 
 def binary() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from living import X, churn_model
 from sklearn.neighbors import KNeighborsClassifier
 
-from mlops_nb import errors, registry, rollout
+from mlops_nb import errors, registry, rollout, settings
 from mlops_nb.settings import Workspace
 
 
@@ -40,3 +41,16 @@ def test_a_gateway_that_does_not_run_is_told_with_what_starts_it(live_workspace:
     assert caught.value.hint == "%mlops up"
     rollout.up()
     assert rollout.invoke("churn", X.head()).deployment == "1"
+
+
+def test_a_stopped_workspace_can_be_copied_and_serves_in_its_new_place(live_workspace: Workspace, tmp_path: Path) -> None:
+    churn_model()
+    rollout.deploy("churn:1")
+    rollout.down()
+
+    shutil.copytree(live_workspace.root, tmp_path / "elsewhere")  # raises for a socket or a pipe
+
+    with settings.using(tmp_path / "elsewhere"):
+        rollout.up()
+        assert rollout.invoke("churn", X.head()).deployment == "1"
+        rollout.down()
