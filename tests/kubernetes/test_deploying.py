@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import os
+import shlex
 import shutil
 import signal
 import time
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 from living import churn_model, deployment, wait_for
 
-from mlops_nb import agent, keys, rollout, store, targets, traffic
+from mlops_nb import agent, commands, keys, rollout, store, targets, traffic
+from mlops_nb.cli import Terminal
 from mlops_nb.errors import BadOption, ClusterRefused, ClusterUnreachable, DeploymentFailed, NothingToRollBack, NotOurs, TargetCannot
 from mlops_nb.kubernetes import client
 from mlops_nb.settings import Workspace, using
@@ -57,6 +59,31 @@ def test_a_deployment_comes_up_with_all_that_belongs_to_it(two_versions: api_ser
     kept = two_versions.one("Secret", "mlops-delays")["data"]["token"]
     assert base64.b64decode(kept).decode() == keys.key("delays")
     assert keys.key("delays") not in str(handle)
+
+
+def test_what_the_line_says_is_what_the_cluster_runs(two_versions: api_server.Cluster) -> None:
+    two_versions.namespaces.add("team-a")
+    line = (
+        "deploy churn:1 --endpoint delays --to kubernetes --image registry.example.org/ready:1 --context tests --namespace team-a --gateway edge/public"
+        " --hostname models.example.org --replicas 2 --max-replicas 4 --cpus 1.5 --memory 512m --gpus 2 --env MODE=calm --pull-secret registry"
+        " --toleration gpu=yes:NoSchedule --toleration spot --node-selector disk=ssd --egress"
+    )
+
+    deployed = commands.run(shlex.split(line), Terminal(quiet=True))
+
+    pod = two_versions.one("Deployment", "mlops-delays-1", "team-a")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert (deployed.status, deployed.url) == ("healthy", "http://models.example.org/delays")
+    assert container["image"] == "registry.example.org/ready:1"
+    assert container["resources"]["limits"] == {"cpu": "1500m", "memory": "512Mi", "nvidia.com/gpu": "2"}
+    assert {"name": "MODE", "value": "calm"} in container["env"]
+    assert (pod["imagePullSecrets"], pod["nodeSelector"]) == ([{"name": "registry"}], {"disk": "ssd"})
+    assert pod["tolerations"] == [{"key": "gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}, {"key": "spot", "operator": "Exists"}]
+    grows = two_versions.one("HorizontalPodAutoscaler", "mlops-delays-1", "team-a")["spec"]
+    assert (grows["minReplicas"], grows["maxReplicas"]) == (2, 4)
+    assert two_versions.one("NetworkPolicy", "mlops-delays-1", "team-a")["spec"]["egress"] == [{}]
+    assert two_versions.one("HTTPRoute", "mlops-delays", "team-a")["spec"]["hostnames"] == ["models.example.org"]
+    assert {namespace for _, namespace, _ in two_versions.objects} == {"team-a", "edge"}
 
 
 def test_weights_move_by_a_patch_of_the_route_and_back(two_versions: api_server.Cluster) -> None:
