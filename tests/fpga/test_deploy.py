@@ -7,14 +7,16 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
-from living import deployment
+from living import deployment, wait_for
 
-from mlops_nb import cards, hls, rollout, store, targets
+from mlops_nb import cards, hls, rollout, store, targets, telemetry
 from mlops_nb.errors import BadOption, FileMissing, HardwareMissing, TargetCannot
 from mlops_nb.fpga import NAME
 from mlops_nb.store import deployments as table
 from mlops_nb.store.deployments import DeploymentSpec
+from mlops_nb.targets.local import free_port
 
 from .conftest import NUMBERS
 
@@ -78,6 +80,22 @@ def test_another_precision_can_be_asked_for(network):
         assert rollout.deploy(network.ref, endpoint="coarse", to="fpga", spec=spec).hardware == f"{NAME}, fixed<6,3>"
     finally:
         rollout.undeploy("coarse")
+
+
+def test_it_is_held_to_what_was_asked_of_it_as_any_process_is(network, flights):
+    spec = DeploymentSpec(cpus=1, memory_mb=2000, port=free_port(), variables={"MODE": "calm"})
+    rollout.deploy(network.ref, endpoint="held", to="fpga", spec=spec)
+    there = deployment("held/1")
+    process = psutil.Process(there.handle["pid"])
+
+    rollout.invoke("held", flights[NUMBERS].head(2))
+
+    assert there.handle["port"] == spec.port and process.environ()["MODE"] == "calm" and len(process.cpu_affinity()) == 1
+    assert "ended beyond 2000 MB" in targets.limits(there)
+    assert wait_for(lambda: telemetry.requests("held"), what="what it captured")[0]["rows"] == 2
+    assert any("deployment.started" in line for line in rollout.logs("held/1"))
+    rollout.undeploy("held")
+    assert not psutil.pid_exists(process.pid)
 
 
 def test_what_it_has_no_form_for_is_refused_before_anything_is_done(network, register, fitted_trees):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,104 @@ VERBS: dict[str, Callable[[], Any]] = {
 """What is asked of a deployment that runs, by the ability it takes."""
 ELSEWHERE = {"replace"}
 """Abilities that say how a target does what all do, so that nothing asks for them by name."""
+PROOFS: dict[str, dict[str, str]] = {
+    "prepare": {
+        "local": "entry/test_isolated.py::test_a_version_whose_packages_differ_here_is_deployed_with_its_own",
+        "docker": "docker/test_target.py::test_a_version_is_built_answers_and_what_it_was_asked_is_kept_here",
+        "kubernetes": "kubernetes/test_deploying.py::test_what_the_cluster_would_not_take_is_told_before_anything_is_done",
+        "fpga": "fpga/test_deploy.py::test_another_precision_can_be_asked_for",
+        "edge": "edge/test_target.py::test_a_version_is_deployed_to_a_device_asked_replaced_and_withdrawn",
+    },
+    "start": {
+        "local": "targets/test_limits.py::test_a_server_listens_where_it_was_told_with_the_variables_it_was_given_and_is_gone_once_withdrawn",
+        "docker": "docker/test_target.py::test_a_version_is_built_answers_and_what_it_was_asked_is_kept_here",
+        "kubernetes": "kubernetes/test_deploying.py::test_a_deployment_comes_up_with_all_that_belongs_to_it",
+        "fpga": "fpga/test_deploy.py::test_the_gateway_leads_to_it_and_it_answers_nearly_as_the_model",
+        "edge": "edge/test_target.py::test_a_version_is_deployed_to_a_device_asked_replaced_and_withdrawn",
+    },
+    "observe": {
+        "local": "faults/test_why.py::test_one_that_hangs_tells_what_its_health_check_came_to",
+        "docker": "docker/test_target.py::test_a_paused_container_is_told_as_such",
+        "kubernetes": "kubernetes/test_deploying.py::test_a_pod_that_falls_is_left_to_the_cluster_and_told",
+        "fpga": "fpga/test_deploy.py::test_a_deployment_keeps_its_project_when_the_version_is_converted_anew",
+        "edge": "edge/test_target.py::test_a_version_that_the_device_cannot_run_is_a_failed_deployment_that_says_so_and_the_old_one_goes_on",
+    },
+    "stop": {
+        "local": "targets/test_limits.py::test_a_server_listens_where_it_was_told_with_the_variables_it_was_given_and_is_gone_once_withdrawn",
+        "docker": "docker/test_target.py::test_a_version_is_built_answers_and_what_it_was_asked_is_kept_here",
+        "kubernetes": "kubernetes/test_deploying.py::test_withdrawing_leaves_nothing_on_the_cluster",
+        "fpga": "fpga/test_deploy.py::test_it_is_held_to_what_was_asked_of_it_as_any_process_is",
+        "edge": "edge/test_target.py::test_a_version_is_deployed_to_a_device_asked_replaced_and_withdrawn",
+    },
+    "traffic": {
+        "local": "journeys/test_the_slice.py::test_both_versions_serve_half_the_traffic_each",
+        "docker": "docker/test_target.py::test_a_split_between_a_process_and_a_container_drops_nothing_under_load",
+        "kubernetes": "kubernetes/test_deploying.py::test_weights_move_by_a_patch_of_the_route_and_back",
+        "fpga": "fpga/test_deploy.py::test_the_gateway_leads_to_it_and_it_answers_nearly_as_the_model",
+    },
+    "invoke": {
+        "local": "journeys/test_the_slice.py::test_both_versions_serve_half_the_traffic_each",
+        "docker": "docker/test_target.py::test_a_version_is_built_answers_and_what_it_was_asked_is_kept_here",
+        "fpga": "fpga/test_deploy.py::test_the_gateway_leads_to_it_and_it_answers_nearly_as_the_model",
+    },
+    "logs": {
+        "local": "faults/test_why.py::test_the_command_line_shows_the_same",
+        "docker": "docker/test_target.py::test_a_version_is_built_answers_and_what_it_was_asked_is_kept_here",
+        "kubernetes": "kubernetes/test_deploying.py::test_the_log_and_the_usage_are_read_from_the_cluster",
+        "fpga": "fpga/test_deploy.py::test_it_is_held_to_what_was_asked_of_it_as_any_process_is",
+        "edge": "edge/test_containers.py::test_a_device_in_a_container_answers_with_no_more_rights_than_it_needs",
+    },
+    "usage": {
+        "local": "targets/test_limits.py::test_a_server_listens_where_it_was_told_with_the_variables_it_was_given_and_is_gone_once_withdrawn",
+        "docker": "docker/test_target.py::test_a_version_is_built_answers_and_what_it_was_asked_is_kept_here",
+        "kubernetes": "kubernetes/test_deploying.py::test_the_log_and_the_usage_are_read_from_the_cluster",
+        "fpga": "fpga/test_deploy.py::test_its_usage_and_metadata_say_so_too",
+        "edge": "edge/test_containers.py::test_a_device_in_a_container_answers_with_no_more_rights_than_it_needs",
+    },
+    "capture": {
+        "local": "journeys/test_the_slice.py::test_july_has_drifted_from_winter",
+        "docker": "docker/test_target.py::test_a_version_is_built_answers_and_what_it_was_asked_is_kept_here",
+        "fpga": "fpga/test_deploy.py::test_it_is_held_to_what_was_asked_of_it_as_any_process_is",
+        "edge": "edge/test_target.py::test_each_device_is_judged_for_drift_by_what_it_was_asked_within_one_budget",
+    },
+    "cpus": {
+        "local": "targets/test_limits.py::test_deployments_are_held_to_cores_of_their_own_and_say_so",
+        "docker": "docker/test_target.py::test_a_version_is_built_answers_and_what_it_was_asked_is_kept_here",
+        "kubernetes": "kubernetes/test_deploying.py::test_what_the_line_says_is_what_the_cluster_runs",
+        "fpga": "fpga/test_deploy.py::test_it_is_held_to_what_was_asked_of_it_as_any_process_is",
+        "edge": "edge/test_containers.py::test_a_device_in_a_container_answers_with_no_more_rights_than_it_needs",
+    },
+    "memory": {
+        "local": "targets/test_limits.py::test_a_model_that_takes_more_memory_than_it_may_is_ended_and_says_how_much",
+        "docker": "docker/test_target.py::test_a_container_that_takes_too_much_memory_tells_its_limit",
+        "kubernetes": "kubernetes/test_deploying.py::test_what_the_line_says_is_what_the_cluster_runs",
+        "fpga": "fpga/test_deploy.py::test_it_is_held_to_what_was_asked_of_it_as_any_process_is",
+    },
+    "gpus": {
+        "local": "test_gpus.py::test_the_one_with_most_free_memory_is_handed_over_first",
+        "docker": "docker/test_target.py::test_gpus_are_asked_of_the_engine_as_devices",
+        "kubernetes": "kubernetes/test_deploying.py::test_what_the_line_says_is_what_the_cluster_runs",
+    },
+    "port": {
+        "local": "targets/test_limits.py::test_a_server_listens_where_it_was_told_with_the_variables_it_was_given_and_is_gone_once_withdrawn",
+        "docker": "docker/test_target.py::test_a_taken_port_is_told",
+        "fpga": "fpga/test_deploy.py::test_it_is_held_to_what_was_asked_of_it_as_any_process_is",
+    },
+    "variables": {
+        "local": "targets/test_limits.py::test_a_server_listens_where_it_was_told_with_the_variables_it_was_given_and_is_gone_once_withdrawn",
+        "docker": "docker/test_target.py::test_a_script_that_raises_tells_its_own_line",
+        "kubernetes": "kubernetes/test_deploying.py::test_what_the_line_says_is_what_the_cluster_runs",
+        "fpga": "fpga/test_deploy.py::test_it_is_held_to_what_was_asked_of_it_as_any_process_is",
+    },
+    "hardware": {"local": "entry/test_isolated.py::test_hardware_whose_runtime_is_not_here_is_brought_into_the_environment_and_proved"},
+    "isolated": {
+        "local": "entry/test_isolated.py::test_a_version_whose_packages_differ_here_is_deployed_with_its_own",
+        "docker": "docker/test_target.py::test_a_version_is_built_answers_and_what_it_was_asked_is_kept_here",
+    },
+    "replace": {"edge": "edge/test_target.py::test_a_version_is_deployed_to_a_device_asked_replaced_and_withdrawn"},
+}
+"""For each verb of the protocol and each ability: the test that tries it on each target that has it, where the target's real component is."""
+EVERYWHERE = {"prepare", "start", "observe", "stop", "logs"}
 OPTIONS = sorted(set().union(*(targets.get(name).OPTIONS for name in targets.NAMES)))
 PAGE = Path(__file__).parents[2] / "docs" / "targets.md"
 
@@ -70,6 +169,17 @@ def test_every_ability_is_tried_here() -> None:
     for name in targets.NAMES:
         assert set(targets.get(name).ABILITIES) <= set(targets.ABILITIES)
         assert targets.get(name).TRAFFIC in ("gateway", "own", "none")
+
+
+@pytest.mark.parametrize("verb", sorted({*EVERYWHERE, *targets.ABILITIES}))
+def test_what_a_target_can_do_is_tried_on_it_by_a_test_that_is_there(verb: str) -> None:
+    can = set(targets.NAMES) if verb in EVERYWHERE else set(able(verb))
+
+    assert set(PROOFS[verb]) == can
+    for proof in PROOFS[verb].values():
+        path, _, test = proof.partition("::")
+        found = ast.walk(ast.parse((Path(__file__).parents[1] / path).read_text(encoding="utf-8")))
+        assert test in {node.name for node in found if isinstance(node, ast.FunctionDef)}, proof
 
 
 @pytest.mark.parametrize(("ability", "name"), [(ability, name) for ability in SPECS for name in refused_for(ability)])

@@ -8,10 +8,11 @@ import psutil
 import pytest
 from living import ROWS, churn_model, deployment, wait_for
 
-from mlops_nb import cards, datasets, hardware, registry, rollout, targets
+from mlops_nb import cards, datasets, hardware, registry, rollout, targets, telemetry
 from mlops_nb.errors import DeploymentFailed
 from mlops_nb.settings import Workspace
 from mlops_nb.store.deployments import DeploymentSpec
+from mlops_nb.targets.local import free_port
 
 pytestmark = pytest.mark.xdist_group("limits")
 
@@ -19,6 +20,13 @@ ASKS = """
 import os, threading
 def run(raw_data):
     return sorted(os.sched_getaffinity(0))
+"""
+
+
+TELLS = """
+import os
+def run(raw_data):
+    return os.environ["MODE"]
 """
 
 
@@ -52,6 +60,23 @@ def test_half_a_core_is_a_core_and_the_code_in_it_sees_no_other(live_workspace: 
     assert rollout.invoke("asking", ROWS.head(1)).outputs == sorted(cores_of("asking/1"))
     assert len(cores_of("asking/1")) == 1
     assert targets.limits(deployment("asking/1")).endswith("; ended beyond 900 MB")
+
+
+def test_a_server_listens_where_it_was_told_with_the_variables_it_was_given_and_is_gone_once_withdrawn(live_workspace: Workspace, tmp_path) -> None:
+    (tmp_path / "score.py").write_text(TELLS)
+    datasets.register("customers", ROWS)
+    registry.register(tmp_path, name="telling", entry="score.py", data="customers")
+    port = free_port()
+
+    rollout.deploy("telling:1", spec=DeploymentSpec(port=port, variables={"MODE": "calm"}))
+
+    there = deployment("telling/1")
+    assert there.handle["port"] == port and rollout.invoke("telling", ROWS.head(1)).outputs == "calm"
+    usage = targets.get("local").usage(there)
+    assert usage.pid == there.handle["pid"] and usage.memory_mb > 10
+    assert wait_for(lambda: telemetry.requests("telling"), what="what it captured")[0]["rows"] == 1
+    rollout.undeploy("telling/1")
+    assert not psutil.pid_exists(usage.pid)
 
 
 def test_a_server_started_again_is_held_to_as_many_cores(live_workspace: Workspace) -> None:
