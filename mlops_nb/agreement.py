@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from . import measures, measuring, performance, segments, store, telemetry
+from . import measures, measuring, performance, segments, store, targets, telemetry
 from .errors import NothingToCompare
 from .measures import Array, Figure
 from .reference import DeploymentRef
@@ -84,13 +84,14 @@ class ShadowReport(msgspec.Struct, frozen=True, kw_only=True):
 def of_shadow(ref: DeploymentRef | str, *, since: datetime | None = None, until: datetime | None = None) -> ShadowReport:
     """A deployment that is sent copies, beside those that callers were answered by.
 
-    Raises EndpointNotFound, DeploymentNotFound, NothingToCompare when no copy was answered.
+    Raises EndpointNotFound, DeploymentNotFound, NothingToCompare when no copy was answered, TargetCannot where none can be.
     """
     ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
     with store.reading() as tx:
         shadow = table.get(tx, ref.endpoint, ref.name or "").name
     pairs = telemetry.pairs(ref.endpoint, shadow, since=since, until=until)
     if not pairs:
+        targets.require_kept(ref.endpoint)
         raise NothingToCompare.no_copies(ref.endpoint, shadow)
     everything = labels.answers(ref.endpoint, since=since, until=until, columns=performance.inputs_of(ref.endpoint))
     mine, others = [one for one in everything if one.deployment == shadow], [one for one in everything if one.deployment != shadow]

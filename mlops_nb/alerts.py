@@ -30,7 +30,7 @@ from typing import Literal
 
 import msgspec
 
-from . import anomalies, saturation, store, telemetry
+from . import anomalies, saturation, store, targets, telemetry
 from .errors import BadOption
 from .saturation import Looks
 from .store import alerts as table
@@ -107,8 +107,10 @@ def _checked_seconds(words: str, seconds: float) -> float:
 
 
 def add(endpoint: str, condition: str) -> Rule:
-    """Watch an endpoint from now on; the agent judges.  Raises EndpointNotFound, BadOption."""
+    """Watch an endpoint from now on; the agent judges.  Raises EndpointNotFound, BadOption, TargetCannot where nothing is seen of its requests."""
     read = parse(condition)
+    if read.metric not in saturation.METRICS:
+        targets.require_kept(endpoint)
     with store.writing() as tx:
         deployments.endpoint(tx, endpoint)
         rule = table.add(tx, endpoint, " ".join(condition.split()), author=getpass.getuser())

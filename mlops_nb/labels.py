@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import datasets, signature, store
+from . import datasets, signature, store, targets, telemetry
 from .errors import BadOption, UnknownColumn
 from .reference import ModelRef
 from .store import deployments as table
@@ -38,11 +38,14 @@ def record(endpoint: str, data: Any, *, id: str | None = None, row: str | None =
     *data* is a DataFrame, a dict of columns, a list of records, or the path of a CSV, Parquet or JSON file.  *id* names the column with
     the request's id (an answer's `request_id`, the header `x-request-id`), *row* the one with the row's place in its request, from 0, and *label* the
     truth.  Unless given they are `request_id` or `id`, `row` when it is there, and the only column that is left, else `label`.
-    Labels may come before the telemetry they belong to.  Raises EndpointNotFound, UnknownColumn, BadOption, FileMissing.
+    Labels may come before the telemetry they belong to.  Raises EndpointNotFound, UnknownColumn, BadOption, FileMissing, and
+    TargetCannot where none ever will come.
     """
     import duckdb
 
     texts = _text_labels(endpoint)
+    if not telemetry.requests(endpoint, most=1):
+        targets.require_kept(endpoint)
     with _opened(data) as (source, relation, retyped):
         columns = [row[0] for row in source.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()]
         chosen = _chosen(columns, id, row, label)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from . import estimates, measures, measuring, segments, store
+from . import estimates, measures, measuring, segments, store, targets
 from .errors import NothingToCompare, UnknownColumn
 from .measures import Array, Bin, Figure
 from .measuring import classes_of, in_order, told_of
@@ -81,13 +81,16 @@ def of(
     *by* is `hour`, `day`, `week` or `month`, or an input column, as *segment* is; numbers with many values are cut at their quartiles, and beyond
     the twelve most frequent values the rest is `other`.  What is not labelled is estimated, by the labelled rows of the deployment that came
     before; a whole stretch of time likewise.  With *most*, a deployment that has many more rows is judged by a sample (see
-    `telemetry.labels.answers`), and `notes` say so.  Raises EndpointNotFound, DeploymentNotFound, UnknownColumn, NothingToCompare.
+    `telemetry.labels.answers`), and `notes` say so.  Raises EndpointNotFound, DeploymentNotFound, UnknownColumn; NothingToCompare,
+    or TargetCannot where nothing is kept of what the endpoint answers.
     """
     refs, inputs = _known(endpoint, deployment)
     columns = _grouping(by, segment, inputs)
     everything = labels.answers(endpoint, deployment=deployment, until=until, columns=columns, most=most)
     if not any(len(_since(one, since)) for one in everything):
-        raise NothingToCompare.no_requests(f"{endpoint}/{deployment}" if deployment else endpoint, endpoint, since=since)
+        targets.require_kept(endpoint)
+        who = f"{endpoint}/{deployment}" if deployment else endpoint
+        raise NothingToCompare.no_requests(who, endpoint, since=since, over_http=targets.over_http(endpoint))
     cuts = {name: _cuts(everything, name) for name in columns}
     groups = [group for one in everything for group in _groups(one, since, by, cuts, refs.get(one.deployment, ""))]
     return Performance(

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from . import agreement, client, guards, performance, registry, settings, store, telemetry
+from . import agreement, client, guards, performance, registry, settings, store, targets, telemetry
 from .agreement import Comparison, Side
 from .errors import BadOption, NothingToCompare, ReplayFailed
 from .profiling import measure, servers
@@ -123,7 +123,7 @@ class _Asked(msgspec.Struct, frozen=True):
 
 
 def _past(endpoint: str, deployment: str | None, since: datetime | None, until: datetime | None, most: int) -> tuple[list[_Asked], int]:
-    """The requests to ask again, by time, and how many cannot be.  Raises EndpointNotFound, DeploymentNotFound, NothingToCompare."""
+    """The requests to ask again, by time, and how many cannot be.  Raises EndpointNotFound, DeploymentNotFound, TargetCannot, NothingToCompare."""
     with store.reading() as tx:
         table.endpoint(tx, endpoint)
         if deployment:
@@ -131,7 +131,9 @@ def _past(endpoint: str, deployment: str | None, since: datetime | None, until: 
     found = [row for row in telemetry.requests(endpoint, deployment=deployment, since=since, until=until, most=most) if not row["id"].endswith(COPY_MARK)]
     whole = {row["id"]: row for row in reversed(found) if _is_table(row["inputs"])}
     if not whole:
-        raise NothingToCompare.no_requests(f"{endpoint}/{deployment}" if deployment else endpoint, endpoint, since=since)
+        targets.require_kept(endpoint)
+        who = f"{endpoint}/{deployment}" if deployment else endpoint
+        raise NothingToCompare.no_requests(who, endpoint, since=since, over_http=targets.over_http(endpoint))
     ordered = sorted(whole.values(), key=lambda row: row["time"])
     first = ordered[0]["time"]
     asked = [

@@ -12,8 +12,10 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from .. import store
 from ..errors import BadOption, TargetCannot, closest, listed
 from ..progress import Reporter
+from ..store import deployments as table
 from ..store.deployments import Deployment, DeploymentSpec, Reason
 from ..store.environments import Environment
 from ..store.models import ModelVersion
@@ -151,6 +153,25 @@ def require_gateway(name: str, what: str) -> None:
     """Raises TargetCannot when requests to what runs on the target called *name* do not pass this workspace's gateway, which alone can do *what*."""
     if get(name).TRAFFIC != "gateway":
         raise TargetCannot(name, what, able=[other for other in NAMES if get(other).TRAFFIC == "gateway"])
+
+
+def require_kept(endpoint: str) -> None:
+    """Raises TargetCannot where all that runs behind *endpoint* runs where nothing it is asked is kept in this workspace."""
+    there = _behind(endpoint)
+    if there and not any("capture" in get(name).ABILITIES for name in there):
+        require(there[0], "capture")
+
+
+def over_http(endpoint: str) -> bool:
+    """Whether *endpoint* is asked over HTTP from here, as far as anything runs behind it."""
+    there = _behind(endpoint)
+    return not there or any("invoke" in get(name).ABILITIES for name in there)
+
+
+def _behind(endpoint: str) -> list[str]:
+    """The targets of an endpoint's deployments, as far as this version knows them."""
+    with store.reading() as tx:
+        return [deployment.target for deployment in table.of(tx, endpoint) if deployment.target in NAMES]
 
 
 def check(name: str, version: ModelVersion, environment: Environment | None, spec: DeploymentSpec) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from living import churn_model, deployment, wait_for
 
-from mlops_nb import agent, commands, keys, rollout, store, targets, traffic
+from mlops_nb import agent, alerts, commands, keys, rollout, store, targets, traffic
 from mlops_nb.cli import Terminal
 from mlops_nb.errors import BadOption, ClusterRefused, ClusterUnreachable, DeploymentFailed, NothingToRollBack, NotOurs, TargetCannot
 from mlops_nb.kubernetes import client
@@ -296,6 +296,9 @@ def test_the_log_and_the_usage_are_read_from_the_cluster(two_versions: api_serve
     target = targets.get("kubernetes")
     usage = wait_for(lambda: (found := target.usage(deployment("delays/1"))).cpus and found, what="the usage")
     assert (usage.cpus, round(usage.memory_mb), usage.restarts, usage.image) == (0.25, 67, 0, "sha256:" + "ab" * 32)
+    assert alerts.add("delays", "cpu > 90% for 5m").endpoint == "delays"  # what it uses can be watched, what it is asked cannot
+    with pytest.raises(TargetCannot, match="keep what it was asked"):
+        alerts.add("delays", "p99 > 200ms for 5m")
 
 
 def test_going_down_deletes_and_coming_up_applies_again(two_versions: api_server.Cluster) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import living
 import pytest
 
-from mlops_nb import monitoring, profiling, rollout, store, targets, traffic
+from mlops_nb import agreement, alerts, labels, monitoring, performance, profiling, replaying, rollout, store, targets, traffic
 from mlops_nb.errors import MlopsError, TargetCannot
 from mlops_nb.settings import Workspace
 from mlops_nb.store import deployments as table
@@ -223,6 +223,30 @@ def test_a_verb_that_a_target_lacks_is_refused_and_changes_nothing(churn: str, a
     assert all(other in str(refused.value) for other in able(ability))
     with store.reading() as tx:
         assert (table.of(tx), table.traffic(tx, "there")) == before
+
+
+READS_WHAT_WAS_KEPT: dict[str, Callable[[], Any]] = {
+    "drift": lambda: monitoring.check_drift("there"),
+    "canary": lambda: traffic.canary("there/1"),
+    "replay": lambda: replaying.replay("churn:1", endpoint="there"),
+    "performance": lambda: performance.of("there"),
+    "labels": lambda: labels.record("there", {"request_id": ["a"], "label": [1]}),
+    "agreement": lambda: agreement.of_shadow("there/1"),
+    "an alert by errors": lambda: alerts.add("there", "error_rate > 5% for 5m"),
+    "an alert by silence": lambda: alerts.add("there", "no requests for 1h"),
+    "an alert by drift": lambda: alerts.add("there", "drift"),
+}
+
+
+@pytest.mark.parametrize(("reader", "name"), [(reader, name) for reader in READS_WHAT_WAS_KEPT for name in refused_for("capture")])
+def test_whatever_reads_requests_is_refused_where_none_is_kept(churn: str, reader: str, name: str) -> None:
+    planted(name)
+
+    with pytest.raises(TargetCannot) as refused:
+        READS_WHAT_WAS_KEPT[reader]()
+
+    assert all(other in str(refused.value) for other in able("capture"))
+    assert alerts.of("there") == [] and not (Workspace.current().telemetry / "endpoint=there" / "labels").exists()
 
 
 @pytest.mark.parametrize("name", refused_for("invoke"))
