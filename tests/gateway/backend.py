@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -15,6 +16,7 @@ class Backend(BaseHTTPRequestHandler):
     token = ""
     ready = True
     copies = 0
+    released = threading.Event()
 
     def do_GET(self) -> None:
         if self.path == "/v2/health/ready":
@@ -37,7 +39,12 @@ class Backend(BaseHTTPRequestHandler):
         if self.path in ("/become-ready", "/become-unready"):
             Backend.ready = self.path == "/become-ready"
         headers = {name.lower(): value for name, value in self.headers.items()}
-        Backend.copies += headers.get("x-request-id", "").endswith("~shadow")
+        is_copy = headers.get("x-request-id", "").endswith("~shadow")
+        Backend.copies += is_copy
+        if self.path == "/release":
+            Backend.released.set()
+        if self.path == "/hold" and is_copy:
+            Backend.released.wait(60)
         status = 500 if self.path == "/fail" else 200
         self.answer(status, {"name": self.name, "path": self.path, "headers": headers, "bytes": len(sent), "copies": Backend.copies})
 

@@ -77,6 +77,26 @@ def test_callers_do_not_wait_for_a_shadow_that_hangs_or_is_gone(gate: Gate, red:
     assert gate.ask().body["name"] == "red"
 
 
+def test_a_caller_is_answered_while_the_shadow_still_holds_its_copy(gate: Gate, red: Server, blue: Server) -> None:
+    gate.apply(msgspec.structs.replace(gate.route(red.taking(100), blue.taking(0)), mirrors=(("blue", 100),)))
+    before = served(blue)
+
+    assert gate.ask("/delays/hold").body["name"] == "red"
+
+    eventually(lambda: served(blue) == before + 1)
+    blue.ask("/release")
+
+
+def test_a_shadow_is_sent_copies_of_the_percentage_that_was_said(gate: Gate, red: Server, blue: Server) -> None:
+    gate.apply(msgspec.structs.replace(gate.route(red.taking(100), blue.taking(0)), mirrors=(("blue", 20),)))
+    before = served(blue)
+    for _ in range(400):
+        gate.ask()
+
+    eventually(lambda: served(blue) >= before + 40)
+    assert served(blue) <= before + 130
+
+
 def served(server: Server) -> int:
     """How many copies it was sent: it counts what it accepted with its own token."""
     return int(server.ask("/copies").body["copies"])
