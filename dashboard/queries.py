@@ -59,6 +59,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     deployments: list[Deployment]
     untried: set[str]
     """Those that nothing was ever asked of."""
+    restarts: dict[str, int]
+    """How often each was started again since it was deployed."""
     shares: Shares
     drift: list[DriftCheck]
     silences: list[Silence]
@@ -79,7 +81,7 @@ def overview() -> Overview:
         count, versions = models.count(tx)
         return Overview(
             models=count, versions=versions, datasets=len(datasets.names(tx)), deployments=deployments.of(tx), untried=_untried(tx, deployments.of(tx)),
-            shares=_shares(tx),
+            restarts=deployments.restarts(tx), shares=_shares(tx),
             drift=checks.latest_drift(tx), silences=silences.standing(tx), events=events.latest(tx, most=8),
             fired=[rule for rule in rules.of(tx) if rule.firing and not rule.quiet],
         )  # fmt: skip
@@ -232,6 +234,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     deployments: list[Deployment]
     untried: set[str]
     """Those that nothing was ever asked of."""
+    restarts: dict[str, int]
+    """How often each was started again since it was deployed."""
     shares: Shares
     chosen: Deployment | None
     history: list[dict[str, Any]]
@@ -244,7 +248,7 @@ def running(asked: str) -> Running:
         sick = [d for d in every if d.wanted == "running" and d.status in NEEDS_A_LOOK]
         chosen = next((d for d in every if d.ref == asked), None) or next(iter([*sick, *every]), None)
         history = [row for row in deployments.history(tx, chosen.endpoint) if row["name"] == chosen.name] if chosen else []
-        return Running(deployments=every, untried=_untried(tx, every), shares=_shares(tx), chosen=chosen, history=history)
+        return Running(deployments=every, untried=_untried(tx, every), restarts=deployments.restarts(tx), shares=_shares(tx), chosen=chosen, history=history)
 
 
 def log_lines(deployment: Deployment, *, most: int = 200) -> list[str]:

@@ -43,7 +43,7 @@ def show_facts(d: Deployment) -> None:
             "memory": f"{d.spec.memory_mb} MB" if d.spec.memory_mb else "no limit",
             "limits": parts.limits_of(d) or "none",
             "share wanted": f"{found.shares.get(d.endpoint, {}).get(d.name, 0)} %",
-            "restarts": d.restarts,
+            "restarts": found.restarts.get(d.ref, 0),
             "wanted": d.wanted,
             "deployed": d.created_at,
             "last change": d.changed_at,
@@ -71,7 +71,7 @@ parts.table(
             "target": d.target,
             "hardware": parts.runs_on(d),
             "wanted share": found.shares.get(d.endpoint, {}).get(d.name, 0),
-            "restarts": d.restarts,
+            "restarts": found.restarts.get(d.ref, 0),
             "since": parts.ago(d.changed_at),
             "why": "" if d.status == "healthy" else parts.one_line(d.reason),
         }

@@ -43,9 +43,10 @@ def live() -> None:
     st.session_state["looked"] = store.now()
     show_places(shown)
     parts.table(
-        [row(d, queries.standing(d, now.untried), used[d.ref]) for d in shown[: parts.ROWS]],
+        [row(d, queries.standing(d, now.untried), used[d.ref], now.restarts.get(d.ref, 0)) for d in shown[: parts.ROWS]],
         alt="Every deployment that should run: its target, what it runs as, hardware, cores and memory in use, restarts and image",
         column_config={
+            "restarts": st.column_config.NumberColumn(help="Since it was deployed"),
             "cores": st.column_config.NumberColumn(format="%.2f", help="In use, since it was last looked at"),
             "memory MB": st.column_config.NumberColumn(format="%.0f"),
             "of limit": st.column_config.ProgressColumn(format="%.0f %%", min_value=0, max_value=100, color="#2f7ed8", width=104),
@@ -61,7 +62,7 @@ def show_places(shown: list[queries.Deployment]) -> None:
         column.metric(name, f"{sum(d.status == 'healthy' for d in there)} of {len(there)} healthy", border=True)
 
 
-def row(d: queries.Deployment, standing: str, used: queries.Usage) -> dict[str, object]:
+def row(d: queries.Deployment, standing: str, used: queries.Usage, restarts: int) -> dict[str, object]:
     """One deployment: where it is, on what, and what it takes."""
     limit = d.spec.memory_mb
     return {
@@ -75,7 +76,7 @@ def row(d: queries.Deployment, standing: str, used: queries.Usage) -> dict[str, 
         "core limit": f"{d.spec.cpus:g}" if d.spec.cpus else "all",
         "memory MB": used.memory_mb,
         "of limit": used.memory_mb / limit * 100 if limit and used.memory_mb is not None else None,
-        "restarts": d.restarts + (used.restarts or 0),
+        "restarts": restarts + (used.restarts or 0),
         "image": used.image.removeprefix("sha256:")[:12],
         "why": "" if d.status == "healthy" else parts.one_line(d.reason),
     }

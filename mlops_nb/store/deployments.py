@@ -79,6 +79,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     handle: dict[str, Any] = {}
     """What the target needs to find it again: pid, port, started, token file …"""
     restarts: int = 0
+    """How often it fell since it last ran well for a minute."""
     created_at: datetime
     changed_at: datetime
     author: str = ""
@@ -173,6 +174,15 @@ def observe(
     if current and status != deployment.status:
         _remember(tx, msgspec.structs.replace(deployment, status=status, reason=reason))
     return current
+
+
+def restarts(tx: Transaction) -> dict[str, int]:
+    """How often each was started again since it was deployed, by its reference, steady minutes between or not; those that never were are missing."""
+    rows = tx.rows(
+        "SELECT subject, count(*) AS times FROM events JOIN deployments ON subject = endpoint || '/' || name"
+        " WHERE type = 'mlops.DeploymentRestarting' AND time >= created_at GROUP BY subject"
+    )
+    return {row["subject"]: row["times"] for row in rows}
 
 
 def want(tx: Transaction, deployment: Deployment, wanted: Literal["running", "stopped"]) -> None:
