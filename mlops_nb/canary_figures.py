@@ -33,6 +33,13 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     refuted_at: float
     """The candidate is rolled back once the evidence reaches this."""
     violated: bool
+    known: bool = True
+    """Whether anything came that it could be judged by: answers of the candidate, or labels of them."""
+
+    @property
+    def verdict(self) -> str:
+        """`kept`, `violated`, or `not tested` while there is nothing to judge it by."""
+        return "violated" if self.violated else "kept" if self.known else "not tested"
 
     @property
     def share(self) -> float:
@@ -52,9 +59,21 @@ def judged(rollout: Rollout) -> list[Judged]:
         return []
     seen, latest = found.verdict.split("; "), found.trail[-1].evidence
     return [
-        Judged(guard=guard, seen=words, evidence=_ratio(latest[guard]), refuted_at=_ratio(found.level), violated=latest[guard] >= found.level)
+        Judged(
+            guard=guard,
+            seen=words,
+            evidence=_ratio(latest[guard]),
+            refuted_at=_ratio(found.level),
+            violated=latest[guard] >= found.level,
+            known=_known(found, guard),
+        )
         for guard, words in zip(latest, [*seen, *[""] * len(latest)], strict=False)
     ]
+
+
+def _known(found: Evidence, guard: str) -> bool:
+    by_labels = [stage.told[guard] for stage in found.stages if guard in stage.told]
+    return any(mine.count for mine, _ in by_labels) if by_labels else bool(found.stages[-1].candidate.requests)
 
 
 def told(rollout: Rollout) -> str:

@@ -108,7 +108,7 @@ def show_evidence(plan: Rollout) -> None:
     rows = [
         {
             "guard": one.guard,
-            "verdict": parts.marked("violated" if one.violated else "kept"),
+            "verdict": parts.marked(one.verdict),
             "seen in this step": one.seen,
             "evidence against it": one.words,
             "on the way to a rollback": one.share * 100,

@@ -141,8 +141,12 @@ def _evidence(plan: Any) -> tuple[list[tuple[str, str]], list[list[Any]]]:
     rows = []
     for one in canary_figures.judged(plan):
         against, level = one.words.split(" of ")
-        rows.append([one.guard, Mark("bad", "violated") if one.violated else Mark("good", "so far" if plan.going else "yes"), one.seen, against, level])
+        rows.append([one.guard, _verdict(one, going=plan.going), one.seen, against, level])
     return [("error rates", canary_figures.rates_told(canary_figures.evidence_of(plan)))], rows
+
+
+def _verdict(one: Any, *, going: bool) -> Mark:
+    return Mark("good", "so far" if going else "yes") if one.verdict == "kept" else Mark("bad" if one.violated else "idle", one.verdict)
 
 
 def steps(plan: Any) -> str:

@@ -9,7 +9,7 @@ import pytest
 from living import X, Y, churn_model, wait_for
 from sklearn.linear_model import LogisticRegression
 
-from mlops_nb import agreement, canary, cards, errors, guards, labels, registry, rollout, telemetry, traffic
+from mlops_nb import agreement, canary, canary_figures, cards, errors, guards, labels, registry, rollout, telemetry, traffic
 from mlops_nb.guards import Expected
 from mlops_nb.settings import Workspace
 from mlops_nb.telemetry import Counted
@@ -83,11 +83,13 @@ def test_a_canary_judged_by_auc_waits_for_labels_and_is_promoted_by_them(pair: W
     asked(120)
     waits = wait_for(lambda: one if (one := traffic.of("churn")[0]).status == "held" and "labels" in one.reason else None, what="the wait")
     before = {d.name: d.traffic for d in rollout.endpoints("churn")[0].deployments}
+    untested = canary_figures.judged(waits)[0]
     labelled()
     ended = wait_for(lambda: one if not (one := traffic.of("churn")[0]).going else None, seconds=60, what="the promotion")
 
     assert "auc>=-0.02 is judged by labels: 0 of the 10 that a step takes have come for the candidate (%mlops labels churn --data df)" in waits.reason
     assert before["same"] == 50
+    assert untested.verdict == "not tested" and "not tested" in cards.as_text(waits)
     assert ended.status == "done" and "kept its guards: auc 1 of " in ended.reason
     told = canary.evidence_of(ended).stages[0].told["auc>=-0.02"]
     assert all(side.count > 5 for side in told)
