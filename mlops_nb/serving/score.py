@@ -49,11 +49,23 @@ def _fitted(columns: dict[str, Any], signature: Signature | None, names: list[st
         return columns
     if signature.kind == "table" and len(values) == 1 and all(type(row) is list and len(row) == len(names) for row in values[0]):
         return signature.table_of(values[0])
+    if signature.kind == "table" and columns.keys() == {"input"} and isinstance(values[0], list) and values[0]:
+        return _by_place(values[0], signature, names)
     if signature.kind == "tensors" and len(names) == len(values) == 1 and all(type(row) is list for row in values[0]):
         return {names[0]: values[0]}
     if signature.kind == "tensors" and len(names) == 1 and (signature.inputs[0].shape or [])[1:] == [len(values)]:
         return {names[0]: [list(row) for row in zip(*values, strict=False)]}
     return columns
+
+
+def _by_place(array: list[Any], signature: Signature, names: list[str]) -> dict[str, Any]:
+    """A bare array, which has no names for columns (`to_columns` calls it `input`).  Raises SignatureMismatch."""
+    if all(type(row) is list for row in array):
+        return signature.table_of(array)
+    if len(names) == 1:
+        return {names[0]: array}
+    wanted = f"the model takes {len(names)}: {listed(names, most=20)}"
+    raise SignatureMismatch(f"An array of one dimension is one column; {wanted}.", hint="X.reshape(1, -1) is one row")
 
 
 def _columns(body: dict[str, Any]) -> dict[str, Any]:

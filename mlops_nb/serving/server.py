@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -29,6 +30,8 @@ from .trial import Batching
 _JSON = ("application/json", "text/json", "text/plain", "application/x-www-form-urlencoded")  # the last is what curl -d says
 _EXTENSIONS = ["binary_tensor_data", "gzip", "arrow_stream"]
 _GZIPPED_BYTES = 16_384
+_GAP = re.compile(rb"[\[:,]\s*-?(?:NaN|Infinity)\b")
+_NO_GAP = " NaN and Infinity are no JSON: a missing value is null."
 """Shorter answers are sent as they are: on one machine, packing takes longer than sending."""
 
 Handler = Callable[[Request], None]
@@ -266,7 +269,7 @@ def _decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
     except msgspec.ValidationError as error:
         raise Refused(400, f"The request is not as the protocol wants it: {error}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused(400, f"The body is not JSON: {error}.") from None
+        raise Refused(400, f"The body is not JSON: {error}.{_NO_GAP if _GAP.search(body) else ''}") from None
     except RecursionError:
         raise Refused(400, "The body is nested too deeply.") from None
 

@@ -17,6 +17,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import Pipeline
 
 from mlops_nb import signature
+from mlops_nb.errors import SignatureMismatch
 from mlops_nb.serving import score
 
 from .scoring_servers import Running, Start
@@ -106,6 +107,13 @@ def test_data_that_does_not_fit_is_400_and_names_column_and_row(python_server: R
 
     assert answer.status_code == 400
     assert message in answer.json()["error"]
+
+
+def test_a_body_with_nan_is_told_what_json_has_for_it(python_server: Running):
+    answer = python_server.client.post("/score", content=json.dumps([ROW | {"distance": float("nan")}]).encode())
+
+    assert answer.status_code == 400 and "a missing value is null" in answer.json()["error"]
+    assert "null" not in python_server.client.post("/score", content=b"NaN?").json()["error"]
 
 
 def test_markup_in_a_column_name_comes_back_as_json_text_only(python_server: Running):
@@ -278,3 +286,26 @@ def test_a_bare_matrix_fits_the_one_input_of_an_onnx_model_whatever_its_name(row
     given = takes.check(score.columns({"inputs": {"input": rows}}, takes))
 
     assert given["X"].tolist() == rows
+
+
+A_TABLE = signature.Signature(kind="table", inputs=[signature.Column(name=name, type="float64") for name in ("age", "income")], outputs=[], sample=[])
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        ([[1.0, 2.0, 3.0]], "Row 0 has 3 values; the model takes 2: age, income."),
+        ([1.0, 2.0], "An array of one dimension is one column; the model takes 2: age, income."),
+        ([[[1.0], [2.0], [3.0]]], "Row 0 has 3 values; the model takes 2: age, income."),
+    ],
+)
+def test_an_array_of_another_shape_is_told_by_its_shape(array: list[Any], told: str):
+    with pytest.raises(SignatureMismatch) as caught:
+        score.columns({"inputs": {"input": array}}, A_TABLE)
+    assert str(caught.value).startswith(told) and "'input'" not in str(caught.value)
+
+
+def test_an_array_of_one_dimension_fits_a_model_of_one_column():
+    one = signature.Signature(kind="table", inputs=A_TABLE.inputs[:1], outputs=[], sample=[])
+
+    assert score.columns({"inputs": {"input": [1.0, 2.0]}}, one) == {"age": [1.0, 2.0]}
