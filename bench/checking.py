@@ -9,13 +9,16 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mlops_nb import datasets, settings, summaries, telemetry
 from mlops_nb.monitoring import judging
 from mlops_nb.telemetry import Asked, files, rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FEATURES = 20
 _REFERENCE = 10_000
@@ -39,22 +42,22 @@ def lines(sizes: tuple[int, ...] = (1_000_000, 3_000_000, 10_000_000)) -> Iterat
     for a_request in (1, 64):
         with tempfile.TemporaryDirectory() as scratch, settings.using(scratch):
             train = np.random.default_rng(1).normal(size=(_REFERENCE, FEATURES))
-            _registered(train)
+            registered(train)
             for size in sizes:
-                _written(size, a_request)
-                yield f"check of {size:,} × {FEATURES}, {a_request} a request", str(_apart(_check, scratch, size))
+                written(size, a_request)
+                yield f"check of {size:,} × {FEATURES}, {a_request} a request", str(apart(check, scratch, size))
                 if size == sizes[0]:
-                    yield "— DuckDB adding up the same columns", str(_apart(_scan, scratch, size))
-    yield f"scipy ks_2samp of {sizes[0]:,} × {FEATURES} in memory", str(_apart(_of_scipy, "", sizes[0]))
+                    yield "— DuckDB adding up the same columns", str(apart(_scan, scratch, size))
+    yield f"scipy ks_2samp of {sizes[0]:,} × {FEATURES} in memory", str(apart(_of_scipy, "", sizes[0]))
     for size in sizes[:1]:
         with tempfile.TemporaryDirectory() as scratch:
-            yield f"counts of a data set of {size:,} × {FEATURES}, at its registration", str(_apart(_summary, scratch, size))
+            yield f"counts of a data set of {size:,} × {FEATURES}, at its registration", str(apart(_summary, scratch, size))
 
 
 # ── each in its own process ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _apart(work: Any, folder: str, size: int) -> Taken:
+def apart(work: Any, folder: str, size: int) -> Taken:
     """What *work* took in a fresh process, the second of two times: imports and the page cache are not what is measured."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(work, (folder, size))
@@ -78,16 +81,18 @@ def _peak_mb() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def _check(folder: str, size: int) -> Taken:
+def check(folder: str, size: int) -> Taken:
+    """A check of all that is in the workspace."""
     with settings.using(folder):
 
-        def check() -> None:
+        def counted() -> None:
             asked = [Asked(shape.name, shape) for shape in datasets.summary(datasets.get("train"))]
-            [window] = telemetry.histograms("delays", asked)
+            with telemetry.bounded():
+                [window] = telemetry.histograms("delays", asked)
             judging.judge([a.shape for a in asked], [window.columns])
             assert window.rows == size
 
-        return _timed(check)
+        return _timed(counted)
 
 
 def _scan(folder: str, size: int) -> Taken:
@@ -111,29 +116,32 @@ def _summary(folder: str, size: int) -> Taken:
 
     file, names = Path(folder) / "data.parquet", [f"f{n}" for n in range(FEATURES)]
     connection = duckdb.connect(":memory:")
-    connection.execute(f"COPY (SELECT {', '.join(f'{_NORMAL} AS {name}' for name in names)} FROM range({size}) t(i)) TO '{file}' (FORMAT parquet)")
+    connection.execute(f"COPY (SELECT {', '.join(f'{NORMAL} AS {name}' for name in names)} FROM range({size}) t(i)) TO '{file}' (FORMAT parquet)")
     schema = [{"name": name, "type": "float64"} for name in names]
     return _timed(lambda: summaries.of_table(connection, file, schema, rows=size))
 
 
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_NORMAL = "sqrt(-2 * ln(1 - random())) * cos(6.283185307 * random()) + 0 * i"
+NORMAL = "sqrt(-2 * ln(1 - random())) * cos(6.283185307 * random()) + 0 * i"
 
 
-def _registered(train: np.ndarray) -> None:
+def registered(train: np.ndarray) -> pd.DataFrame:
+    """The data set `train`, its columns called f0, f1 …"""
     import pandas as pd
 
-    datasets.register("train", pd.DataFrame(train, columns=[f"f{n}" for n in range(FEATURES)]))
+    frame = pd.DataFrame(train, columns=[f"f{n}" for n in range(train.shape[1])])
+    datasets.register("train", frame)
+    return frame
 
 
-def _written(size: int, a_request: int) -> None:
+def written(size: int, a_request: int) -> None:
     """So many rows in Parquet files as compaction leaves them: one that is written, under as many names as it takes."""
     folder = files.folder("delays", "1") / f"date={datetime.now(UTC).date()}"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.parquet"):
         old.unlink()
-    columns = ", ".join(f'list({_NORMAL}) AS "in.f{n}"' for n in range(FEATURES))
+    columns = ", ".join(f'list({NORMAL}) AS "in.f{n}"' for n in range(FEATURES))
     facts = "now()::TIMESTAMP AS time, max(i)::VARCHAR AS id, 200 AS status, 1.0::DOUBLE AS latency_ms, count(*) AS rows, NULL::VARCHAR AS error"
     raw = "NULL::VARCHAR AS raw_inputs, NULL::VARCHAR AS raw_outputs"
     first = folder / "1.parquet"

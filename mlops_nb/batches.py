@@ -101,7 +101,8 @@ class _Reading:
 def _told(message: str) -> Exception:
     import duckdb
 
-    return duckdb.IOException(message) if message.startswith("IO Error") else duckdb.Error(message)
+    kinds = {"IO Error": duckdb.IOException, "Out of Memory Error": duckdb.OutOfMemoryException}
+    return next((kind(message) for begin, kind in kinds.items() if message.startswith(begin)), duckdb.Error(message))
 
 
 def _values(column: _Array) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from .. import artifacts, performance, store
+from .. import artifacts, performance, store, telemetry
 from ..errors import NotFound, NothingToCompare, UsageError
 from ..progress import SILENT, Reporter
 from ..reference import ModelRef
@@ -103,6 +103,7 @@ def with_causes(check: DriftCheck, *, report: Reporter = SILENT) -> DriftCheck:
     return msgspec.structs.replace(check, report=check.report | {"causes": found})
 
 
+@telemetry.within_bounds
 def explained(check: DriftCheck, *, report: Reporter = SILENT) -> Causes:
     """The causes of what *check* found, from its requests, which must still be kept.  Raises NothingToCompare."""
     told = msgspec.convert(check.report, DriftReport)

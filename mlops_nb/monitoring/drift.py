@@ -49,6 +49,7 @@ class Subject(msgspec.Struct, frozen=True):
     dataset: DatasetVersion
 
 
+@telemetry.within_bounds
 def check_drift(
     endpoint: str,
     *,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import re
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import msgspec
 
@@ -18,6 +23,9 @@ from .files import Standing, column_types
 if TYPE_CHECKING:
     import duckdb
 
+log = logging.getLogger("mlops_nb.telemetry")
+P = ParamSpec("P")
+T = TypeVar("T")
 _SQL_TYPES = {
     "bool": "BOOLEAN", "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT", "uint8": "UTINYINT",
     "uint16": "USMALLINT", "uint32": "UINTEGER", "uint64": "UBIGINT", "float16": "FLOAT", "float32": "FLOAT", "float64": "DOUBLE",
@@ -38,19 +46,70 @@ NO_COPIES = "KV_METADATA {copies: 'none'}"
 """Written into a Parquet file that holds none."""
 PREFIX = {"inputs": "in.", "outputs": "out."}
 
+BOUNDED_MB, BOUNDED_THREADS = 1000, 4
+"""What `bounded` leaves DuckDB, whatever the machine has."""
 _instance: duckdb.DuckDBPyConnection | None = None
+_bounded: ContextVar[duckdb.DuckDBPyConnection | None] = ContextVar("bounded", default=None)
 
 
 def connection() -> duckdb.DuckDBPyConnection:
-    """A cursor of this process's own in-memory DuckDB."""
+    """A cursor of this process's own in-memory DuckDB, or of the bounded one where this is called within."""
     global _instance
+    if within := _bounded.get():
+        return within.cursor()
     if _instance is None:
+        _instance = _opened({})
+    return _instance.cursor()
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Within, questions of this thread are asked of a DuckDB of their own that holds BOUNDED_MB at most and works with BOUNDED_THREADS at most.
+
+    What sorting or grouping cannot hold goes to a temporary folder.  Within another `bounded` it is that one.
+    """
+    if _bounded.get():
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="mlops-") as scratch:
+        limits = {
+            "memory_limit": f"{BOUNDED_MB}MB",
+            "threads": str(min(os.cpu_count() or 1, BOUNDED_THREADS)),
+            "temp_directory": scratch,
+            "preserve_insertion_order": "false",
+        }
+        with _opened(limits) as opened:
+            token = _bounded.set(opened)
+            try:
+                yield
+            finally:
+                _bounded.reset(token)
+
+
+def within_bounds(work: Callable[P, T]) -> Callable[P, T]:
+    """*work* that is `bounded`; where that is too little, it is done again with as much as the machine has.  What it keeps it must keep at its end."""
+
+    @functools.wraps(work)
+    def done(*args: P.args, **kwargs: P.kwargs) -> T:
         import duckdb
 
-        _instance = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
-        _instance.create_function("parts", parts, ["BIGINT[]", "VARCHAR", "VARCHAR"], "VARCHAR[]")  # type: ignore[list-item, arg-type]
-        _instance.create_function("unpacked", unpacked, ["VARCHAR", "VARCHAR"], "VARCHAR")  # type: ignore[list-item, arg-type]
-    return _instance.cursor()
+        try:
+            with bounded():
+                return work(*args, **kwargs)
+        except duckdb.OutOfMemoryException:
+            log.warning("telemetry.beyond_bounds %s: %s MB are too little for requests of so many values", work.__name__, BOUNDED_MB)
+        return work(*args, **kwargs)
+
+    return done
+
+
+def _opened(limits: Mapping[str, str]) -> duckdb.DuckDBPyConnection:
+    import duckdb
+
+    opened = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False, **limits})
+    opened.create_function("parts", parts, ["BIGINT[]", "VARCHAR", "VARCHAR"], "VARCHAR[]")  # type: ignore[list-item, arg-type]
+    opened.create_function("unpacked", unpacked, ["VARCHAR", "VARCHAR"], "VARCHAR")  # type: ignore[list-item, arg-type]
+    return opened
 
 
 def _forget() -> None:

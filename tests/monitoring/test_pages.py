@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
 
-from mlops_nb import monitoring, store
+from bench import reporting
+from mlops_nb import monitoring, settings, store
 from mlops_nb.errors import BadOption
 from mlops_nb.monitoring import DriftReport, causes, detectors, pages
 from mlops_nb.monitoring.reports import Compared, FeatureDrift, Finding
@@ -59,6 +60,25 @@ def test_a_hundred_features_open_in_a_browser_without_a_network_an_error_or_five
     page.locator("summary").last.click()
     expect(page.locator("svg").last).to_be_visible()
     assert complaints == []
+    context.close()
+
+
+def test_the_command_writes_the_report_of_a_hundred_columns_of_real_requests_which_opens_without_a_network(browser: Browser, tmp_path: Path):
+    file = tmp_path / "drift.html"
+    with settings.using(tmp_path / "workspace"):
+        reporting.watched(100)
+        reporting.asked(20_000, 100, 8)
+    _, told = reporting.made(tmp_path / "workspace", file)
+
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    page.goto(file.as_uri())
+
+    assert file.stat().st_size < 1_000_000
+    assert {feature["name"] for feature in told["features"] if feature["is_drift"]} == {"f0", "f2"}
+    expect(page.get_by_text("2 of 100 features: ")).to_be_visible()
+    expect(page.get_by_role("heading", name="Why")).to_be_visible()
+    assert page.locator("svg").count() == 100
     context.close()
 
 
