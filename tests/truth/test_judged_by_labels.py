@@ -9,9 +9,12 @@ import pandas as pd
 import pytest
 
 from bench import labelled
-from mlops_nb import bets, guards, labels, sequential, truth
+from mlops_nb import bets, errors, guards, labels, sequential, store, traffic, truth
+from mlops_nb.store import deployments
 from mlops_nb.telemetry import labels as kept
 from mlops_nb.telemetry.labels import Answers
+
+from .conftest import Answered
 
 LEVEL = sequential.threshold(0.05)
 
@@ -146,3 +149,21 @@ def test_labels_are_told_in_the_order_in_which_they_came_also_when_many_files_be
         if known:  # the files of before the great tidying are one of its time
             assert known[0].id.tolist() == whole[: 10 * (number + 1)]
     assert [set(whole[place : place + 10]) for place in range(0, 300, 10)] == [set(part["request_id"]) for part in _tens(told)]
+
+
+def test_an_error_beside_the_others_is_capped_by_how_wrong_they_were_before_and_refused_where_that_is_not_known(answered: Answered) -> None:
+    rng = np.random.default_rng(6)
+    inputs, true = pd.DataFrame({"distance": rng.gamma(3, 350, 200)}), rng.normal(50, 20, 200)
+    answered.by("1", inputs, {"prediction": true + rng.normal(0, 5, 200)})
+    with store.reading() as tx:
+        candidate = deployments.get(tx, "delays", "1")
+    with pytest.raises(errors.BadOption, match="fewer than 30 labels tell that"):
+        traffic._fitted(guards.parse("rmse<=+10%"), candidate, {"1": 100})
+    with pytest.raises(errors.BadOption, match="it answers with numbers"):
+        traffic._fitted(guards.parse("auc>=-0.02"), candidate, {"1": 100})
+
+    labels.record("delays", {"request_id": [f"r{number}" for number in range(200)], "minutes": true})
+
+    fitted = traffic._fitted(guards.parse("rmse<=+10%"), candidate, {"1": 100})
+    assert fitted.cap == pytest.approx(4 * 5, rel=0.15) and str(fitted) == "rmse<=+10%"
+    assert traffic._fitted(guards.parse("rmse<=12"), candidate, {"1": 100}).cap == 48
