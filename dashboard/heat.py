@@ -143,7 +143,7 @@ def figure(found: DriftMap, measure: str = "moved") -> go.Figure:
     """Features × windows, the forty with most alarms; a diamond on each alarm."""
     import plotly.graph_objects as go
 
-    names, times = found.features[:_ROWS], _times(found)
+    names, times = _rows(found), _times(found)
     half = timedelta(seconds=found.seconds / 2)
     cells = {(cell.feature, slot.begin): (cell, slot) for slot in found.slots for cell in slot.cells}
     shares = [[_share(cells.get((name, time)), measure) for time in times] for name in names]
@@ -167,6 +167,12 @@ def figure(found: DriftMap, measure: str = "moved") -> go.Figure:
     drawn.update_yaxes(autorange="reversed", showgrid=False, automargin=True, tickmode="array", tickvals=[_label(name) for name in names])
     drawn.update_layout(height=90 + 24 * max(len(names), 4), margin={"l": 8, "r": 8, "t": 16, "b": 8}, hovermode="closest", clickmode="event+select")
     return drawn
+
+
+def _rows(found: DriftMap) -> list[str]:
+    """The inputs with most alarms, and below them every prediction and label."""
+    answers = [name for name in found.features if name in found.sides]
+    return [*[name for name in found.features if name not in found.sides][: max(_ROWS - len(answers), 1)], *answers]
 
 
 def _times(found: DriftMap) -> list[datetime]:

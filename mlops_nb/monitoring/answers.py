@@ -10,8 +10,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ _PATIENCE_SECONDS = 300.0
 _FIRST = timedelta(days=1)
 
 
+MOST_LABELLED = 150_000
+"""Of more answers than that a deployment's labels on a map are told by a sample."""
+
+
 class Outputs(msgspec.Struct, frozen=True):
     """The predictions to compare, with the counts of their reference; and what the reader should know of it."""
 
@@ -60,6 +64,15 @@ def predictions(endpoint: str, deployment: str | None, version: ModelVersion, ag
     if first:
         return Outputs(_asked(wanted, first), f"Predictions are compared with the first answers that were given ({span}): {why}.")
     return Outputs([], f"Predictions are not compared: {why}, and there are no earlier answers.")
+
+
+def known(version: ModelVersion, against: Reference) -> list[Asked]:
+    """The outputs that a check has scored the training data for; of others nothing, for no model is asked."""
+    if against.dataset is None:
+        return []
+    with store.reading() as tx:
+        found = table.summary(tx, _key(version, against.dataset, against))
+    return _asked(_wanted(version), found or [])
 
 
 def _wanted(version: ModelVersion) -> list[Wanted]:
@@ -121,7 +134,7 @@ def _scored(version: ModelVersion, wanted: Sequence[Wanted], against: Reference,
     sources = [one.source for one in against.wanted]
     if not version.files or version.engine not in ("onnxruntime", "python") or not version.signature or not all(sources):
         return [], f"{version.ref} cannot be asked rows of {dataset.ref}"
-    key = f"answers of {version.hash} to {dataset.hash} {against.season.part + str(against.season.among) if against.season else ''}"
+    key = _key(version, dataset, against)
     with store.reading() as tx:
         known = table.summary(tx, key)
     if known is None:
@@ -133,6 +146,10 @@ def _scored(version: ModelVersion, wanted: Sequence[Wanted], against: Reference,
         with store.writing() as tx:
             table.put_summary(tx, key, known)
     return known, ""
+
+
+def _key(version: ModelVersion, dataset: DatasetVersion, against: Reference) -> str:
+    return f"answers of {version.hash} to {dataset.hash} {against.season.part + str(against.season.among) if against.season else ''}"
 
 
 def _brief(error: Exception) -> str:
@@ -189,16 +206,42 @@ class Truth(msgspec.Struct, frozen=True):
 
 def truth(endpoint: str, deployment: str | None, against: Reference, found: Sequence[Windowed], judged: Extent) -> Truth | None:
     """The labels of each window beside the target of the training data; None where there are no labels, or no target is known."""
-    target = _target(against)
-    if target is None or not labels.count(endpoint):
+    target = target_of(endpoint, against)
+    if target is None:
         return None
     answered = labels.answers(endpoint, deployment=deployment, since=min(one.first for one in found), until=judged.until)
     windows = [_counted(target, [_within(one, window) for one in answered]) for window in found]
     known, rows = sum(window.count for window in windows), sum(one.rows for one in found)
     if not known:
         return None
-    named = msgspec.structs.replace(target, name=f"label {target.name}")
-    return Truth(named, windows, f"{known:,} of {rows:,} rows have a label; those that are still to come are not known to be alike.")
+    return Truth(target, windows, f"{known:,} of {rows:,} rows have a label; those that are still to come are not known to be alike.")
+
+
+def target_of(endpoint: str, against: Reference) -> ColumnSummary | None:
+    """What labels are compared with, called as they are; None where there are no labels, or no target is known."""
+    target = _target(against)
+    return msgspec.structs.replace(target, name=f"label {target.name}") if target and labels.count(endpoint) else None
+
+
+def by_window(
+    endpoint: str, target: ColumnSummary, *, among: Collection[str] | None, origin: datetime, seconds: float, first: int, end: int
+) -> dict[int, ColumnSummary]:
+    """The labels of what was answered in each window of so many *seconds* since *origin*, from the *first* to before the *end*; those without are left out.
+
+    Of a deployment with many answers a sample, always of the same requests.
+    """
+    import numpy as np
+
+    since, until = (origin + timedelta(seconds=place * seconds) for place in (first, end))
+    found: dict[int, list[labels.Answers]] = {}
+    for one in labels.answers(endpoint, since=since, until=until, most=MOST_LABELLED):
+        if among is None or one.deployment in among:
+            told = one.where(one.labelled)
+            after = (told.time.astype("datetime64[us]") - np.datetime64(origin.replace(tzinfo=None), "us")).astype(np.int64)
+            places = after // int(seconds * 1e6)
+            for place in np.unique(places):
+                found.setdefault(int(place), []).append(told.where(places == place))
+    return {place: _counted(target, many) for place, many in found.items()}
 
 
 def _target(against: Reference) -> ColumnSummary | None:

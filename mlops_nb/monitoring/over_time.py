@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
@@ -23,9 +23,10 @@ from ..store import datasets, deployments, models
 from ..store.checks import DriftCheck
 from ..store.datasets import DatasetVersion
 from ..store.deployments import Deployment
+from ..store.models import ModelVersion
 from ..summaries import ColumnSummary
 from ..telemetry import Asked, Segment
-from . import columns, counting, judging, telling
+from . import answers, columns, counting, judging, references, telling
 from .columns import Wanted
 from .judging import Judged
 from .reports import Compared, DriftReport, FeatureDrift
@@ -91,6 +92,8 @@ class DriftMap(msgspec.Struct, frozen=True, kw_only=True):
     promise: str
     features: list[str]
     """Those with most alarms first, then by the largest share that chance does not explain."""
+    sides: dict[str, str] = {}
+    """The features that are no inputs: `prediction` or `label`."""
     slots: list[Slot]
     """Oldest first; windows in which nobody asked are left out."""
     skipped: dict[str, list[str]]
@@ -117,14 +120,22 @@ def drift_map(endpoint: str, *, seconds: float, since: datetime, until: datetime
     budget = judging.budget(settings.drift_budget, every_seconds=seconds)
     shown = [place for place in sorted(found) if place >= stretch.shown]
     slots = [_slot(subject, stretch, found, place, budget.alpha, settings.drift_effect) for place in shown]
-    absent = {a.shape.name for n, a in enumerate(subject.asked) if slots and all(not found[place].columns[n].count for place in found)}
+    absent = {r.name for n, r in enumerate(subject.references) if slots and all(not found[place].columns[n].count for place in found)}
     slots = [msgspec.structs.replace(slot, cells=[cell for cell in slot.cells if cell.feature not in absent]) for slot in slots]
     return DriftMap(
         endpoint=endpoint, deployments=subject.names, part=part, parts=subject.parts, model=subject.model, dataset=subject.dataset,
         seconds=seconds, effect=settings.drift_effect,
-        alpha=budget.alpha, promise=budget.promise(len(subject.asked) - len(absent), len(judging.SPANS)), features=_ordered(slots), slots=slots,
-        skipped=subject.skipped | ({"not in the requests": sorted(absent)} if absent else {}),
+        alpha=budget.alpha, promise=budget.promise(len(subject.references) - len(absent), len(judging.SPANS)), features=_ordered(slots), slots=slots,
+        sides=subject.sides, skipped=subject.skipped | _absent(absent, subject.sides),
     )  # fmt: skip
+
+
+def _absent(names: Collection[str], sides: Mapping[str, str]) -> dict[str, list[str]]:
+    why = {"": "not in the requests", "prediction": "not in the answers", "label": "no label has come for this time"}
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        found.setdefault(why[sides.get(name, "")], []).append(name)
+    return found
 
 
 def parts_of(endpoint: str, *, among: Collection[str] | None = None) -> dict[str, list[str]]:
@@ -166,9 +177,12 @@ class _Subject(msgspec.Struct, frozen=True):
     model: str
     dataset: str
     asked: list[Asked]
-    """What is counted of the requests."""
+    """What is counted of the requests: inputs, then predictions."""
     references: list[ColumnSummary]
-    """The same of the training data."""
+    """The same of the training data, and of its target where labels are compared."""
+    labelled: ColumnSummary | None
+    """That target."""
+    sides: dict[str, str]
     skipped: dict[str, list[str]]
     segment: Segment | None
     parts: dict[str, list[str]]
@@ -194,9 +208,25 @@ def _subject(endpoint: str, among: Collection[str] | None, part: Part | None) ->
         raise NothingToCompare.no_column(version.ref, dataset.ref, skipped)
     asked = [Asked(counting._column(column), shape, column.place) for column, shape in wanted]
     segment = _segment(part, asked) if part else None
-    references = _references(dataset, wanted, segment) if segment else [shape for _, shape in wanted]
+    shapes = _references(dataset, wanted, segment) if segment else [shape for _, shape in wanted]
     names = None if among is None else sorted(d.name for d in there)
-    return _Subject(endpoint, names, version.ref, dataset.ref, asked, references, skipped, segment, _parts(asked))
+    told, target, unasked = ([], None, {}) if segment else _answered(endpoint, version, dataset)
+    sides = {one.shape.name: "prediction" for one in told} | ({target.name: "label"} if target else {})
+    return _Subject(
+        endpoint, names, version.ref, dataset.ref, [*asked, *told], [*shapes, *(one.shape for one in told), *filter(None, [target])], target, sides,
+        skipped | (_OF_ALL_ROWS if segment else unasked), segment, _parts(asked),
+    )  # fmt: skip
+
+
+_OF_ALL_ROWS = {"told of all rows alone": ["predictions", "labels"]}
+
+
+def _answered(endpoint: str, version: ModelVersion, dataset: DatasetVersion) -> tuple[list[Asked], ColumnSummary | None, dict[str, list[str]]]:
+    """The predictions and the target that can be compared without asking the model, and what cannot by why."""
+    against = references.training(version, dataset.ref, endpoint)
+    told = answers.known(version, against)
+    unasked = {} if told or not version.files else {f"told once %mlops drift {endpoint} has asked the model rows of its training data": ["predictions"]}
+    return told, answers.target_of(endpoint, against), unasked
 
 
 def _parts(asked: Sequence[Asked]) -> dict[str, list[str]]:
@@ -268,14 +298,15 @@ class _Counted(msgspec.Struct, frozen=True):
 
     rows: int
     columns: list[ColumnSummary]
-    mark: tuple[int, int]
-    """Requests and rows that there were when it was counted."""
+    mark: tuple[int, ...]
+    """Requests and rows that there were when it was counted, and what labels."""
 
 
-def _key(subject: _Subject, stretch: _Stretch, place: int, mark: tuple[int, int]) -> tuple[object, ...]:
+def _key(subject: _Subject, stretch: _Stretch, place: int, mark: tuple[int, ...]) -> tuple[object, ...]:
     names = None if subject.names is None else tuple(subject.names)
     part = (subject.segment.asked.shape.name, subject.segment.value) if subject.segment else None
-    return (str(Workspace.current().root), subject.endpoint, names, subject.model, subject.dataset, part, stretch.seconds, place, mark)
+    compared = tuple(subject.sides)
+    return (str(Workspace.current().root), subject.endpoint, names, subject.model, subject.dataset, part, compared, stretch.seconds, place, mark)
 
 
 def _counts(subject: _Subject, stretch: _Stretch) -> dict[int, _Counted]:
@@ -285,7 +316,27 @@ def _counts(subject: _Subject, stretch: _Stretch) -> dict[int, _Counted]:
     missing = [place for place, known in found.items() if known is None]
     if missing:
         found |= _read(subject, stretch, marks, min(missing), max(missing) + 1)
-    return {place: counted for place, counted in found.items() if counted and counted.rows}
+    return _with_labels(subject, stretch, {place: counted for place, counted in found.items() if counted and counted.rows})
+
+
+def _with_labels(subject: _Subject, stretch: _Stretch, found: dict[int, _Counted]) -> dict[int, _Counted]:
+    """The labels counted into their windows; they come when they come, so none are kept from one look to the next."""
+    target = subject.labelled
+    if target is None or not found:
+        return found
+    late = answers.by_window(
+        subject.endpoint, target, among=subject.names, origin=_ORIGIN, seconds=stretch.seconds, first=stretch.first, end=stretch.end
+    )  # fmt: skip
+    none = _emptied(target)
+    labels = {place: late.get(place, none) for place in found}
+    return {
+        place: msgspec.structs.replace(one, columns=[*one.columns, labels[place]], mark=(*one.mark, _fingerprint(labels[place])))
+        for place, one in found.items()
+    }
+
+
+def _fingerprint(column: ColumnSummary) -> int:
+    return hash((*column.counts, *column.categories.values(), column.other))
 
 
 def _marks(subject: _Subject, stretch: _Stretch) -> dict[int, tuple[int, int]]:
@@ -333,7 +384,8 @@ def _slot(subject: _Subject, stretch: _Stretch, counted: dict[int, _Counted], pl
     key = (*_key(subject, stretch, place, counted[place].mark), marks, alpha, effect)
     cells = _verdicts.get(key)
     if cells is None:
-        cells = [_cell(one, counted[place].columns[n], alpha) for n, one in enumerate(_judged(subject, counted, place, effect))]
+        told = zip(_judged(subject, counted, place, effect), counted[place].columns, strict=True)
+        cells = [_cell(one, window, alpha) for one, window in told if window.rows]  # of labels there may be none
         _verdicts.put(key, cells)
     return Slot(begin=stretch.begin_of(place), end=stretch.begin_of(place + 1), rows=counted[place].rows, cells=cells)
 
@@ -375,7 +427,7 @@ def _alone(judged: Judged, window: ColumnSummary, cell: Cell, drift_map: DriftMa
     """The feature in this window alone, with the verdict that the windows together gave."""
     own = Judged(judged.reference, window, [test for test in judged.tests if test.span == 1])
     told = telling.feature(own, alpha=drift_map.alpha, effect=drift_map.effect)
-    return msgspec.structs.replace(told, is_drift=cell.alarm, kind=cell.kind, span=cell.span)
+    return msgspec.structs.replace(told, is_drift=cell.alarm, kind=cell.kind, span=cell.span, side=drift_map.sides.get(cell.feature, "input"))
 
 
 def _ordered(slots: Sequence[Slot]) -> list[str]:

@@ -38,6 +38,17 @@ def test_the_map_shows_every_feature_in_every_window_and_a_diamond_on_each_alarm
     assert colours.y[0] == "temp"
 
 
+def test_predictions_and_labels_have_rows_of_their_own_below_the_inputs_however_many_there_are(heat, fifty_minutes):
+    features = [*(f"input {n}" for n in range(60)), "label late", "prediction label"]
+    cells = [Cell(feature=name, effect=0.2) for name in features]
+    slot = Slot(begin=store.now(), end=store.now(), rows=100, cells=cells)
+    sides = {"label late": "label", "prediction label": "prediction"}
+
+    drawn = heat.figure(msgspec.structs.replace(fifty_minutes, features=[*features[-2:], *features[:-2]], slots=[slot], sides=sides))
+
+    assert list(drawn.data[0].y) == [*(f"input {n}" for n in range(38)), "label late", "prediction label"]
+
+
 def test_the_map_is_told_in_words(heat, fifty_minutes):
     assert heat.told(fifty_minutes).startswith(f"Drift of 8 features in {len(fifty_minutes.slots)} windows of delays: ")
     assert "in temp; the first in the window from" in heat.told(fifty_minutes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.linear_model import LinearRegression
 
 from mlops_nb import alerts, client, commands, datasets, labels, monitoring, registry, rollout, settings, store, telemetry
 from mlops_nb.cli import Terminal
-from mlops_nb.monitoring import DriftReport, FeatureDrift, answers, references, schedules
+from mlops_nb.monitoring import DriftMap, DriftReport, FeatureDrift, answers, references, schedules
 from mlops_nb.progress import SILENT
 from mlops_nb.store import checks
 from mlops_nb.store import schedules as table
@@ -63,8 +64,20 @@ def by_the_agent() -> DriftReport:
         return msgspec.convert(checks.drift_checks(tx, "delays", most=1)[0].report, DriftReport)
 
 
+def hourly_map() -> DriftMap:
+    """Of the last three hours."""
+    return monitoring.drift_map("delays", seconds=3600, since=store.now() - timedelta(hours=3), until=store.now())
+
+
+def window_of(found: DriftMap) -> DriftReport:
+    """Its newest window."""
+    check = monitoring.window_check(found, found.slots[-1].begin)
+    assert check
+    return msgspec.convert(check.report, DriftReport)
+
+
 @pytest.fixture(scope="module")
-def story(tmp_path_factory) -> dict[str, DriftReport]:
+def story(tmp_path_factory) -> dict[str, Any]:
     """A forest that is asked what it was trained on, then of later and later flights, and told what was true."""
     with settings.using(tmp_path_factory.mktemp("predictions")):
         training = trips(5000, seed=0)
@@ -76,12 +89,16 @@ def story(tmp_path_factory) -> dict[str, DriftReport]:
             told = {}
             rows = trips(3000, seed=1)
             ids = ask(rows)
+            told["map before a check"] = hourly_map()
             told["unchanged"] = checked()
+            told["map"] = hourly_map()
             truth = pd.DataFrame({"request_id": np.repeat(ids, 500), "row": np.tile(np.arange(500), len(ids)), "label": rows.late})
             labels.record("delays", truth)
             told["labelled"] = checked()
+            told["map with labels"] = hourly_map()
             labels.record("delays", truth.assign(label=1))
             told["all late"] = checked()
+            told["map, all late"], told["window, all late"] = hourly_map(), window_of(hourly_map())
             began = datetime.now(UTC)
             moved = trips(3000, seed=2)
             ask(moved.assign(dep_delay=moved.dep_delay + 12))
@@ -101,6 +118,25 @@ def test_predictions_are_lines_of_the_report_and_do_not_drift_when_nothing_chang
     }  # fmt: skip
     assert not any(one.is_drift or one.is_small_change for one in found.values())
     assert "of 4 features" in story["unchanged"].promise
+
+
+def test_the_map_has_predictions_once_a_check_has_asked_the_model_and_labels_once_they_came(story):
+    before, checked_once, labelled = (story[name] for name in ("map before a check", "map", "map with labels"))
+
+    assert set(before.features) == {"distance", "dep_delay"} and list(before.skipped.values()) == [["predictions"]]
+    assert checked_once.sides == {"prediction label": "prediction", "prediction probabilities[1]": "prediction"}
+    assert set(checked_once.features) == {"distance", "dep_delay", *checked_once.sides} and checked_once.skipped == {}
+    assert set(labelled.features) == {*checked_once.features, "label late"} and labelled.sides["label late"] == "label"
+    assert not any(cell.alarm for found in (checked_once, labelled) for slot in found.slots for cell in slot.cells)
+    assert "of 5 features" in labelled.promise
+
+
+def test_labels_that_changed_alarm_in_their_window_of_the_map(story):
+    alarms = {cell.feature for slot in story["map, all late"].slots for cell in slot.cells if cell.alarm}
+    assert alarms == {"label late"}
+
+    [late] = [one for one in story["window, all late"].features if one.is_drift]
+    assert (late.name, late.side) == ("label late", "label") and late.histogram
 
 
 def test_predictions_drift_when_what_is_asked_moves(story):

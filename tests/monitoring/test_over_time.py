@@ -178,3 +178,9 @@ def test_a_part_that_the_training_data_has_not_is_shown_without_a_verdict(delays
 def test_a_part_by_a_column_of_many_numbers_is_refused(delays):
     with pytest.raises(UnknownColumn, match="carrier, wet"):
         of(1, part=Part("dep_delay", "3"))
+
+
+def test_a_part_says_that_predictions_and_labels_are_told_of_all_rows_alone(delays):
+    delays.ask(flights(500, seed=3), at=NOON - timedelta(minutes=20))
+
+    assert of(1, part=Part("carrier", "AA")).skipped == {"told of all rows alone": ["predictions", "labels"]}
