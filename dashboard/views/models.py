@@ -87,11 +87,14 @@ def show_fpga(form: dict | None) -> None:
     if not form:
         return
     st.caption(f"FPGA emulation: {parts.plain(form['described'])} for {parts.plain(form['part'])}")
-    parts.chart(figures.trade_off(form), key="fpga", alt="Rows answered alike and resources taken, by precision")
+    parts.chart(figures.trade_off(form), key="fpga", alt=figures.told(form))
+    if may_be_off := figures.band(form["points"][0]["resources"]):
+        st.caption(f":material/info: Resources and latency are estimates, no synthesis; one may be off by {may_be_off}.")
     rows = [
         {"precision": p["precision"], "chosen": "★" if p["precision"] == form["chosen"] else "", "alike": p["agreement"]["agreement"]}
         | {"largest error": p["agreement"]["max_error"]}
         | {name: p["resources"][name] for name in ("dsp", "lut", "ff", "bram", "latency_cycles")}
+        | {"latency ns": p["resources"]["latency_cycles"] * p["resources"]["clock_ns"]}
         | {"resources from": p["resources"]["source"], "notes": "; ".join(p["notes"])}
         for p in form["points"]
     ]

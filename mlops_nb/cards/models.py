@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -91,6 +91,8 @@ def _fpga(form: Mapping[str, Any] | None) -> str:
 
 def converted_to_fpga(converted: Any) -> Card:
     """The HLS projects by precision: accuracy of the emulation, and estimates."""
+    from ..fpga import figures
+
     version = converted.version
     form = version.conversion["fpga"]
     estimated = all(point["resources"]["source"] == "estimate" for point in form["points"])
@@ -105,7 +107,7 @@ def converted_to_fpga(converted: Any) -> Card:
             ("part", f"{form['part']}, reuse {form['reuse']}"),
             ("answers", f"of the bit-accurate emulation in C++, beside the float model's on {form['points'][0]['agreement']['rows']:,} rows"),
             ("resources", sizes),
-            ("an estimate may be off", _band(form["points"][0]["resources"]["band"]) if estimated else ""),
+            ("an estimate may be off", figures.band(form["points"][0]["resources"])),
             ("chosen", form["chosen"]),
         ),
         tables=[Table(_FPGA_COLUMNS, [_fpga_row(point, form["chosen"]) for point in form["points"]])],
@@ -124,10 +126,6 @@ def _fpga_row(point: Mapping[str, Any], chosen: str) -> list[Any]:
     figures = [f"{takes[name]:,}" for name in ("dsp", "lut", "ff", "bram")]
     alike = [_percent(agreement["agreement"]), f"{agreement['max_error']:.3g}", right]
     return [point["precision"] + (" ★" if point["precision"] == chosen else ""), *alike, *figures, f"{takes['latency_cycles'] * takes['clock_ns']:g}"]
-
-
-def _band(band: Mapping[str, Sequence[float]]) -> str:
-    return ", ".join(f"{name.removesuffix('_cycles').upper()} ×{low:g} to ×{high:g}" for name, (low, high) in band.items())
 
 
 def _percent(share: float) -> str:

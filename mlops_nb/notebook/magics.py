@@ -305,6 +305,7 @@ def _load_cards(shell: InteractiveShell) -> None:
         text_formatter.for_type_by_name(module, name, _text)
     formatter.ipython_display_formatter.for_type_by_name("mlops_nb.store.checks", "DriftCheck", _with_figure)
     formatter.ipython_display_formatter.for_type_by_name("mlops_nb.store.rollouts", "Rollout", _with_evidence)
+    formatter.ipython_display_formatter.for_type_by_name("mlops_nb.hls", "ConvertedToFpga", _with_trade_off)
 
 
 def _html(thing: Any) -> str | None:
@@ -334,6 +335,15 @@ def _with_evidence(plan: Any) -> None:
     display({"text/html": cards.as_html(plan), "text/plain": cards.as_text(plan)}, raw=True)
     if plan.kind == "canary" and (words := canary_figures.told(plan)):
         _draw(lambda: canary_figures.figure(plan), words)
+
+
+def _with_trade_off(converted: Any) -> None:
+    """The card, then what each precision answers and takes."""
+    from .. import cards, hls
+    from ..fpga import figures
+
+    display({"text/html": cards.as_html(converted), "text/plain": cards.as_text(converted)}, raw=True)
+    _draw(converted.figure, figures.told(hls.form_of(converted.version)))
 
 
 def _draw(figure: Callable[[], Any], words: str) -> None:

@@ -6,9 +6,12 @@ import tarfile
 
 import numpy as np
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
 
+import mlops_nb
 from mlops_nb import artifacts, cards, commands, converting, hls, registry
 from mlops_nb.cli import Terminal
 from mlops_nb.errors import BadOption, CannotConvert, CompilerMissing, FileChanged, HardwareMissing, UsageError
@@ -191,6 +194,43 @@ def test_the_trade_off_is_drawn_from_what_is_stored(network):
 
     assert [list(trace.x) for trace in drawn.data] == [[each.replace("<", "&lt;").replace(">", "&gt;") for each in PRECISIONS]] * 2
     assert "ESTIMATE" in drawn.layout.title.text and "emulation" in drawn.layout.title.text
+    takes, bars = drawn.data[1].y, drawn.data[1].error_y
+    assert bars.array == pytest.approx([0.2 * dsp for dsp in takes]) and bars.arrayminus == pytest.approx([0.5 * dsp for dsp in takes]), "the band of DSPs"
+
+
+@pytest.fixture
+def shell():
+    """A shell with this package's extension, as a notebook has one."""
+    shell = InteractiveShell.instance()
+    mlops_nb.load_ipython_extension(shell)
+    yield shell
+    mlops_nb.unload_ipython_extension(shell)
+    InteractiveShell.clear_instance()
+
+
+def test_a_notebook_shows_its_card_and_the_trade_off(network, shell):
+    with capture_output() as shown:
+        shell.display_formatter.format(hls.ConvertedToFpga(version=network))
+    card, drawn = (output.data for output in shown.outputs)
+
+    assert "estimated, not synthesised" in card["text/html"]
+    figure, words = drawn["application/vnd.plotly.v1+json"], drawn["text/plain"]
+    assert [len(trace["x"]) for trace in figure["data"]] == [3, 3]
+    assert all(f"{each} answers " in words for each in PRECISIONS) and "DSPs (estimate)" in words
+
+
+def test_precision_part_and_reuse_are_said_in_a_line(register, fitted_network):
+    version = register(fitted_network, "said")
+
+    converted = commands.run(
+        ["convert", version.ref, "--to", "fpga", "--precision", "fixed<12,4>", "--precision", "fixed<16,6>", "--part", "xc7z020clg400-1", "--reuse", "2"],
+        Terminal(quiet=True),
+    )
+
+    form = registry.get(version.ref).conversion["fpga"]
+    assert (form["part"], form["reuse"], [point["precision"] for point in form["points"]]) == ("xc7z020clg400-1", 2, ["fixed<12,4>", "fixed<16,6>"])
+    assert form == converted.version.conversion["fpga"]
+    assert [point["agreement"]["rows"] for point in form["points"]] == [600, 600], "every row of the data set"
 
 
 def test_a_version_without_an_fpga_form_has_no_figure(register, fitted_trees):
