@@ -44,6 +44,11 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     """What the user may want to look at."""
 
+    @property
+    def ref(self) -> str:
+        """The new version, as commands name it: `delays:3`."""
+        return self.version.ref
+
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """What made a model version: its data, environment and executed code."""

@@ -33,6 +33,12 @@ def columns(version: registry.ModelVersion) -> list[str]:
     return [column["name"] for column in version.signature["inputs"]]
 
 
+def test_what_was_registered_says_how_commands_name_it(workspace: Workspace) -> None:
+    datasets.register("customers", ROWS)
+
+    assert registry.register(LogisticRegression().fit(X, Y), name="churn", data="customers", convert=False).ref == "churn:1"
+
+
 def test_versions_count_up_and_a_deleted_number_is_not_given_again(workspace: Workspace) -> None:
     assert [churn_model().version for _ in range(3)] == [1, 2, 3]
     registry.delete("churn:3")
