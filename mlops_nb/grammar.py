@@ -513,6 +513,12 @@ def schedule_ids(fragment: str = "") -> Sequence[str]:
     return _from_store(lambda tx: [one.id for one in schedules.of(tx)])
 
 
+def _zones(fragment: str = "") -> Sequence[str]:
+    from zoneinfo import available_timezones
+
+    return sorted(available_timezones())
+
+
 def drift_detectors(fragment: str = "") -> Sequence[str]:
     """Every detector a drift check can use."""
     from .monitoring import detectors
@@ -633,6 +639,7 @@ A_SUBJECT = Word("SUBJECT", str, _subjects)
 A_DRIFT_ENGINE = Word("ENGINE", str, drift_engines)
 A_DRIFT_DETECTOR = Word("DETECTOR", str, drift_detectors)
 A_DRIFT_REFERENCE = Word("WHAT", _reference, _references)
+A_ZONE = Word("ZONE", str, _zones)
 A_SCHEDULE = Word("SCHEDULE", str, schedule_ids)
 AN_ALIAS = Word("ALIAS", _named("alias"))
 A_TAG = Pair("KEY=VALUE")

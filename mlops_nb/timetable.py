@@ -3,6 +3,9 @@
 A check runs in a process of its own (`python -m mlops_nb.monitoring.schedules ID`), so that neither the agent's loop nor its memory knows of
 it.  That process notes how it went together with when the next one is due, so a check that a kill interrupted is still due, and one that was
 missed while no agent ran is made once.
+
+A cron line is read in UTC, or in the time zone named behind it as systemd has it (`0 6 * * * Europe/Berlin`): a time that the clocks skip in spring
+comes at the next one there is, and one that they show twice in autumn comes once.
 """
 
 from __future__ import annotations
@@ -10,15 +13,16 @@ from __future__ import annotations
 import bisect
 import itertools
 import logging
+import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING
 
 from . import store
-from .errors import BadOption, MissingExtra
+from .errors import BadOption, MissingExtra, closest
 from .settings import Workspace
 from .store import schedules
 
@@ -28,10 +32,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("mlops_nb.agent")
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_NAMES_A_ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*$", re.ASCII)
 _LEAST_SECONDS = 60.0
 _MONTH = timedelta(days=30)
 _MOST_TIMES = 100_000
-_HINT = '--schedule "0 6 * * *" (UTC), or --schedule 1h'
+_HINT = '--schedule "0 6 * * *" (in UTC, or with --tz Europe/Berlin), or --schedule 1h'
 
 
 def every_seconds(words: str) -> float:
@@ -68,16 +73,34 @@ def _plain(words: str) -> float:
 
 
 def _times(words: str, after: datetime) -> Iterator[datetime]:
-    if len(words.split()) != 5:
+    fields = words.split()
+    if len(fields) not in (5, 6) or (len(fields) == 6 and not _NAMES_A_ZONE.match(fields[5])):
         raise BadOption(f"{words[:40]!r} is no schedule.", hint=_HINT)
+    zone = _zone(fields[5]) if len(fields) == 6 else UTC
     try:
         from cronsim import CronSim, CronSimError
     except ImportError:
         raise MissingExtra("cronsim", extra="drift", doing="A cron schedule") from None
     try:
-        return CronSim(words, after)
+        return (time.astimezone(UTC) for time in CronSim(" ".join(fields[:5]), after.astimezone(zone)))
     except CronSimError as error:
         raise BadOption(f"{words[:40]!r} is no cron schedule ({error}).", hint=_HINT) from None
+
+
+def _zone(name: str) -> tzinfo:
+    from zoneinfo import ZoneInfo, available_timezones
+
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # a name that is a folder is no file
+        known = sorted(available_timezones())
+        raise BadOption(
+            f"No time zone {name[:40]!r}{' is known here' if known else ', for this machine knows none'}.", hint=f"--tz {_near(name, known)}"
+        ) from None
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    return next(iter(closest(name, known)), "Europe/Berlin")
 
 
 # ── the agent's ──────────────────────────────────────────────────────────────────────────────────────────────────────

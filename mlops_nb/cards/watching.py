@@ -127,7 +127,7 @@ def _finding(finding: Mapping[str, Any]) -> list[Any]:
 def schedule(schedule: Any) -> Card:
     """A check by the clock: when it looks, and how it went last."""
     facts = those_given(
-        ("checks", schedule.words if " " not in schedule.words else f"{schedule.words} (UTC)"), ("next", clock(schedule.next_time)),
+        ("checks", f"{schedule.words} (UTC)" if len(schedule.words.split()) == 5 else schedule.words), ("next", clock(schedule.next_time)),
         ("with", ", ".join(f"{name} {value}" for name, value in schedule.options.items())),
         ("latest", f"{schedule.outcome} ({ago(schedule.last_time)})" if schedule.last_time else ""), ("by", schedule.author),
     )  # fmt: skip

@@ -17,6 +17,7 @@ from ..grammar import (
     A_MOMENT,
     A_SCHEDULE,
     A_SUBJECT,
+    A_ZONE,
     AN_ENDPOINT,
     AN_ENVIRONMENT,
     DURATION,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         "drift delays --since 1d --reference last-week",
         "drift delays --reference 2026-10-01..2026-10-31",
         'drift delays --schedule "0 6 * * *"',
+        'drift delays --schedule "0 6 * * 1-5" --tz Europe/Berlin',
         "drift delays --schedule 1h --window 6h",
     ],
 )
@@ -66,7 +68,8 @@ if TYPE_CHECKING:
 @click.option("--budget", metavar="COUNT/TIME", help="False alarms allowed, such as 1/30d.  [default: drift_budget of the settings]")
 @click.option("--every", type=DURATION, help="How often you check, which the budget is shared out among.  [default: 1d]")
 @click.option("--effect", type=click.FloatRange(0.001, 0.5), help="Share of rows that must lie elsewhere.  [default: drift_effect of the settings]")
-@click.option("--schedule", metavar="CRON|TIME", help='Have the agent check, at "0 6 * * *" (minute, hour, day, month, weekday in UTC) or every 1h.')
+@click.option("--schedule", metavar="CRON|TIME", help='Have the agent check, at "0 6 * * *" (minute, hour, day, month, weekday) or every 1h.')
+@click.option("--tz", type=A_ZONE, help="The time zone of the schedule.  [default: UTC]")
 @click.option("--html", metavar="FILE", help="Write the report, with causes where it drifted, as one HTML file that needs no network.")
 def drift(
     endpoint: str,
@@ -82,6 +85,7 @@ def drift(
     every: float | None,
     effect: float | None,
     schedule: str | None,
+    tz: str | None,
     html: str | None,
 ) -> DriftCheck | Schedule:
     """Compare what an endpoint was asked with the data its model was trained on.
@@ -95,7 +99,10 @@ def drift(
         "deployment": deployment, "dataset": str(dataset) if dataset else None, "reference": reference, "time": time, "engine": engine, "window": window,
         "budget": budget, "effect": effect,
     }  # fmt: skip
+    if tz and (not schedule or " " not in schedule.strip()):
+        raise UsageError("--tz is for a schedule that names an hour.", hint=f'%mlops drift {endpoint} --schedule "0 6 * * *" --tz {tz}')
     if schedule:
+        schedule = f"{schedule} {tz}" if tz else schedule
         return _scheduled(endpoint, schedule, options | ({"detector": detector} if detector else {}), since=since, every=every, html=html)
     if detector:
         return _told(_detected(endpoint, detector, options, since=since, every=every), html)

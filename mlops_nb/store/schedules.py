@@ -18,7 +18,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     """`delays-1`: the endpoint, and which of its schedules."""
     endpoint: str
     words: str
-    """When, as it was said: `0 6 * * *` (in UTC), or `1h`."""
+    """When, as it was said: `0 6 * * *` (in UTC), `0 6 * * * Europe/Berlin`, or `1h`."""
     every_seconds: float
     """How far apart the checks are, on average."""
     options: dict[str, Any] = {}

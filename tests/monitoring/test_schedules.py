@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -57,7 +58,44 @@ def test_a_cron_line_is_read_in_utc() -> None:
     assert timetable.next_time("30 6 * * 1-5", datetime(2026, 11, 27, 7, tzinfo=UTC)) == datetime(2026, 11, 30, 6, 30, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("words", ["", "often", "61 * * * *", "* * * *", "* * * * * *", "0 0 30 2 *", "10s", "0m", "@daily"])
+@pytest.mark.parametrize(
+    ("after", "due"),
+    [
+        ("2026-01-10T12:00", "2026-01-11T05:00"),
+        ("2026-07-10T12:00", "2026-07-11T04:00"),
+        ("2026-03-28T12:00", "2026-03-29T04:00"),
+        ("2026-10-24T12:00", "2026-10-25T05:00"),
+    ],
+)
+def test_a_cron_line_is_read_in_the_time_zone_behind_it_summer_and_winter(after: str, due: str) -> None:
+    found = timetable.next_time("0 6 * * * Europe/Berlin", datetime.fromisoformat(after).replace(tzinfo=UTC))
+    assert found == datetime.fromisoformat(due).replace(tzinfo=UTC)
+
+
+def test_a_time_that_the_clocks_skip_or_show_twice_comes_once_that_day() -> None:
+    for day, hour in ((datetime(2026, 3, 28, 12, tzinfo=UTC), "30 2"), (datetime(2026, 10, 24, 12, tzinfo=UTC), "30 2")):
+        first = timetable.next_time(f"{hour} * * * Europe/Berlin", day)
+        second = timetable.next_time(f"{hour} * * * Europe/Berlin", first)
+        assert first - day < timedelta(hours=14) and timedelta(hours=22) < second - first < timedelta(hours=26)
+
+
+def test_a_schedules_time_zone_is_said_and_kept(delays: Watched) -> None:
+    late(delays)
+    schedule = commands.run(["drift", "delays", "--schedule", "0 6 * * *", "--tz", "Europe/Berlin"], Terminal(quiet=True))
+
+    assert schedule.words == "0 6 * * * Europe/Berlin" and "0 6 * * * Europe/Berlin" in cards.as_text(schedule)
+    assert schedule.next_time.astimezone(ZoneInfo("Europe/Berlin")).hour == 6
+    for words in (["--schedule", "1h", "--tz", "Europe/Berlin"], ["--tz", "Europe/Berlin"]):
+        with pytest.raises(UsageError, match="names an hour"):
+            commands.run(["drift", "delays", *words], Terminal(quiet=True))
+    with pytest.raises(BadOption, match="No time zone 'Europe/Berlim' is known here"):
+        commands.run(["drift", "delays", "--schedule", "0 6 * * *", "--tz", "Europe/Berlim"], Terminal(quiet=True))
+    assert len(schedules.of()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", ["", "often", "61 * * * *", "* * * *", "* * * * * *", "0 6 * * * Nowhere/Land", "0 6 * * * ../../etc/passwd", "0 0 30 2 *", "10s", "0m", "@daily"]
+)
 def test_what_says_no_time_is_refused_and_nothing_is_kept(delays: Watched, words: str) -> None:
     with pytest.raises(BadOption):
         schedules.add("delays", words)
