@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from . import datasets, signature, store, targets, telemetry
-from .errors import BadOption, UnknownColumn
+from .errors import BadOption, TargetCannot, UnknownColumn
 from .reference import ModelRef
 from .store import deployments as table
 from .store import events, models
@@ -44,8 +44,7 @@ def record(endpoint: str, data: Any, *, id: str | None = None, row: str | None =
     import duckdb
 
     texts = _text_labels(endpoint)
-    if not telemetry.requests(endpoint, most=1):
-        targets.require_kept(endpoint)
+    _check_answers_come(endpoint)
     with _opened(data) as (source, relation, retyped):
         columns = [row[0] for row in source.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()]
         chosen = _chosen(columns, id, row, label)
@@ -59,6 +58,15 @@ def record(endpoint: str, data: Any, *, id: str | None = None, row: str | None =
         with store.writing() as tx:
             events.record(tx, "LabelsRecorded", subject=endpoint, data={"new": added.new, "changed": added.changed, "matched": added.matched})
     return labelled
+
+
+def _check_answers_come(endpoint: str) -> None:
+    """Raises TargetCannot where no answer of the endpoint is kept and none will be."""
+    try:
+        targets.require_kept(endpoint)
+    except TargetCannot:
+        if not telemetry.requests(endpoint, most=1):
+            raise
 
 
 def _text_labels(endpoint: str) -> bool:

@@ -11,7 +11,7 @@ No real API server can be installed where these tests run, so this one keeps to 
 
 Built-in kinds are checked with kubernetes-validate's schemas, HTTPRoute with the schema beside; what does not fit is answered 422.  A
 Deployment's pods come to be as its image's name says (`PODS`), so that each way of failing can be seen.  With MLOPS_TEST_KUBECONFIG the
-tests of `test_client.py` run against the cluster it leads to instead; there the CRDs of the Gateway API must be installed.
+tests of `test_client.py` run against the cluster it leads to instead, in the namespace `models`, which must be there.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mlops_nb import rollout
-from mlops_nb.kubernetes.client import Api, Context
-from mlops_nb.kubernetes.manifests import Placement, Workload
+from mlops_nb.kubernetes.client import OF_A_WORKLOAD, OF_AN_ENDPOINT, Api, Context
+from mlops_nb.kubernetes.manifests import WORKSPACE, Placement, Workload
 from mlops_nb.settings import Workspace
 from mlops_nb.store.deployments import DeploymentSpec
 
@@ -34,7 +34,7 @@ def cluster(api_server: ApiServer, workspace: Workspace, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def api(request: pytest.FixtureRequest) -> Iterator[Api]:
-    """A cluster, open: the stand-in, or the real one that MLOPS_TEST_KUBECONFIG leads to."""
+    """A cluster, open: the stand-in, or the real one that MLOPS_TEST_KUBECONFIG leads to, where what a test applied goes with it."""
     if real := os.environ.get("MLOPS_TEST_KUBECONFIG"):
         from mlops_nb.kubernetes.client import _contexts
 
@@ -42,6 +42,16 @@ def api(request: pytest.FixtureRequest) -> Iterator[Api]:
     else:
         context = Context(str(request.getfixturevalue("api_server").kubeconfig), "tests")
     opened = Api(context)
+    yield opened
+    for kind in (*OF_A_WORKLOAD, *OF_AN_ENDPOINT) if real else ():
+        opened.delete(kind, "models", labels={WORKSPACE: "w0"})
+    opened.close()
+
+
+@pytest.fixture
+def stand_in(api_server: ApiServer) -> Iterator[Api]:
+    """The stand-in, open, for what no real cluster can be made to do."""
+    opened = Api(Context(str(api_server.kubeconfig), "tests"))
     yield opened
     opened.close()
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from lightkube.types import PatchType
 
 from mlops_nb.errors import BadOption, ClusterRefused, ClusterUnreachable, NotOurs
 from mlops_nb.kubernetes import client, keeping, manifests
@@ -34,30 +35,37 @@ def test_a_rehearsed_apply_keeps_nothing(api: Api) -> None:
     assert api.get("Service", workload(deployment="rehearsed").name, "models") is None
 
 
-def test_what_somebody_changed_of_ours_is_taken_back_and_what_is_theirs_stays(api_server: ApiServer, api: Api) -> None:
+def edited(api: Api, change: dict, *, by: str) -> None:
+    """Change the Deployment as somebody else does."""
+    api._client.patch(
+        client._resource("Deployment"), "mlops-delays-3", {"spec": change}, namespace="models", patch_type=PatchType.MERGE, field_manager=by
+    )  # fmt: skip
+
+
+def spec_of_the_deployment(api: Api) -> dict:
+    found = api.get("Deployment", "mlops-delays-3", "models")
+    assert found
+    return found["spec"]
+
+
+def test_what_somebody_changed_of_ours_is_taken_back_and_what_is_theirs_stays(api: Api) -> None:
     api.apply(manifests.deployment(workload(replicas=2)), workspace="w0")
-    edit = {"spec": {"replicas": 7, "minReadySeconds": 5}}
-    api_server.cluster.answer(
-        "PATCH", "/apis/apps/v1/namespaces/models/deployments/mlops-delays-3?fieldManager=kubectl-edit", _json(edit), "application/merge-patch+json"
-    )
+    edited(api, {"replicas": 7, "minReadySeconds": 5}, by="kubectl-edit")
 
     api.apply(manifests.deployment(workload(replicas=2)), workspace="w0")
 
-    now = api_server.cluster.one("Deployment", "mlops-delays-3")["spec"]
+    now = spec_of_the_deployment(api)
     assert (now["replicas"], now["minReadySeconds"]) == (2, 5)
 
 
-def test_an_autoscaler_keeps_the_count_it_set(api_server: ApiServer, api: Api) -> None:
+def test_an_autoscaler_keeps_the_count_it_set(api: Api) -> None:
     made = manifests.deployment(workload(most_replicas=5))
     api.apply(made, workspace="w0")
-    scale = {"spec": {"replicas": 4}}
-    api_server.cluster.answer(
-        "PATCH", "/apis/apps/v1/namespaces/models/deployments/mlops-delays-3?fieldManager=hpa", _json(scale), "application/merge-patch+json"
-    )
+    edited(api, {"replicas": 4}, by="hpa")
 
     api.apply(made, workspace="w0")
 
-    assert api_server.cluster.one("Deployment", "mlops-delays-3")["spec"]["replicas"] == 4
+    assert spec_of_the_deployment(api)["replicas"] == 4
 
 
 def test_an_object_of_somebody_elses_is_not_touched(api: Api) -> None:
@@ -94,11 +102,11 @@ def test_a_namespace_that_is_not_there_is_told(api: Api) -> None:
         api.apply(manifests.service(workload(namespace="nowhere")), workspace="w0")
 
 
-def test_rights_that_are_missing_are_told(api_server: ApiServer, api: Api) -> None:
+def test_rights_that_are_missing_are_told(api_server: ApiServer, stand_in: Api) -> None:
     api_server.cluster.forbidden.add(("patch", "Service"))
 
     with pytest.raises(ClusterRefused, match='cannot patch resource "services"') as caught:
-        api.apply(manifests.service(workload()), workspace="w0")
+        stand_in.apply(manifests.service(workload()), workspace="w0")
 
     assert "kubectl auth can-i" in caught.value.hint
 
@@ -120,20 +128,20 @@ def test_a_certificate_of_somebody_elses_is_not_trusted(api_server: ApiServer, t
         stranger.stop()
 
 
-def test_a_server_that_keeps_silent_is_waited_for_two_seconds(api_server: ApiServer, api: Api) -> None:
+def test_a_server_that_keeps_silent_is_waited_for_two_seconds(api_server: ApiServer, stand_in: Api) -> None:
     api_server.cluster.silent.set()
     began = time.monotonic()
 
     with pytest.raises(ClusterUnreachable, match="context 'tests' does not answer"):
-        api.found("Pod", "models")
+        stand_in.found("Pod", "models")
 
     assert time.monotonic() - began < 3 * client.PATIENCE_SECONDS
 
 
-def test_a_change_that_a_webhook_thinks_about_is_waited_for(api_server: ApiServer, api: Api) -> None:
+def test_a_change_that_a_webhook_thinks_about_is_waited_for(api_server: ApiServer, stand_in: Api) -> None:
     api_server.cluster.thinks_seconds = 1.5 * client.PATIENCE_SECONDS
 
-    api.apply(manifests.service(workload()), workspace="w0")
+    stand_in.apply(manifests.service(workload()), workspace="w0")
 
     assert api_server.cluster.one("Service", "mlops-delays-3")
 
@@ -171,9 +179,3 @@ def test_the_last_deployment_takes_its_endpoints_objects_along(api: Api) -> None
     assert api.found("Secret", "models", labels=manifests.endpoint_labels("w0", "leaving"))
     keeping.delete(api, "models", manifests.labels(made[1]))
     assert not api.found("Secret", "models", labels=manifests.endpoint_labels("w0", "leaving"))
-
-
-def _json(change: dict) -> bytes:
-    import json
-
-    return json.dumps(change).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from living import churn_model
 
-from mlops_nb import gitops, keys
+from mlops_nb import commands, gitops, keys
+from mlops_nb.cli import Terminal
 from mlops_nb.errors import BadOption, MlopsError, SecretVariable
 from mlops_nb.reference import ModelRef
 from mlops_nb.settings import Workspace
@@ -80,6 +82,19 @@ def test_kserve_has_one_service_with_the_newests_share(versions: Workspace) -> N
     assert predictor["canaryTrafficPercent"] == 20 and predictor["containers"][0]["name"] == "kserve-container"
     pod = {key: predictor[key] for key in ("containers", "volumes", "automountServiceAccountToken")}
     checked({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod})
+
+
+def test_the_line_prints_what_it_would_write_and_kubectl_reads_both_styles(versions: Workspace, tmp_path: Path) -> None:
+    line = "manifest churn:1 churn:2 --split 90,10 --namespace team-a --image r.example.org/churn:1 --image r.example.org/churn:2 --replicas 2"
+    gateway, kserve = f"{line} --gateway edge/public --pull-secret registry --gpus 1", f"{line} --style kserve"
+
+    printed = commands.run(shlex.split(gateway), Terminal(quiet=True))
+    (route,) = [thing for thing in yaml.safe_load_all(str(printed)) if thing["kind"] == "HTTPRoute"]
+    assert [backend["weight"] for backend in route["spec"]["rules"][-1]["backendRefs"]] == [90, 10]
+    for name, words, count in (("gateway", gateway, 9), ("kserve", kserve, 1)):
+        told = commands.run([*shlex.split(words), "--output", str(tmp_path / name)], Terminal(quiet=True))
+        assert told["secret"] == "mlops-churn" and len(told["files"]) == count + 1
+        assert len(list(yaml.safe_load_all(kubectl("kustomize", str(tmp_path / name))))) == count
 
 
 @pytest.mark.parametrize(
