@@ -654,8 +654,8 @@ class NothingToRollBack(Failed):
 
     def __init__(self, endpoint: str, *, gone: Sequence[str] = (), again: bool = False) -> None:
         lost = f" The latest had {listed(gone)}, which {'was' if len(gone) == 1 else 'were'} withdrawn." if gone else ""
-        line = f"rollback {endpoint} --redeploy" if again else f"history {endpoint}"
-        super().__init__(f"No earlier split of {endpoint} has all its deployments healthy.{lost}", hint=f"%mlops {line}")
+        hint = f"%mlops rollback {endpoint} --redeploy" if again else f"%mlops history {endpoint}"
+        super().__init__(f"No earlier split of {endpoint} has all its deployments healthy.{lost}", hint=hint)
 
 
 class NothingToPromote(Failed):
