@@ -210,7 +210,7 @@ def code(run: Run | None) -> str:
 
 def _described(card: Card) -> dict[tuple[str, str], str]:
     version = card.version
-    said: dict[tuple[str, str], Any] = {("model", "flavour"): version.flavor, ("model", "answered by"): version.engine, ("model", "dataset"): version.dataset}
+    said: dict[tuple[str, str], Any] = {("model", "flavor"): version.flavor, ("model", "answered by"): version.engine, ("model", "dataset"): version.dataset}
     said |= {("model", "environment"): version.environment, ("model", "description"): version.description}
     said |= {("metric", name): value for name, value in version.metrics.items()}
     said |= {("tag", name): value for name, value in version.tags.items()}
