@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import msgspec
 import psutil
 
-from .. import environments, hardware, store, targets
+from .. import environments, hardware, ssh, store, targets
 from ..errors import BadOption, DeploymentNotFound, HardwareMissing, ModelFailedUnderLoad, UsageError
 from ..progress import SILENT, Reporter
 from ..reference import DeploymentRef, ModelRef
@@ -107,7 +107,7 @@ def profile(
     each = max(_LEAST_SECONDS_EACH, (plan.seconds - _START_SECONDS * len(plan.grid) * (plan.deployment is None)) / len(plan.wanted))
     try:
         for setting in dict.fromkeys(setting for setting, _ in missing):
-            with _server(plan, setting, report) as server, _Generator(server, setting.cpus) as generator, Watch(server.pid) as watch:
+            with _server(plan, setting, report) as server, _Generator(server, setting.cpus) as generator, Watch(server) as watch:
                 for batch in [batch for wanted, batch in missing if wanted == setting]:
                     place = f"{len(measured.points) + 1} of {len(plan.wanted)}: "
                     point = _Cell(plan, setting, batch, server, generator, watch, each, report, place).measured()
@@ -267,7 +267,9 @@ def _advice(plan: Plan, points: Sequence[dict[str, Any]]) -> advice.Advice:
     known = [point for point in msgspec.convert(list(points), list[Point]) if (point.hardware, point.cpus, point.batch) in asked]
     alone = f"servers of its own{f' in environment {plan.environment.ref}' if plan.environment else ''}, on cores of their own where there are enough"
     how = "the running deployment, beside its callers" if plan.deployment else alone
-    told = f"{plan.subject} on {machine()}: {how}; rows of {plan.version.dataset or 'its sample'}, open-loop load over loopback, without the gateway."
+    engine = plan.deployment.spec.options.get("engine", "") if plan.deployment else ""
+    where, way = (f"the machine of {engine}", "through an ssh tunnel") if ssh.is_meant(engine) else (machine(), "over loopback")
+    told = f"{plan.subject} on {where}: {how}; rows of {plan.version.dataset or 'its sample'}, open-loop load {way}, without the gateway."
     return advice.advise(known, plan.objective, rps=plan.rps, price=plan.price, measured=told)
 
 
@@ -401,13 +403,13 @@ class _Cell(msgspec.Struct):
 
     def _load(self, sent: list[str], **how: Any) -> tuple[Loaded, float]:
         """What came of it, and the server's CPU in percent of one core meanwhile.  Raises ModelFailedUnderLoad."""
-        before, began = self.watch.cpu_seconds(), time.monotonic()
+        before = self.watch.cpu_seconds()
         loaded = self.generator.sends(sent, **how)
-        used, took = self.watch.cpu_seconds() - before, time.monotonic() - began
-        self.own_cpu_seconds += used + loaded.cpu_seconds
+        used = max(0.0, self.watch.cpu_seconds() - before)
+        self.own_cpu_seconds += loaded.cpu_seconds + (used if self.server.pid else 0.0)
         if loaded.status:
             raise self._failure(loaded, how.get("rate"))
-        return loaded, used / took * 100
+        return loaded, used / loaded.seconds * 100
 
     def _failure(self, loaded: Loaded, rate: float | None) -> ModelFailedUnderLoad:
         under = f"{self.batch:,} row{'s' if self.batch > 1 else ''} a request" + (f", {rate:,.0f} requests/s" if rate else "")

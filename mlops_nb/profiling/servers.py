@@ -24,7 +24,16 @@ from ..store.deployments import Deployment, DeploymentSpec, Reason
 from ..store.environments import Environment
 from ..store.models import ModelVersion
 
-_SAMPLE_SECONDS = 0.05
+_SAMPLE_SECONDS, _SAMPLE_ELSEWHERE_SECONDS = 0.05, 1.0
+
+
+class Taken(NamedTuple):
+    """What a server has taken."""
+
+    cpu_seconds: float
+    """So far."""
+    memory_mb: float
+    """Resident now, in millions of bytes."""
 
 
 class Server(NamedTuple):
@@ -32,6 +41,7 @@ class Server(NamedTuple):
 
     subject: str
     pid: int
+    """Its first process; 0 where that is of another machine."""
     port: int
     token_file: str
     cold_start_seconds: float | None
@@ -46,6 +56,8 @@ class Server(NamedTuple):
     """The workspace it lives in, where its telemetry is."""
     trouble: Callable[[], Reason | None] = lambda: None
     """The latest exception of the model's code."""
+    taken: Callable[[], Taken] = lambda: Taken(0.0, 0.0)
+    """What it has taken; nothing once it is gone."""
 
 
 @contextmanager
@@ -129,7 +141,7 @@ def _server(deployment: Deployment, subject: str, workspace: Path, *, seconds: f
     pid = handle.get("pid") or targets.get(deployment.target).usage(deployment).pid or 0
     return Server(
         subject, pid, handle["port"], handle["token_file"], seconds, own, lambda: _why_gone(deployment, workspace), workspace=workspace,
-        trouble=lambda: _seen(deployment, workspace).reason,
+        trouble=lambda: _seen(deployment, workspace).reason, taken=_of_processes(pid) if pid else lambda: _of_its_place(deployment),
     )  # fmt: skip
 
 
@@ -180,11 +192,11 @@ def _cells(version: ModelVersion) -> list[dict]:
 
 
 class Watch:
-    """Samples a process and its children: resident memory twenty times a second, CPU time when asked."""
+    """Samples a server: memory twenty times a second (once, where another machine is asked), CPU time when asked."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, server: Server) -> None:
         self.peak_mb = 0.0
-        self._family = _family(pid)
+        self._server = server
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="watch", daemon=True)
 
@@ -198,15 +210,28 @@ class Watch:
 
     def memory_mb(self) -> float:
         """Resident now, in millions of bytes; 0 when it is gone."""
-        return sum(_asked(process, lambda p: p.memory_info().rss) for process in self._family) / 1e6
+        now = self._server.taken().memory_mb
+        self.peak_mb = max(self.peak_mb, now)
+        return now
 
     def cpu_seconds(self) -> float:
         """CPU time used so far."""
-        return sum(_asked(process, lambda p: p.cpu_times().user + p.cpu_times().system) for process in self._family)
+        return self._server.taken().cpu_seconds
 
     def _sample(self) -> None:
-        while not self._ended.wait(_SAMPLE_SECONDS):
-            self.peak_mb = max(self.peak_mb, self.memory_mb())
+        while not self._ended.wait(_SAMPLE_SECONDS if self._server.pid else _SAMPLE_ELSEWHERE_SECONDS):
+            self.memory_mb()
+
+
+def _of_processes(pid: int) -> Callable[[], Taken]:
+    """What a process of this machine and its children take."""
+    family = _family(pid)
+
+    def taken() -> Taken:
+        spent = sum(_asked(process, lambda p: p.cpu_times().user + p.cpu_times().system) for process in family)
+        return Taken(spent, sum(_asked(process, lambda p: p.memory_info().rss) for process in family) / 1e6)
+
+    return taken
 
 
 def _family(pid: int) -> list[psutil.Process]:
@@ -215,6 +240,12 @@ def _family(pid: int) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.Error:
         return []
+
+
+def _of_its_place(deployment: Deployment) -> Taken:
+    """What the place it runs in says that it takes."""
+    usage = targets.get(deployment.target).usage(deployment)
+    return Taken(usage.cpu_seconds or 0.0, usage.memory_mb or 0.0)
 
 
 def _asked(process: psutil.Process, question: Callable[[psutil.Process], float]) -> float:

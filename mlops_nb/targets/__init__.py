@@ -63,6 +63,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
     cpus: float | None = None
     """Cores in use, on average since it was last looked at or over the target's own window."""
+    cpu_seconds: float | None = None
+    """CPU time it has taken so far, where the place counts that."""
     memory_mb: float | None = None
     restarts: int | None = None
     """How often the target itself restarted it, beside the agent's count."""

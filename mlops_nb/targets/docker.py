@@ -306,10 +306,16 @@ def usage(deployment: Deployment) -> Usage:
     seen = Usage(image=container.image, where=f"container {container.id[:12]}")
     if container.state != "running":
         return seen
-    address = _address(deployment)
-    cpus = cores.in_use(container.id, lambda: attempts.counters(container, at=address)[0])
+    counted: list[tuple[float | None, float | None]] = []
+
+    def spent_seconds() -> float | None:
+        counted.append(attempts.counters(container, at=_address(deployment)))
+        return counted[-1][0]
+
+    cpus = cores.in_use(container.id, spent_seconds)
+    spent, memory_mb = counted[-1]
     proven = ", ".join(hardware.proven(deployment.handle, deployment.endpoint))
-    return msgspec.structs.replace(seen, cpus=cpus, memory_mb=attempts.counters(container, at=address)[1], pid=container.pid, hardware=proven)
+    return msgspec.structs.replace(seen, cpus=cpus, cpu_seconds=spent, memory_mb=memory_mb, pid=container.pid, hardware=proven)
 
 
 def share(endpoint: str, deployments: Sequence[Deployment], weights: Mapping[str, int]) -> None:

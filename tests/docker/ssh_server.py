@@ -24,6 +24,7 @@ KbdInteractiveAuthentication no
 PermitRootLogin yes
 UsePAM no
 MaxStartups 100
+SetEnv HOME={folder}/home DOCKER_HOST={engine}
 """
 _CLIENT = """
 Host *
@@ -35,18 +36,20 @@ Host *
 
 
 class SshServer:
-    """`address` of an engine behind it; it can go and come back."""
+    """`address` of an engine behind it, which its own docker command finds too, by way of `host`; it can go and come back."""
 
     def __init__(self, folder: Path, port: int, engine: str) -> None:
-        self.address = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{engine.removeprefix('unix://')}"
+        self.host = f"ssh://{getpass.getuser()}@127.0.0.1:{port}"
+        self.address = f"{self.host}{engine.removeprefix('unix://')}"
         self.port = port
         self.config = folder / "config"
         self._folder = folder
+        (folder / "home").mkdir()  # an empty one: what the user's own shell does first may take its time
         for name in ("host", "me"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
         shutil.copyfile(folder / "me.pub", folder / "authorized")
         (folder / "known").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
-        (folder / "sshd_config").write_text(_SERVER.format(port=port, folder=folder))
+        (folder / "sshd_config").write_text(_SERVER.format(port=port, folder=folder, engine=engine))
         self.config.write_text(_CLIENT.format(folder=folder))
         self.start()
 

@@ -15,17 +15,22 @@ import httpx
 import living
 import psutil
 import pytest
+from docker.context import Context
+from docker.utils import config
 from living import wait_for
 from ssh_server import SshServer
 
-from mlops_nb import agent, engine, packaging, registry, rollout, ssh, targets, telemetry
+from mlops_nb import agent, engine, profiling, rollout, ssh, targets, telemetry
 from mlops_nb.errors import BadOption, DeploymentFailed, InvocationFailed, NoContainerEngine
 from mlops_nb.rollout import Deployed
-from mlops_nb.settings import Workspace
-from mlops_nb.store.deployments import DeploymentSpec
-from mlops_nb.targets import containers, local
+from mlops_nb.settings import Workspace, using
+from mlops_nb.targets import local
 
 pytestmark = pytest.mark.xdist_group("engine")
+
+Deploy = Callable[..., Deployed]
+Steady = Callable[[], Deployed]
+ContainerOf = Callable[[str], Any]
 
 
 @pytest.fixture(scope="module")
@@ -37,63 +42,13 @@ def far(container_engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="module")
-def world(far: SshServer, base_image: str, moody: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    """A workspace whose engine is over there, with `churn:1`, `churn:2` and `moody:1`; the images of the last two are there."""
-    root = tmp_path_factory.mktemp("here") / "workspace"
-    root.mkdir()
-    (root / "config.toml").write_text(f'container_engine = "{far.address}"\nssh_config = "{far.config}"\n')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLOPS_HOME", str(root))
-        living.churn_model()
-        living.churn_model()
-        registry.register(moody, name="moody", entry=moody / "score.py")
-        yield Workspace(root)
-        rollout.down()
+def engine_settings(far: SshServer) -> str:
+    """An engine that is over there."""
+    return f'container_engine = "{far.address}"\nssh_config = "{far.config}"\n'
 
 
-@pytest.fixture(scope="module")
-def images(world: Workspace, base_image: str) -> dict[str, str]:
-    made = {}
-    for ref in ("churn:2", "moody:1"):
-        known = registry.provenance(ref)
-        made[ref] = packaging.image_of(known.version, known.environment, base=base_image).digest
-    return made
-
-
-@pytest.fixture
-def over_there(images: dict[str, str]) -> Iterator[Callable[..., Deployed]]:
-    """`over_there("churn:1", endpoint="a")` deploys to a container; what was deployed is withdrawn after the test."""
-
-    def deploy(ref: str, *, endpoint: str, traffic: int | None = None, **spec: Any) -> Deployed:
-        return rollout.deploy(ref, endpoint=endpoint, to="docker", traffic=traffic, spec=DeploymentSpec(options={"image": images[ref]}, **spec))
-
-    yield deploy
-    for view in rollout.endpoints():
-        if view.name != "steady":
-            rollout.undeploy(view.name)
-
-
-@pytest.fixture
-def steady(over_there: Callable[..., Deployed]) -> None:
-    """`steady/1` of `moody:1` answers, whatever an earlier test did to it."""
-    over_there("moody:1", endpoint="steady")
-    wait_for(lambda: answers("steady"), what="steady/1 to answer")
-
-
-@pytest.fixture
-def container_of(container_engine: str, world: Workspace, far: SshServer) -> Callable[[str], Any]:
-    """`container_of("churn/1")` is its container, as that machine's own engine has it; None when there is none."""
-    there = docker.DockerClient(base_url=container_engine, timeout=60)
-
-    def find(ref: str) -> Any:
-        labels = [f"{containers.WORKSPACE}={containers.workspace_mark(far.address)}", f"{containers.DEPLOYMENT}={ref}"]
-        return next(iter(there.containers.list(all=True, ignore_removed=True, filters={"label": labels})), None)
-
-    return find
-
-
-def tunnel(world: Workspace, endpoint: str) -> psutil.Process | None:
-    return next(ssh.tunnels(world.run / "deployments" / endpoint), None)
+def tunnel(workspace: Workspace, endpoint: str) -> psutil.Process | None:
+    return next(ssh.tunnels(workspace.run / "deployments" / endpoint), None)
 
 
 def answers(endpoint: str) -> bool:
@@ -108,9 +63,9 @@ def told(ref: str) -> str:
     return reason.message if reason else ""
 
 
-def test_a_version_over_there_stands_beside_one_that_is_here(over_there: Callable[..., Deployed], container_of: Callable[[str], Any], world: Workspace) -> None:
+def test_a_version_over_there_stands_beside_one_that_is_here(in_docker: Deploy, container_of: ContainerOf, docker_world: Workspace) -> None:
     rollout.deploy("churn:1", endpoint="asked")
-    over_there("churn:2", endpoint="asked", traffic=100, cpus=0.9, memory_mb=400)
+    in_docker("churn:2", endpoint="asked", traffic=100, cpus=0.9, memory_mb=400)
 
     answer = rollout.invoke("asked", living.X.head(3))
 
@@ -128,7 +83,7 @@ def test_a_version_over_there_stands_beside_one_that_is_here(over_there: Callabl
 
     rollout.undeploy("asked/2")
 
-    assert container_of("asked/2") is None and tunnel(world, "asked") is None
+    assert container_of("asked/2") is None and tunnel(docker_world, "asked") is None
     with pytest.raises(docker.errors.NotFound):
         engine.client().volumes.get(volume)
     telemetry.compact()
@@ -142,22 +97,34 @@ def _leaves_nothing_but_a_volume(made: dict[str, Any]) -> None:
     assert token not in str(made)
 
 
-def test_what_fails_over_there_tells_its_own_line(over_there: Callable[..., Deployed]) -> None:
+def test_a_deployment_over_there_is_measured_by_what_its_engine_counts(in_docker: Deploy) -> None:
+    in_docker("churn:2", endpoint="measured", memory_mb=400)
+
+    measured = profiling.profile("measured/2", batches=[64], seconds=3)
+
+    point = measured.points[0]
+    assert point["cpu_percent"] > 0 and 20 < point["memory_mb"] <= point["peak_memory_mb"] < 400
+    assert "through an ssh tunnel" in measured.advice["measured"]
+
+
+def test_what_fails_over_there_tells_its_own_line(in_docker: Deploy) -> None:
     with pytest.raises(DeploymentFailed, match=r"LookupError: no table customers .*\.py:7"):
-        over_there("moody:1", endpoint="raising", variables={"MODE": "raise"})
+        in_docker("moody:1", endpoint="raising", variables={"MODE": "raise"})
 
 
-def test_a_tunnel_that_is_killed_is_led_again_to_the_same_container(steady: None, container_of: Callable[[str], Any], world: Workspace) -> None:
-    before, container = tunnel(world, "steady"), container_of("steady/1").id
+def test_a_tunnel_that_is_killed_is_led_again_to_the_same_container(steady: Steady, container_of: ContainerOf, docker_world: Workspace) -> None:
+    steady()
+    before, container = tunnel(docker_world, "steady"), container_of("steady/1").id
     assert before
 
     before.kill()
 
-    wait_for(lambda: (now := tunnel(world, "steady")) and now.pid != before.pid and answers("steady"), what="another tunnel")
+    wait_for(lambda: (now := tunnel(docker_world, "steady")) and now.pid != before.pid and answers("steady"), what="another tunnel")
     assert container_of("steady/1").id == container
 
 
-def test_a_machine_that_is_gone_is_told_and_served_from_again_when_it_is_back(steady: None, container_of: Callable[[str], Any], far: SshServer) -> None:
+def test_a_machine_that_is_gone_is_told_and_served_from_again_when_it_is_back(steady: Steady, container_of: ContainerOf, far: SshServer) -> None:
+    steady()
     container = container_of("steady/1").id
 
     far.stop()
@@ -170,18 +137,19 @@ def test_a_machine_that_is_gone_is_told_and_served_from_again_when_it_is_back(st
     assert container_of("steady/1").id == container
 
 
-def test_an_agent_that_is_killed_leaves_container_and_tunnel_to_the_next(steady: None, container_of: Callable[[str], Any], world: Workspace) -> None:
-    container, led = container_of("steady/1").id, tunnel(world, "steady")
+def test_an_agent_that_is_killed_leaves_container_and_tunnel_to_the_next(steady: Steady, container_of: ContainerOf, docker_world: Workspace) -> None:
+    steady()
+    container, led = container_of("steady/1").id, tunnel(docker_world, "steady")
     assert led
 
-    os.kill(int((world.run / "agent.lock").read_text()), signal.SIGKILL)
+    os.kill(int((docker_world.run / "agent.lock").read_text()), signal.SIGKILL)
     wait_for(lambda: not agent.running(), what="the agent to be gone")
     assert answers("steady") and led.is_running()
     agent.ensure()
     container_of("steady/1").kill()
 
-    wait_for(lambda: (found := container_of("steady/1")) and found.id != container and answers("steady"), what="the next agent to mend it")
-    assert (now := tunnel(world, "steady")) and now.pid != led.pid
+    wait_for(lambda: (found := container_of("steady/1")) and found.id != container and answers("steady"), seconds=90, what="the next agent to mend it")
+    assert (now := tunnel(docker_world, "steady")) and now.pid != led.pid
 
 
 @pytest.mark.parametrize(
@@ -193,18 +161,29 @@ def test_an_agent_that_is_killed_leaves_container_and_tunnel_to_the_next(steady:
         ("ssh://localhost:{port}", "its host key is not among your known hosts"),
     ],
 )
-def test_why_an_engine_cannot_be_reached_is_said(far: SshServer, world: Workspace, address: str, said: str) -> None:
+def test_why_an_engine_cannot_be_reached_is_said(far: SshServer, docker_world: Workspace, address: str, said: str) -> None:
     with pytest.raises(NoContainerEngine, match=said):
         engine.client(at=address.format(port=far.port))
 
 
-def test_an_address_with_a_password_is_refused_without_being_repeated(world: Workspace) -> None:
+def test_a_docker_context_leads_over_there(far: SshServer, base_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.setattr(config, "home_dir", lambda: str(tmp_path / "docker"))
+    Context("far", host=far.host).save()
+    (tmp_path / "config.toml").write_text(f'container_engine = "far"\nssh_config = "{far.config}"\n')
+
+    with using(tmp_path):
+        assert engine.address() == far.host
+        assert base_image in {tag for image in engine.client().api.images() for tag in image["RepoTags"] or ()}
+
+
+def test_an_address_with_a_password_is_refused_without_being_repeated(docker_world: Workspace) -> None:
     with pytest.raises(BadOption, match="holds no password") as caught:
         engine.client(at="ssh://me:hunter2@far.example")
     assert "hunter2" not in str(caught.value)
 
 
-def test_nothing_of_a_connection_remains_when_its_process_is_killed(far: SshServer, world: Workspace) -> None:
+def test_nothing_of_a_connection_remains_when_its_process_is_killed(far: SshServer, docker_world: Workspace) -> None:
     """The engine is asked through an ssh that ends with whoever asks, however that ends."""
     code = "from mlops_nb import engine; engine.facts(); print('there', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as asking:
