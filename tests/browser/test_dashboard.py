@@ -173,6 +173,13 @@ def test_rollout_says_how_old_its_figures_are_and_goes_on_counting(address, ligh
     expect(light_tab.get_by_text("paused, updated 3 s ago")).to_be_visible(timeout=20_000)
 
 
+def test_targets_reads_its_figures_again_by_itself(address, light_tab):
+    settle(light_tab, f"{address}/targets")
+
+    expect(light_tab.get_by_text(re.compile(r"live, updated [34] s ago"))).to_be_visible(timeout=30_000)
+    expect(light_tab.get_by_text(re.compile(r"live, updated [01] s ago"))).to_be_visible(timeout=30_000)
+
+
 def test_the_downloaded_events_hold_them_all_and_no_formula(vandalised_address, light_tab):
     settle(light_tab, f"{vandalised_address}/events")
 
