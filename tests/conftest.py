@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from engines import base_image, container_engine
+from hypothesis import HealthCheck, settings
 
 from mlops_nb.settings import Workspace
 
@@ -25,6 +26,10 @@ __all__ = ["base_image", "container_engine"]  # fixtures for all
 
 OUT = Path(__file__).parent / "out"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
+
+
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")  # how long an example takes depends on what else the machine does
 
 
 def pytest_configure() -> None:
