@@ -6,10 +6,12 @@ cannot be scored, with the first answers its deployment gave.  Labels are compar
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -220,7 +222,7 @@ def truth(endpoint: str, deployment: str | None, against: Reference, found: Sequ
 def target_of(endpoint: str, against: Reference) -> ColumnSummary | None:
     """What labels are compared with, called as they are; None where there are no labels, or no target is known."""
     target = _target(against)
-    return msgspec.structs.replace(target, name=f"label {target.name}") if target and labels.count(endpoint) else None
+    return msgspec.structs.replace(target, name=f"label {target.name}") if target and labels.mark(endpoint) else None
 
 
 def by_window(
@@ -265,17 +267,20 @@ def _counted(target: ColumnSummary, answered: Sequence[labels.Answers]) -> Colum
     """The labels over the bins or categories of the target."""
     import numpy as np
 
-    texts = [str(text) for one in answered for text in one.truth]
+    texts = Counter(itertools.chain.from_iterable(one.truth.tolist() for one in answered))
     if target.kind == "category":
         spoken = {"1": "true", "0": "false"} if set(target.categories) <= {"true", "false"} else {}
         counts = dict.fromkeys(target.categories, 0)
         strangers: dict[str, int] = {}
-        for text in (spoken.get(text, text) for text in texts):
-            among = counts if text in counts else strangers
-            among[text] = among.get(text, 0) + 1
+        for text, count in texts.items():
+            told = spoken.get(text, text)
+            among = counts if told in counts else strangers
+            among[told] = among.get(told, 0) + count
         other = sum(strangers.values())
-        return msgspec.structs.replace(target, count=len(texts), missing=0, categories=counts, other=other, new=dict(list(strangers.items())[:5]))
-    numbers = np.array([number for text in texts if (number := _number(text)) is not None])
+        return msgspec.structs.replace(
+            target, count=texts.total(), missing=0, categories=counts, other=other, new=dict(list(strangers.items())[:5])
+        )  # fmt: skip
+    numbers = np.array([number for text in texts.elements() if (number := _number(text)) is not None])
     counts_of = np.bincount(np.searchsorted(target.edges, numbers, side="left"), minlength=len(target.edges) + 1)
     mean, deviation = (float(numbers.mean()), float(numbers.std())) if len(numbers) else (None, None)
     return msgspec.structs.replace(target, count=len(numbers), missing=0, counts=counts_of.tolist(), mean=mean, deviation=deviation)

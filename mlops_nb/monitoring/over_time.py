@@ -25,7 +25,7 @@ from ..store.datasets import DatasetVersion
 from ..store.deployments import Deployment
 from ..store.models import ModelVersion
 from ..summaries import ColumnSummary
-from ..telemetry import Asked, Segment
+from ..telemetry import Asked, Segment, labels
 from . import answers, columns, counting, judging, references, telling
 from .columns import Wanted
 from .judging import Judged
@@ -320,22 +320,27 @@ def _counts(subject: _Subject, stretch: _Stretch) -> dict[int, _Counted]:
 
 
 def _with_labels(subject: _Subject, stretch: _Stretch, found: dict[int, _Counted]) -> dict[int, _Counted]:
-    """The labels counted into their windows; they come when they come, so none are kept from one look to the next."""
+    """With the labels of each window, which are read again once any came, or the window changed."""
     target = subject.labelled
     if target is None or not found:
         return found
-    late = answers.by_window(
-        subject.endpoint, target, among=subject.names, origin=_ORIGIN, seconds=stretch.seconds, first=stretch.first, end=stretch.end
-    )  # fmt: skip
-    none = _emptied(target)
-    labels = {place: late.get(place, none) for place in found}
+    came = labels.mark(subject.endpoint)
+    keys = {place: (*_key(subject, stretch, place, one.mark), came) for place, one in found.items()}
+    known = {place: _labels.get(key) for place, key in keys.items()}
+    if missing := [place for place, column in known.items() if column is None]:
+        late = answers.by_window(
+            subject.endpoint, target, among=subject.names, origin=_ORIGIN, seconds=stretch.seconds, first=min(missing), end=max(missing) + 1
+        )  # fmt: skip
+        for place in missing:
+            known[place] = late.get(place) or _emptied(target)
+            _labels.put(keys[place], known[place])
     return {
-        place: msgspec.structs.replace(one, columns=[*one.columns, labels[place]], mark=(*one.mark, _fingerprint(labels[place])))
-        for place, one in found.items()
+        place: msgspec.structs.replace(one, columns=[*one.columns, known[place]], mark=(*one.mark, _fingerprint(known[place]))) for place, one in found.items()
     }
 
 
-def _fingerprint(column: ColumnSummary) -> int:
+def _fingerprint(column: ColumnSummary | None) -> int:
+    assert column
     return hash((*column.counts, *column.categories.values(), column.other))
 
 
@@ -469,4 +474,5 @@ class _Kept(Generic[T]):
 
 
 _windows = _Kept(_Counted)
+_labels = _Kept(ColumnSummary)
 _verdicts: _Kept[list[Cell]] = _Kept(list[Cell])

@@ -22,8 +22,9 @@ RULE = "drift"
 
 
 def add(endpoint: str, words: str, **options: Any) -> Schedule:
-    """Have the agent check *endpoint* whenever *words* (`0 6 * * *` in UTC, `0 6 * * * Europe/Berlin`, or `1h`) say, with *options* of `check_drift`; an alert tells of drift.
+    """Have the agent check *endpoint* whenever *words* (`0 6 * * *` in UTC, `0 6 * * * Europe/Berlin`, or `1h`) say; an alert tells of drift.
 
+    What is checked is said by *options*, those of `check_drift`.
     Unless said otherwise a window is as long as checks are apart.  The budget of false alarms is shared out among the checks that the schedule makes.
     Raises EndpointNotFound, DeploymentNotFound, DatasetNotFound, BadOption, NothingToCompare, EngineMissing, before anything is kept.
     """

@@ -196,6 +196,11 @@ def _facts(standing: Standing) -> list[str]:
     return ([rows.facts_of_parquet(parquet)] if parquet else []) + ([rows.facts_of_lines(lines)] if lines else [])
 
 
+def mark(endpoint: str) -> tuple[str, ...]:
+    """What differs as soon as a label has come; nothing where none has."""
+    return tuple(path.name for path in _files(endpoint))
+
+
 def count(endpoint: str) -> int:
     """How many rows of *endpoint* have a label."""
     known = _known(endpoint)

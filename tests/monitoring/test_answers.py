@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -69,6 +70,16 @@ def hourly_map() -> DriftMap:
     return monitoring.drift_map("delays", seconds=3600, since=store.now() - timedelta(hours=3), until=store.now())
 
 
+def read_by(look: Callable[[], object]) -> int:
+    """How often it reads answers with their labels."""
+    with pytest.MonkeyPatch.context() as patch:
+        read: list[object] = []
+        reading = telemetry.labels.answers
+        patch.setattr(telemetry.labels, "answers", lambda *args, **how: read.append(args) or reading(*args, **how))
+        look()
+    return len(read)
+
+
 def window_of(found: DriftMap) -> DriftReport:
     """Its newest window."""
     check = monitoring.window_check(found, found.slots[-1].begin)
@@ -96,6 +107,7 @@ def story(tmp_path_factory) -> dict[str, Any]:
             labels.record("delays", truth)
             told["labelled"] = checked()
             told["map with labels"] = hourly_map()
+            told["answers read by another look"] = read_by(hourly_map)
             labels.record("delays", truth.assign(label=1))
             told["all late"] = checked()
             told["map, all late"], told["window, all late"] = hourly_map(), window_of(hourly_map())
@@ -129,6 +141,7 @@ def test_the_map_has_predictions_once_a_check_has_asked_the_model_and_labels_onc
     assert set(labelled.features) == {*checked_once.features, "label late"} and labelled.sides["label late"] == "label"
     assert not any(cell.alarm for found in (checked_once, labelled) for slot in found.slots for cell in slot.cells)
     assert "of 5 features" in labelled.promise
+    assert story["answers read by another look"] == 0
 
 
 def test_labels_that_changed_alarm_in_their_window_of_the_map(story):
