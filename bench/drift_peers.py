@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,28 +36,45 @@ def drawn(random: np.random.Generator, rows: int, shift: float = 0.0) -> np.ndar
     return np.hstack([numbers, *(random.choice(many, (rows, 1), p=shares(many)) for many in CATEGORIES)])
 
 
+class Times(NamedTuple):
+    """How many of each are drawn."""
+
+    months: int
+    moved: int
+    large: int
+
+
+TIMES = {"scipy": Times(100, 990, 60), "alibi-detect": Times(100, 990, 60), "evidently": Times(3, 30, 2)}
+"""What a quiet core does in about six minutes."""
+
+
 def main(name: str) -> None:
     """Print every figure as it is there."""
     warnings.simplefilter("ignore")
-    peer = PEERS[name]
-    for what, found in lines(peer, few=name == "evidently"):
+    for what, found in lines(PEERS[name], TIMES[name], (1000, 10_000) if name == "evidently" else (10_000,)):
         print(json.dumps([what, found]), flush=True)
 
 
-def lines(peer: Callable[[np.ndarray], Check], *, few: bool) -> Iterator[tuple[str, str]]:
-    """What was drawn, and how often it alarms; fewer windows of a slow one."""
-    months, times, large = (1, 20, 2) if few else (7, 200, 20)
-    for reference in (1000, 10_000) if few else (10_000,):
-        beside = f"windows of 1,000 rows beside a reference of {reference:,}"
-        unchanged = [_verdicts(peer, 1000, reference, 0.0, DAYS, month) for month in range(months)]
+def lines(peer: Callable[[np.ndarray], Check], times: Times, references: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """What was drawn, and how often it alarms."""
+    for reference in references:
+        beside = f"windows of 1,000 rows beside references of {reference:,}"
+        unchanged = [_verdicts(peer, 1000, reference, 0.0, DAYS, month) for month in range(times.months)]
         yield f"unchanged, {beside}", _shares([one for month in unchanged for one in month])
         yield f"unchanged, months of {DAYS} such windows", _shares([{name: any(day[name] for day in month) for name in month[0]} for month in unchanged])
-        yield f"moved by 0.2 σ in one feature, {beside}", _shares(_verdicts(peer, 1000, reference, 0.2, times, 100))
-    yield "unchanged, windows of 100,000 rows beside as many", _shares(_verdicts(peer, 100_000, 100_000, 0.0, large, 200))
-    yield "moved by a meaningless 0.02 σ in one feature, windows of 100,000 rows beside as many", _shares(_verdicts(peer, 100_000, 100_000, 0.02, large, 300))
+        yield f"moved by 0.2 σ in one feature, {beside}", _shares(_beside_many(peer, 1000, reference, 0.2, times.moved, 1000))
+    yield "unchanged, windows of 100,000 rows beside as many", _shares(_beside_many(peer, 100_000, 100_000, 0.0, times.large, 2000))
+    moved = _beside_many(peer, 100_000, 100_000, 0.02, times.large, 3000)
+    yield "moved by a meaningless 0.02 σ in one feature, windows of 100,000 rows beside as many", _shares(moved)
+
+
+def _beside_many(peer: Callable[[np.ndarray], Check], rows: int, reference: int, shift: float, times: int, seed: int) -> list[dict[str, bool]]:
+    """Two windows beside each of half as many references."""
+    return [one for n in range(times // 2) for one in _verdicts(peer, rows, reference, shift, 2, seed + n)]
 
 
 def _verdicts(peer: Callable[[np.ndarray], Check], rows: int, reference: int, shift: float, times: int, seed: int) -> list[dict[str, bool]]:
+    """So many windows beside one reference."""
     random = np.random.default_rng([seed, rows, reference])
     check = peer(drawn(random, reference))
     return [check(drawn(random, rows, shift)) for _ in range(times)]
@@ -65,7 +82,7 @@ def _verdicts(peer: Callable[[np.ndarray], Check], rows: int, reference: int, sh
 
 def _shares(verdicts: list[dict[str, bool]]) -> str:
     count = len(verdicts)
-    return "; ".join(f"{name} {sum(one[name] for one in verdicts) / count:.1%}" for name in verdicts[0]) + f" of {count}"
+    return "; ".join(f"{name} {sum(one[name] for one in verdicts) / count:.1%}" for name in verdicts[0]) + f" of {count:,}"
 
 
 # ── checks ───────────────────────────────────────────────────────────────────────────────────────────────────────────

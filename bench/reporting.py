@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from mlops_nb.store.models import ModelVersion
 from mlops_nb.telemetry import files, rows
 
 from .checking import NORMAL, registered
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _REFERENCE = 10_000
 _FILE_VALUES = 5_000_000
@@ -65,7 +69,11 @@ def made(workspace: Path, file: Path) -> tuple[str, dict]:
 
 def watched(features: int) -> None:
     """The endpoint `delays`, whose model takes so many numbers; nothing runs."""
-    train = registered(np.random.default_rng(1).normal(size=(_REFERENCE, features)))
+    behind(registered(np.random.default_rng(1).normal(size=(_REFERENCE, features))))
+
+
+def behind(train: pd.DataFrame) -> None:
+    """The same of a model that takes the columns of the data set `train`."""
     now = store.now()
     model = ModelVersion(
         model="late", version=1, flavor="sklearn", engine="python", hash="h", files=[], signature=signature.infer(train).as_json(), dataset="train:1",

@@ -1,6 +1,6 @@
 """`python -m bench.stats [SECTION…] [--write]`: how often drift checks and canaries are wrong, beside others', and how long checks take; seeded.
 
-All of it takes about ten minutes of a quiet machine with two cores.  Every figure is printed as it is there; with --write those of the sections
+All of it takes about half an hour of a quiet machine with two cores.  Every figure is printed as it is there; with --write those of the sections
 asked for go into docs/statistics.md.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from . import canaries, checking, drifting, labelled, peers
+from . import canaries, checking, drifting, labelled, peers, reporting, rows
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "statistics.md"
@@ -71,8 +71,9 @@ def _write(name: str, found: list[tuple[str, str]]) -> None:
 
 
 SECTIONS = {
-    "drift": drifting.lines, "scipy": partial(_others, "scipy"), "alibi-detect": partial(_others, "alibi-detect"),
+    "drift": drifting.lines, "rows": rows.lines, "scipy": partial(_others, "scipy"), "alibi-detect": partial(_others, "alibi-detect"),
     "evidently": partial(_others, "evidently"), "canaries": canaries.lines, "labels": labelled.lines, "time": checking.lines,
+    "report": reporting.lines,
 }  # fmt: skip
 
 if __name__ == "__main__":
