@@ -167,3 +167,18 @@ def test_a_graph_as_pytorch_exports_it_is_read_with_its_transposed_weights():
 
     assert parts.core.widths == (4, 3)
     np.testing.assert_allclose(parts.core(rows), emulation.Part(model.SerializeToString())({"input": rows})["output"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "script"])
+def test_a_network_that_pytorch_exported_becomes_logic_that_answers_nearly_as_it(tmp_path: Path, exporter):
+    """The files are what PyTorch 2.13 made of Linear(3, 8), ReLU, Linear(8, 4), Tanh, Linear(4, 1), Sigmoid by each of its exporters."""
+    content = (Path(__file__).parent / f"torch_{exporter}.onnx").read_bytes()
+    rows = {"x": np.random.default_rng(3).normal(size=(200, 3)).astype(np.float32)}
+    parts = graphs.split(content)
+    archive = tmp_path / "project.tar.gz"
+    archive.write_bytes(projects.written(parts, Precision.parse("fixed<18,6>"), projects.Settings(part="xcu250-figd2104-2L-e"), tmp_path))
+
+    answers, wanted = emulation.Emulated(emulation.library(archive))(rows)["y"], emulation.Part(content)(rows)["y"]
+
+    assert parts.core.widths == (3, 1)
+    assert 0 < np.abs(answers - wanted).max() < 0.01
