@@ -131,7 +131,7 @@ def deploy(
     spec = _prepared(called, version, environment, to=to, spec=spec, report=report)
     _until_gone(called.endpoint, {called.name})
     with store.writing() as tx:
-        deployment = _wanted(tx, models.get(tx, ref), called=called, target=to, spec=spec, traffic=traffic)
+        deployment = _wanted(tx, models.get(tx, ref), endpoint=called.endpoint, name=called.name, target=to, spec=spec, traffic=traffic)
         stops = state.get(tx, "stops") or 0
     agent.ensure(stops=stops)
     if wait:
@@ -307,13 +307,15 @@ def _check_neighbours(called: _Called, to: str) -> None:
             raise TargetCannot(to, f"share the endpoint {called.endpoint} with {other.ref}, which runs on {other.target}", able=able)
 
 
-def _wanted(tx: store.Transaction, version: models.ModelVersion, *, called: _Called, target: str, spec: DeploymentSpec, traffic: int | None) -> Deployment:
+def _wanted(
+    tx: store.Transaction, version: models.ModelVersion, *, endpoint: str, name: str, target: str, spec: DeploymentSpec, traffic: int | None
+) -> Deployment:
     """The deployment as it should be: the one already there when it is the same, else a new generation."""
     author = getpass.getuser()
-    table.ensure_endpoint(tx, called.endpoint, author=author)
-    for plan in rollouts.going(tx, called.endpoint) if traffic is not None else ():
-        raise RolloutUnderWay(called.endpoint, kind=plan.kind, since=plan.created_at)
-    there = next((d for d in table.of(tx, called.endpoint) if d.name == called.name), None)
+    table.ensure_endpoint(tx, endpoint, author=author)
+    for plan in rollouts.going(tx, endpoint) if traffic is not None else ():
+        raise RolloutUnderWay(endpoint, kind=plan.kind, since=plan.created_at)
+    there = next((d for d in table.of(tx, endpoint) if d.name == name), None)
     if there and there.wanted == "running" and there.status not in ("failed", "stopped"):
         if (there.model_ref, there.target, there.spec) == (version.ref, target, spec):
             _share_again(tx, there, traffic)
@@ -321,7 +323,7 @@ def _wanted(tx: store.Transaction, version: models.ModelVersion, *, called: _Cal
         if there.target != target or "replace" not in targets.get(target).ABILITIES:
             raise NameTaken("deployment", there.ref, by=f"{there.model_ref} with other settings" if there.model_ref == version.ref else there.model_ref)
     deployment = Deployment(
-        endpoint=called.endpoint, name=called.name, model=version.model, version=version.version, target=target, spec=spec, wanted="running",
+        endpoint=endpoint, name=name, model=version.model, version=version.version, target=target, spec=spec, wanted="running",
         generation=there.generation + 1 if there else 1, status="pending", created_at=store.now(), changed_at=store.now(), author=author,
     )  # fmt: skip
     table.put(tx, deployment)
