@@ -326,8 +326,8 @@ def _with_labels(subject: _Subject, stretch: _Stretch, found: dict[int, _Counted
         return found
     came = labels.mark(subject.endpoint)
     keys = {place: (*_key(subject, stretch, place, one.mark), came) for place, one in found.items()}
-    known = {place: _labels.get(key) for place, key in keys.items()}
-    if missing := [place for place, column in known.items() if column is None]:
+    known = {place: column for place, key in keys.items() if (column := _labels.get(key))}
+    if missing := [place for place in found if place not in known]:
         late = answers.by_window(
             subject.endpoint, target, among=subject.names, origin=_ORIGIN, seconds=stretch.seconds, first=min(missing), end=max(missing) + 1
         )  # fmt: skip
@@ -339,8 +339,7 @@ def _with_labels(subject: _Subject, stretch: _Stretch, found: dict[int, _Counted
     }
 
 
-def _fingerprint(column: ColumnSummary | None) -> int:
-    assert column
+def _fingerprint(column: ColumnSummary) -> int:
     return hash((*column.counts, *column.categories.values(), column.other))
 
 
