@@ -90,7 +90,7 @@ def _deployment(deployment: Deployment, share: int, *, untried: bool) -> dict[st
         "name": deployment.name,
         "ref": deployment.ref,
         "model": deployment.model_ref,
-        "target": deployment.target,
+        "target": _place(deployment),
         "status": deployment.status,
         "untried": untried,
         "wanted": deployment.wanted,
@@ -99,6 +99,14 @@ def _deployment(deployment: Deployment, share: int, *, untried: bool) -> dict[st
         "restarts": deployment.restarts,
         "changed_at": deployment.changed_at.isoformat(),
     }
+
+
+def _place(deployment: Deployment) -> str:
+    """Where it runs, and on what where that is not the CPU alone: an emulation is named as one."""
+    from . import targets
+
+    hardware = targets.hardware(deployment) if deployment.target in targets.NAMES else "cpu"
+    return deployment.target if hardware == "cpu" else f"{deployment.target}, {hardware}"
 
 
 def _reason(deployment: Deployment) -> str:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from living import deployment, wait_for
 
-from mlops_nb import cards, hls, rollout, store, targets, telemetry
+from mlops_nb import cards, hls, metrics, overview, rollout, store, targets, telemetry
 from mlops_nb.errors import BadOption, FileMissing, HardwareMissing, TargetCannot
 from mlops_nb.fpga import NAME
 from mlops_nb.store import deployments as table
@@ -35,6 +35,9 @@ def test_it_is_said_to_be_an_emulation_wherever_it_is_shown(deployed):
     view = next(d for d in rollout.endpoints("late")[0].deployments if d.name == "fpga")
 
     assert view.hardware == deployed.hardware == f"{NAME}, fixed<16,6>"
+    in_jupyterlab = {d["ref"]: d["target"] for each in overview.summary()["endpoints"] for d in each["deployments"]}
+    assert in_jupyterlab["late/fpga"] == f"fpga, {NAME}, fixed<16,6>" and in_jupyterlab["late/cpu"] == "local"
+    assert f'hardware="{NAME}, fixed<16,6>"' in metrics.exposition("late")
     assert "FPGA emulation" in cards.as_text(deployed) and "FPGA emulation" in cards.as_text(rollout.endpoints("late")[0])
 
 
