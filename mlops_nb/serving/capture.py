@@ -30,9 +30,8 @@ FLUSH_SECONDS = 0.1
 MOST_QUEUED = 20_000
 MOST_QUEUED_VALUES = 4_000_000
 """Values (cells of inputs) that may wait in memory; records beyond are dropped and counted."""
-_MOST_TOGETHER = 128
-_MOST_VALUES_TOGETHER = 32_768
-_PAUSE_SECONDS = 0.001
+_MOST_TOGETHER = 512
+_MOST_VALUES_TOGETHER = 131_072
 ROTATE_BYTES = 16_000_000
 ROTATE_SECONDS = 60.0
 
@@ -64,9 +63,11 @@ class Capture:
         self._kept = folder is not None
         self._folder = folder or Path()
         self._share = payload_percent / 100 if self._kept else 0
-        self._queue: deque[Record] = deque()
-        self._values_in = 0  # counted by the caller's thread alone
-        self._values_out = 0  # counted by the writer's thread alone
+        self._queue: deque[Record | blocks.Sheet] = deque()
+        self._sheet: blocks.Sheet | None = None
+        self._turning = threading.Lock()  # held while the sheet is written on, or taken away
+        self._requests_in = self._values_in = 0  # counted by the caller's thread alone
+        self._requests_out = self._values_out = 0  # counted by the writer's thread alone
         self._torn = False
         self._file: int | None = None
         self._size = 0
@@ -77,7 +78,7 @@ class Capture:
     @property
     def waiting(self) -> int:
         """Records not yet written."""
-        return len(self._queue)
+        return self._requests_in - self._requests_out
 
     def start(self, *, signature: Mapping[str, Any] | None) -> None:
         """Close what an earlier process left, put the signature beside, and begin to write."""
@@ -99,11 +100,27 @@ class Capture:
         """Queue one record; drops (and counts) it when the queue is full.  Never waits."""
         if not self._kept:
             return
-        if len(self._queue) >= MOST_QUEUED or self._values_in - self._values_out > MOST_QUEUED_VALUES:
+        if self.waiting >= MOST_QUEUED or self._values_in - self._values_out > MOST_QUEUED_VALUES:
             self.dropped += 1
             return
+        self._requests_in += 1
         self._values_in += record.values
-        self._queue.append(record)
+        if record.given is None or record.status != 200 or not record.outputs or not self._put_down(record):
+            self._queue.append(record)
+
+    def _put_down(self, record: Record) -> bool:
+        """Whether the sheet took *record*; a new one is begun where the last is full, or of another kind."""
+        asked = blocks.Asked(record.time, record.id, record.latency_ms, record.rows, record.values, record.given, record.outputs)  # type: ignore[arg-type]
+        with self._turning:
+            if self._sheet and self._sheet.take(asked):
+                return True
+            sheet = blocks.Sheet(asked, most=_MOST_TOGETHER, most_values=_MOST_VALUES_TOGETHER)
+            if not sheet.take(asked):
+                return False
+            if self._sheet:
+                self._queue.append(self._sheet)
+            self._sheet = sheet
+            return True
 
     def end(self) -> None:
         """Write what waits and close the file."""
@@ -120,22 +137,30 @@ class Capture:
 
     def _flush(self) -> None:
         """Write all that waits, a part at a time: whoever computes an answer waits for Python's lock no longer than a part takes."""
-        left = len(self._queue)
-        while left > 0 and (waiting := self._next()):
-            self._append(_lines(waiting), len(waiting))
-            left -= len(waiting)
-            self._ending.wait(_PAUSE_SECONDS)
+        with self._turning:
+            if self._sheet:
+                self._queue.append(self._sheet)
+                self._sheet = None
+        left = self.waiting
+        while left > 0 and self._queue:
+            lines, requests, values = self._next()
+            self._append(lines, requests)
+            self._requests_out += requests
+            self._values_out += values
+            left -= requests
 
-    def _next(self) -> list[Record]:
-        """The next records that wait, few enough to be written within a fraction of a millisecond."""
-        found: list[Record] = []
+    def _next(self) -> tuple[bytes, int, int]:
+        """What waits longest, as lines, few enough to be worded within a fraction of a millisecond; how many requests and values they are."""
+        if isinstance(sheet := self._queue[0], blocks.Sheet):
+            self._queue.popleft()
+            return _together(sheet), len(sheet.asked), sheet.values
+        found: list[bytes] = []
         values = 0
-        while self._queue and len(found) < _MOST_TOGETHER and values < _MOST_VALUES_TOGETHER:
-            record = self._queue.popleft()
+        while self._queue and isinstance(record := self._queue[0], Record) and len(found) < _MOST_TOGETHER and values < _MOST_VALUES_TOGETHER:
+            self._queue.popleft()
             values += record.values
-            found.append(record)
-        self._values_out += values
-        return found
+            found.append(line(record))
+        return b"".join(found), len(found), values
 
     def _append(self, buffer: bytes, records: int) -> None:
         try:
@@ -199,20 +224,15 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def _lines(records: list[Record]) -> bytes:
-    """All of *records*: those that are alike in one line, when they are many."""
-    alike = [record for record in records if record.given is not None and record.status == 200 and record.outputs]
-    if len(alike) < blocks.LEAST or not (block := _block(alike)):
-        return b"".join(map(line, records))
-    return block + b"".join(line(record) for record in records if record.given is None or record.status != 200 or not record.outputs)
-
-
-def _block(records: list[Record]) -> bytes | None:
-    asked = [blocks.Asked(round(r.time * 1_000_000), r.id, round(r.latency_ms, 3), r.rows, r.given, r.outputs) for r in records]  # type: ignore[arg-type]
-    try:
-        return _json(found) if (found := blocks.block(asked)) else None
-    except (TypeError, ValueError, OverflowError):  # one of them holds a value that JSON has no word for: its own line says which
-        return None
+def _together(sheet: blocks.Sheet) -> bytes:
+    """All of the sheet in one line; few requests in a line each, and also those that hold a value that JSON has no word for: its own line says which."""
+    if len(sheet.asked) >= blocks.LEAST:
+        try:
+            return _json(sheet.block())
+        except (TypeError, ValueError, OverflowError):
+            pass
+    apart = [Record(one.time, one.id, 200, one.latency_ms, one.rows, given=one.given, outputs=one.outputs, values=one.values) for one in sheet.apart()]
+    return b"".join(map(line, apart))
 
 
 def line(record: Record) -> bytes:

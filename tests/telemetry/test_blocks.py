@@ -107,7 +107,7 @@ def test_what_is_not_alike_gets_a_line_each(workspace: Workspace):
 
     found = asked()
 
-    assert (len(lines), len(more)) == (2, MANY)
+    assert (len(lines), len(more)) == (2, 3 + 1 + 1)
     assert len(found) == 2 * MANY
     assert (found["id-3"]["status"], found["id-3"]["error"], found["id-3"]["inputs"]) == (400, "Column 'x' (row 0): no.", None)
 
@@ -126,3 +126,40 @@ def test_half_a_block_at_the_end_of_a_file_is_passed_over(workspace: Workspace):
     last.write_bytes(last.read_bytes()[:-200])
 
     assert set(asked()) == {f"id-{number}" for number in range(MANY)}
+
+
+def test_requests_of_two_kinds_in_turn_are_all_kept(workspace: Workspace):
+    records = [
+        record(number, *(a_tensor(number) if number % 2 else ({"y": np.arange(3) + number}, {"label": np.zeros(3)})), rows=1 if number % 2 else 3)
+        for number in range(MANY)
+    ]
+    kept(workspace, records)
+
+    found = asked()
+
+    assert [found[f"id-{number}"]["inputs"] for number in range(MANY)] == [{name: array.tolist() for name, array in one.given.items()} for one in records]
+
+
+def test_a_request_larger_than_a_block_gets_a_line_of_its_own(workspace: Workspace):
+    large = record(1, *a_tensor(1, 70_000), rows=70_000)
+    lines = kept(workspace, [record(0, *a_tensor(0)), large, record(2, *a_tensor(2))])
+
+    found = asked()
+
+    assert len(lines) == 3
+    assert found["id-1"]["inputs"] == {"x": large.given["x"].tolist()}
+
+
+def test_what_a_request_came_in_may_change_after_it_is_kept(workspace: Workspace):
+    """Its arrays are views of memory that the next request is read into."""
+    records = [record(number, *a_tensor(number)) for number in range(MANY)]
+    first = records[0].given["x"].tolist()
+    folder = workspace.telemetry / "endpoint=e" / "deployment=1"
+    writer = Capture(folder, payload_percent=100)
+    for one in records:
+        writer.put(one)
+        one.given["x"][...] = -1
+    writer.start(signature=None)
+    writer.end()
+
+    assert asked()["id-0"]["inputs"] == {"x": first}

@@ -183,9 +183,10 @@ def test_beyond_the_size_the_oldest_are_dropped_first(recorded, workspace):
 
 def test_a_full_disk_is_told_and_the_lines_stay(recorded):
     closed = recorded.close([recorded.line(outputs={"noise": [random.random() for _ in range(4000)]})])
+    # -B: Python would leave half a .pyc of each module that it compiles there.
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\nfrom mlops_nb import telemetry\ntelemetry.compact()"
 
-    failed = subprocess.run([sys.executable, "-c", full], capture_output=True, text=True)
+    failed = subprocess.run([sys.executable, "-B", "-c", full], capture_output=True, text=True)
 
     assert "StoreFull" in failed.stderr
     assert closed.exists() and len(ids()) == 1
