@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 from mlops_nb import canary, performance, registry, rollout, settings, store, traffic
 from mlops_nb.store import checks
 
-pytestmark = pytest.mark.xdist_group("engine")  # the third needs a container engine
+pytestmark = [pytest.mark.xdist_group("engine"), pytest.mark.timeout(900)]  # the third needs a container engine, and a year takes its time
 SAMPLES = Path(__file__).parents[2] / "sample_notebooks"
 Notebook = nbformat.NotebookNode
 
@@ -50,11 +50,26 @@ def year(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
 
 
 def test_the_second_version_is_promoted_and_the_third_rolled_back(year: Notebook) -> None:
-    third, second = traffic.of("delays")
+    third, _, second = traffic.of("delays")
 
     assert (second.deployment, second.status) == ("2", "done")
     assert (third.deployment, third.status) == ("3", "rolled back") and "error_rate" in third.reason
     assert canary.evidence_of(third).stages[0].candidate.errors
+
+
+def test_a_version_that_says_the_opposite_is_rolled_back_by_what_became_of_the_flights(year: Notebook) -> None:
+    contrary = traffic.of("delays")[1]
+
+    assert (contrary.deployment, contrary.status) == ("contrary", "rolled back")
+    assert "auc>=-0.02 violated: error_rate 0.00%" in contrary.reason
+    assert "pairs of labels" in shown(year, "fly_and_land_until_decided(11)")
+
+
+def test_every_month_after_the_first_three_is_compared_with_what_the_serving_version_knew(year: Notebook) -> None:
+    with store.reading() as tx:
+        made = checks.drift_checks(tx, "delays")
+
+    assert [check.dataset for check in reversed(made)] == ["winter:1"] * 3 + ["half_a_year:1"] * 6
 
 
 def test_the_second_version_answers_everybody_in_the_end(year: Notebook) -> None:
