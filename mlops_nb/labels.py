@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import datasets, signature, store, targets, telemetry
+from . import datasets, measuring, signature, store, targets, telemetry
 from .errors import BadOption, TargetCannot, UnknownColumn
 from .reference import ModelRef
 from .store import deployments as table
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import duckdb
 
 _ID_NAMES = ("request_id", "id", "x-request-id")
+_MOST_WORDS = 1000
+"""Of more different labels it is not asked whether the model answers such."""
+_ANSWERS_LOOKED_AT = 10_000
 
 
 class Labelled(Added, frozen=True, kw_only=True):
@@ -30,6 +33,8 @@ class Labelled(Added, frozen=True, kw_only=True):
     endpoint: str
     columns: dict[str, str] = {}
     """Which column was taken for the id, the row and the label."""
+    unlike: str = ""
+    """Why none of these labels can be what the endpoint's models answer, both named; empty where one may be."""
 
 
 def record(endpoint: str, data: Any, *, id: str | None = None, row: str | None = None, label: str | None = None) -> Labelled:
@@ -39,7 +44,7 @@ def record(endpoint: str, data: Any, *, id: str | None = None, row: str | None =
     the request's id (an answer's `request_id`, the header `x-request-id`), *row* the one with the row's place in its request, from 0, and *label* the
     truth.  Unless given they are `request_id` or `id`, `row` when it is there, and the only column that is left, else `label`.
     Labels may come before the telemetry they belong to.  Raises EndpointNotFound, UnknownColumn, BadOption, FileMissing, and
-    TargetCannot where none ever will come.
+    TargetCannot where none ever will come.  Labels that no model of the endpoint ever answers are kept too, and `unlike` says so.
     """
     import duckdb
 
@@ -51,9 +56,10 @@ def record(endpoint: str, data: Any, *, id: str | None = None, row: str | None =
         relation = retyped([chosen["id"], *([chosen["label"]] if texts else [])])
         try:
             added = kept.add(endpoint, source, relation, id=chosen["id"], row=chosen.get("row"), label=chosen["label"])
+            words = kept.words(source, relation, chosen["label"], most=_MOST_WORDS)
         except duckdb.Error as error:
             raise BadOption(f"These labels cannot be read: {str(error).splitlines()[0]}", hint="--row names a column of whole numbers from 0") from error
-    labelled = Labelled(endpoint=endpoint, columns=chosen, **msgspec.structs.asdict(added))
+    labelled = Labelled(endpoint=endpoint, columns=chosen, unlike=_unlike(endpoint, words) if added.matched else "", **msgspec.structs.asdict(added))
     if added.new or added.changed:
         with store.writing() as tx:
             events.record(tx, "LabelsRecorded", subject=endpoint, data={"new": added.new, "changed": added.changed, "matched": added.matched})
@@ -67,6 +73,12 @@ def _check_answers_come(endpoint: str) -> None:
     except TargetCannot:
         if not telemetry.requests(endpoint, most=1):
             raise
+
+
+def _unlike(endpoint: str, words: set[str]) -> str:
+    """Why none of *words* can be an answer of any deployment; empty where one may be."""
+    told = [measuring.unlike(one, words) for one in kept.answers(endpoint, most=_ANSWERS_LOOKED_AT)]
+    return told[0] if all(told) and told else ""
 
 
 def _text_labels(endpoint: str) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from . import measures
-from .errors import BadOption, closest
+from .errors import BadOption, closest, listed
 from .measures import Array, Figure
 from .telemetry.labels import Answers
 
@@ -61,6 +63,24 @@ def told_of(answers: Answers) -> tuple[Array | None, Array]:
     return (answers.probabilities[told] if told.any() else None), told
 
 
+def unlike(answers: Answers, given: Collection[str]) -> str:
+    """In words, why no label in *given* can ever be what these answers say; empty where one may be.
+
+    Labels that were not answered yet are no reason while answers and labels together are no more than the classes (two, where no probabilities
+    count them), unless the ones are numbers and the others words.
+    """
+    if not len(answers) or not given:
+        return ""
+    if answers.label is None:
+        return "" if any(map(_is_number, given)) else f"labels are {_some(given)}, answers are numbers"
+    said = {*answers.label.tolist()} - {None}
+    classes = answers.probabilities.shape[1] if answers.probabilities is not None else 2
+    of_one_kind = any(map(_is_number, said)) == any(map(_is_number, given))
+    if not said or said & {*given} or (of_one_kind and len(said | {*given}) <= classes):
+        return ""
+    return f"labels are {_some(given)}, answers are {_some(said)}"
+
+
 def numbers(truth: Array) -> tuple[Array, Array]:
     """Labels as numbers, and which of them are some."""
     values = np.full(len(truth), np.nan)
@@ -70,6 +90,18 @@ def numbers(truth: Array) -> tuple[Array, Array]:
         except ValueError:
             continue  # no number: it is left out, and the count says so
     return values[~np.isnan(values)], ~np.isnan(values)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _some(words: Collection[str]) -> str:
+    return listed([word[:40] for word in in_order({*words})], most=6)
 
 
 def in_order(words: set[str]) -> list[str]:

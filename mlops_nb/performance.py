@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,6 +64,8 @@ class Performance(msgspec.Struct, frozen=True, kw_only=True):
     labelled: int
     groups: list[Group]
     notes: list[str] = []
+    unlike: dict[str, str] = {}
+    """Deployments none of whose labels can be what they answer → both, in words."""
 
 
 def of(
@@ -93,9 +95,11 @@ def of(
         raise NothingToCompare.no_requests(who, endpoint, since=since, over_http=targets.over_http(endpoint))
     cuts = {name: _cuts(everything, name) for name in columns}
     groups = [group for one in everything for group in _groups(one, since, by, cuts, refs.get(one.deployment, ""))]
+    unlike = _unlike(everything, since)
     return Performance(
         endpoint=endpoint, since=since, by=by, segment=segment, answered=sum(len(_since(one, since)) for one in everything),
-        labelled=sum(int(_since(one, since).labelled.sum()) for one in everything), groups=groups, notes=[*_sampled(everything), *_notes(groups)],
+        labelled=sum(int(_since(one, since).labelled.sum()) for one in everything), groups=groups,
+        notes=[*_sampled(everything), *_foreign(unlike), *_notes(groups)], unlike=unlike,
     )  # fmt: skip
 
 
@@ -210,6 +214,18 @@ def expected(reference: Answers, asked: Answers) -> list[Figure]:
     if len(classes) == 2:
         return estimates.of_two_classes(said, asked.label[told] == classes[1], calibration)
     return estimates.of_many_classes(said, calibration)
+
+
+def _unlike(everything: Sequence[Answers], since: datetime | None) -> dict[str, str]:
+    windows = [_since(one, since) for one in everything]
+    told = {one.deployment: measuring.unlike(one, {*one.truth.tolist()} - {None}) for one in windows}
+    return {deployment: words for deployment, words in told.items() if words}
+
+
+def _foreign(unlike: Mapping[str, str]) -> list[str]:
+    """That the measures of these deployments mean nothing."""
+    said = "these measures mean nothing until labels say what it says"
+    return [f"No label of {name} is a value that it answers ({words}): {said}." for name, words in unlike.items()]
 
 
 def _sampled(everything: Sequence[Answers]) -> list[str]:

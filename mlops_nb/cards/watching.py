@@ -39,19 +39,18 @@ def drift(check: Any) -> Card:
     report = check.report
     reference, window = report.get("reference", {}), report.get("window", {})
     features = sorted(report.get("features", []), key=lambda f: (not f.get("is_drift"), f.get("p_adjusted") if f.get("p_adjusted") is not None else 1))
-    drifted = [str(f.get("name")) for f in features if f.get("is_drift")]
-    rows = [
-        [f.get("name"), _drift_verdict(f), f.get("test", ""), _p(f.get("p_adjusted")), _effect(f), f.get("silenced") or f.get("summary", "")] for f in features
-    ]
+    joint = any(_jointly(f) for f in features)
+    rows = [[f.get("name"), _drift_verdict(f, joint=joint), f.get("test", ""), _p(f.get("p_adjusted")), _effect(f), _drift_seen(f)] for f in features]
     return Card(
         title=check.endpoint,
         kind="drift check",
-        mark=_drift_mark(check, drifted, len(features)),
+        mark=_drift_mark(check, features),
         facts=those_given(
             ("requests", f"{window.get('rows', 0):,} rows {f'of {check.deployment}' if check.deployment else ''}".strip()),
             ("compared with", f"{check.dataset}, {reference.get('rows', 0):,} rows"),
             ("by", f"{check.engine}, alpha {report.get('alpha', 0):.4g}, {report.get('correction', '')}"),
             ("thresholds", report.get("promise", "")),
+            ("silenced", "; ".join(dict.fromkeys(f["silenced"] for f in features if f.get("silenced")))),
             ("checked", ago(check.time)),
         ),
         tables=[Table(["feature", "verdict", "test", "#p adjusted", "#effect", "what is seen"], rows), *_quality(report)],
@@ -98,17 +97,38 @@ def _interval(loss: Any) -> str:
     return f"{loss.since:.3g}" if loss.low is None else f"{loss.since:.3g} ({loss.low:.3g} to {loss.high:.3g})"
 
 
-def _drift_mark(check: Any, drifted: Sequence[str], features: int) -> Mark:
+def _drift_mark(check: Any, features: Sequence[Mapping[str, Any]]) -> Mark:
+    drifted = [f for f in features if f.get("is_drift")]
+    if check.is_drift and any(map(_jointly, drifted)):
+        return Mark("warn", "drift of all features together")
     if check.is_drift:
-        return Mark("warn", f"drift in {len(drifted)} of {features} features")
+        quiet = all(f.get("silenced") for f in drifted)
+        return Mark("idle" if quiet else "warn", f"drift in {len(drifted)} of {len(features)} features{', silenced' * quiet}")
     faults = {str(finding.get("feature")) for finding in check.report.get("quality", []) if finding.get("is_alarm")}
-    return Mark("warn", f"no drift, but {', '.join(sorted(faults))}: see data quality") if faults else Mark("good", "no drift")
+    if faults:
+        return Mark("warn", f"{check.verdict}, but {', '.join(sorted(faults))}: see data quality")
+    return Mark("good" if check.verdict == "no drift" else "idle", check.verdict)
 
 
-def _drift_verdict(feature: Mapping[str, Any]) -> Mark:
+def _jointly(feature: Mapping[str, Any]) -> bool:
+    """Whether it stands for all features, which a detector looked at together."""
+    return feature.get("type") == "together"
+
+
+def _drift_verdict(feature: Mapping[str, Any], *, joint: bool) -> Mark:
     if feature.get("is_drift"):
         return Mark("idle", "drift, silenced") if feature.get("silenced") else Mark("warn", "drift")
+    if feature.get("type") == "not compared":
+        return Mark("idle", "not compared")
+    if feature.get("test", "none") == "none":
+        return Mark("idle", "not judged by itself" if joint and not _jointly(feature) else "not tested")
     return Mark("good", "same, small change" if feature.get("is_small_change") else "same")
+
+
+def _drift_seen(feature: Mapping[str, Any]) -> str:
+    """What changed; beside it, of what drifts, who wants to hear no more of it."""
+    seen, silenced = str(feature.get("summary", "")), feature.get("silenced")
+    return f"{seen} ({silenced})" if silenced and feature.get("is_drift") else seen
 
 
 def _quality(report: Mapping[str, Any]) -> list[Table]:
@@ -139,6 +159,8 @@ def went(schedule: Any) -> Mark:
     outcome = schedule.outcome
     if not outcome:
         return Mark("idle", "not yet checked")
+    if outcome in ("too few rows to tell", "nothing was compared"):
+        return Mark("idle", outcome)
     return Mark("good", "no drift") if outcome == "no drift" else Mark("warn", "drift") if outcome.startswith("drift") else Mark("bad", "not made")
 
 
@@ -180,10 +202,12 @@ def labelled(labelled: Any) -> Card:
         f"{labelled.of_several_rows:,} belong to requests of several rows and were taken for the first; --row says which" if labelled.of_several_rows else ""
     )
     counts = [(name, getattr(labelled, name.replace(" ", "_"))) for name in ("new", "changed", "repeated", "duplicates", "unmatched", "without label")]
+    none = "none belongs to an answer that is kept" if not labelled.matched else f"none is a value that {labelled.endpoint} answers" if labelled.unlike else ""
     return Card(
         title=f"{labelled.matched:,} of {labelled.given:,} labels belong to an answer", kind=f"labels of {labelled.endpoint}",
-        mark=Mark("good", "kept") if labelled.matched else Mark("warn", "none belongs to an answer that is kept"),
-        facts=those_given(("taken", taken), *((name, f"{count:,}") for name, count in counts if count)), note=several, line=f"performance {labelled.endpoint}",
+        mark=Mark("warn", none) if none else Mark("good", "kept"),
+        facts=those_given(("taken", taken), ("unlike", labelled.unlike), *((name, f"{count:,}") for name, count in counts if count)),
+        note=several, line=f"performance {labelled.endpoint}",
     )  # fmt: skip
 
 
@@ -252,6 +276,7 @@ def performance(found: Any) -> Card:
     tables = [_figures_of(single)] if single else [_groups([group for group in found.groups if group.kind == kind], kind) for kind in kinds]
     return Card(
         title=f"{found.endpoint}{f'/{single.deployment}' if single else ''}", kind="performance",
+        mark=Mark("warn", "labels and answers share no value") if found.unlike else None,
         facts=those_given(
             ("since", f"{found.since:%Y-%m-%d %H:%M} UTC" if found.since else ""), ("labelled", f"{found.labelled:,} of {found.answered:,} rows"),
             ("model", single.model if single else ""), ("estimate", single.estimated if single else ""),

@@ -119,6 +119,14 @@ def add(endpoint: str, source: duckdb.DuckDBPyConnection, table: str, *, id: str
         scratch.unlink(missing_ok=True)
 
 
+def words(source: duckdb.DuckDBPyConnection, table: str, label: str, *, most: int) -> set[str]:
+    """The different labels in the column *label* of *table*, as they are kept; nothing where they are more than *most*."""
+    types = {column[0]: column[1] for column in source.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()}
+    said = f"SELECT {as_label(rows.quoted(label), types[label])} AS label FROM {table}"
+    found = source.execute(f"SELECT DISTINCT label FROM ({said}) WHERE label IS NOT NULL LIMIT {most + 1}").fetchall()
+    return {row[0] for row in found} if len(found) <= most else set()
+
+
 def _kept(endpoint: str, scratch: Path, told: Added, *, by_row: bool) -> Added:
     """The labels in *scratch* beside what is known; those that are new or other are put in place."""
     with files.held(exclusive=True):  # one at a time: the file's name is its moment

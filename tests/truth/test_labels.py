@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_nb import labels, performance, store, telemetry
+from mlops_nb import cards, labels, performance, store, telemetry
 from mlops_nb.errors import BadOption, EndpointNotFound, UnknownColumn
 from mlops_nb.splits import COPY_MARK
 from mlops_nb.store import events
@@ -224,3 +224,33 @@ def test_a_performance_of_a_sample_says_so(calls: Calls) -> None:
 
     assert judged.notes[0] == f"1 is judged by a sample: {judged.answered:,} of 2,000 answered rows." and judged.answered < 150
     assert judged.groups[0].figures[0].metric == whole.groups[0].figures[0].metric and not any("sample" in note for note in whole.notes)
+
+
+def test_labels_of_another_kind_than_the_answers_are_told_with_both(calls: Calls) -> None:
+    given = calls(40)[["request_id", "late"]]
+
+    added = labels.record("delays", given.assign(late=given["late"].map({0: "benign", 1: "malignant"})))
+
+    assert (added.matched, added.unlike) == (40, "labels are benign, malignant, answers are 0, 1")
+    card = cards.as_text(added)
+    assert "none is a value that delays answers" in card and "labels are benign, malignant, answers are 0, 1" in card and "✓" not in card
+
+
+def test_one_word_for_a_number_tells_the_kind(answered: Answered) -> None:
+    answered.by("1", pd.DataFrame({"x": [1]}), {"label": [0]})
+
+    assert labels.record("delays", pd.DataFrame({"request_id": ["r0"], "truth": ["late"]})).unlike == "labels are late, answers are 0"
+
+
+def test_a_class_that_was_not_answered_yet_is_no_other_kind(answered: Answered) -> None:
+    answered.by("1", pd.DataFrame({"x": [1, 2]}), {"label": ["a", "a"], "probabilities": [[0.9, 0.1, 0.0], [0.8, 0.1, 0.1]]})
+
+    assert labels.record("delays", pd.DataFrame({"request_id": ["r0", "r1"], "truth": ["b", "c"]})).unlike == ""
+    assert labels.record("delays", pd.DataFrame({"request_id": ["r0", "r1"], "truth": ["a", "d"]})).unlike == ""
+
+
+def test_words_are_unlike_the_numbers_of_a_regressor(answered: Answered) -> None:
+    answered.by("1", pd.DataFrame({"x": [1, 2]}), {"prediction": [0.5, 1.5]})
+
+    assert labels.record("delays", pd.DataFrame({"request_id": ["r0", "r1"], "truth": ["low", "high"]})).unlike == "labels are high, low, answers are numbers"
+    assert labels.record("delays", pd.DataFrame({"request_id": ["r0", "r1"], "truth": ["0.4", "high"]})).unlike == ""

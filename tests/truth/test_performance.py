@@ -193,3 +193,20 @@ def test_what_does_not_exist_is_refused(calls: Calls) -> None:
         performance.of("delays", deployment="9")
     with pytest.raises(NothingToCompare):
         performance.of("delays", since=NOW + timedelta(days=1))
+
+
+def test_measures_by_labels_of_another_kind_are_said_to_mean_nothing(calls: Calls) -> None:
+    given = calls(40)[["request_id", "late"]]
+    labels.record("delays", given.assign(late=given["late"].map({0: "benign", 1: "malignant"})))
+
+    found = performance.of("delays")
+
+    assert found.unlike == {"1": "labels are benign, malignant, answers are 0, 1"}
+    card = cards.as_text(found)
+    assert "labels and answers share no value" in card and "No label of 1 is a value that it answers (labels are benign, malignant, answers are 0, 1)" in card
+
+
+def test_labels_of_the_same_kind_are_not_called_unlike(calls: Calls) -> None:
+    label(calls(40))
+
+    assert performance.of("delays").unlike == {}
