@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from ..summaries import ColumnSummary
@@ -109,7 +110,9 @@ def percent(share: float) -> str:
 
 
 def short(value: float) -> str:
-    """`18.9`, `12345`."""
+    """`18.9`, `12345`; what is nearer to zero than a number of full precision can be is 0, as the edge just below a smallest value of 0 is."""
+    if abs(value) < sys.float_info.min:
+        return "0"
     return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 

@@ -78,6 +78,17 @@ def test_values_beyond_the_range_are_told_with_how_far_they_reach(report):
     assert words.startswith("12 % lie outside [-") and "as far as 9000 (" in words and words.endswith("times the range above it)")
 
 
+def test_a_range_that_begins_at_zero_is_told_from_zero(workspace):
+    rows = flights(1000, seed=0).assign(rain=np.linspace(0, 0.32, 1000))
+    watched = Watched(rows)
+    watched.deploy()
+    watched.ask(rows.assign(rain=np.where(np.arange(1000) % 4, rows.rain, 5.0)))
+
+    told = cards.as_text(monitoring.check_drift("delays"))
+
+    assert "lie outside [0, 0.32]" in told and "25 % outside [0, 0.32]" in told
+
+
 def test_gaps_alarm_beyond_the_effect_and_are_told_below_it(report):
     assert finding(report, "humidity").words == "missing in 20 % of the rows, 0 % before" and finding(report, "humidity").is_alarm
     assert finding(report, "distance").words == "missing in 0.5 % of the rows, 0 % before" and not finding(report, "distance").is_alarm
