@@ -194,16 +194,18 @@ def memory(profiles: Sequence[Profile]) -> go.Figure:
 
 
 def drift_over_time(checks: Sequence[DriftCheck]) -> go.Figure:
-    """How many features differed at each check; a diamond where the verdict was drift, a circle where not."""
+    """How many features differed at each check; a diamond where the verdict was drift, a circle where not, an empty one where there was none."""
     import plotly.graph_objects as go
 
     ordered = sorted(checks, key=lambda check: check.time)
     counts = [sum(bool(feature.get("is_drift")) for feature in check.report.get("features", [])) for check in ordered]
-    verdicts = ["drift" if check.is_drift else "no drift" for check in ordered]
+    verdicts = [check.verdict for check in ordered]
+    looks = {"drift": (COLOURS[1], "diamond"), "no drift": (COLOURS[2], "circle")}
+    untold = (_QUIET, "circle-open")
     marks = {
         "size": 12,
-        "color": [COLOURS[1] if check.is_drift else COLOURS[2] for check in ordered],
-        "symbol": ["diamond" if check.is_drift else "circle" for check in ordered],
+        "color": [looks.get(verdict, untold)[0] for verdict in verdicts],
+        "symbol": [looks.get(verdict, untold)[1] for verdict in verdicts],
     }
     figure = go.Figure()
     figure.add_scatter(

@@ -249,7 +249,7 @@ def _show_quality(report: monitoring.DriftReport) -> None:
     rows: list[Mapping[str, Any]] = [
         {
             "feature": one.name,
-            "verdict": parts.marked("drift" if one.is_drift else "no drift"),
+            "verdict": parts.marked("drift" if one.is_drift else "not tested" if one.test == "none" else "no drift"),
             "what changed": one.summary,
             "empty in data": one.missing_reference * 100,
             "empty here": one.missing_window * 100,

@@ -44,6 +44,8 @@ MARKS = {
     "drift": ("◆", "orange"),
     "no drift": ("●", "green"),
     "not tested": ("○", "gray"),
+    "too few rows to tell": ("○", "gray"),
+    "nothing was compared": ("○", "gray"),
     "small change": ("◇", "gray"),
     "noted": ("○", "gray"),
     "silenced": ("◈", "gray"),

@@ -101,7 +101,8 @@ def _with_ref(version: Any) -> dict[str, Any]:
 def _drift_check(check: Any) -> dict[str, Any]:
     shape = _as_it_is(check)
     report = shape.pop("report")
-    return {"is_drift": check.is_drift, "features": report.get("features", []), **{k: v for k, v in report.items() if k not in shape}, **shape}
+    told = {"is_drift": check.is_drift, "verdict": check.verdict, "features": report.get("features", [])}
+    return told | {k: v for k, v in report.items() if k not in shape} | shape
 
 
 _SHAPES: dict[str, Callable[[Any], Any]] = {

@@ -39,7 +39,7 @@ def show_verdict(check: queries.DriftCheck, report: monitoring.DriftReport) -> N
     hit = [feature.name for feature in report.features if feature.is_drift]
     where = f"{check.endpoint}/{check.deployment}" if check.deployment else f"all deployments of {check.endpoint}"
     with st.container(border=True, gap="xsmall"):
-        st.markdown(f"#### {parts.coloured('drift' if check.is_drift else 'no drift')}")
+        st.markdown(f"#### {parts.coloured(check.verdict)}")
         st.text(f"{len(hit)} of {len(report.features)} features differ" + (f": {', '.join(hit[:8])}{' …' * (len(hit) > 8)}" if hit else ""))
         st.text(f"{report.window.rows:,} requested rows ({where}) against {report.reference.rows:,} rows of {report.reference.dataset or check.dataset}")
         how = f"{report.engine}, α = {report.alpha:g}, correction: {report.correction}, {report.reference.kind}, checked {parts.ago(check.time)}"
@@ -136,7 +136,7 @@ def show_checks() -> None:
     rows = [
         {
             "time": parts.said(c.time),
-            "verdict": parts.marked("drift" if c.is_drift else "no drift"),
+            "verdict": parts.marked(c.verdict),
             "deployment": c.deployment or "all",
             "target": ", ".join(sorted({d.target for d in asked_of(c)})),
             "hardware": ", ".join(sorted({parts.runs_on(d) for d in asked_of(c)})),
@@ -152,7 +152,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     parts.choose("Endpoint", found.endpoints, param="endpoint", value=found.endpoint, width=220)
     parts.choose_place(found.deployments)
     if check:
-        titles = {c.id: f"{parts.said(c.time)} · {parts.marked('drift' if c.is_drift else 'no drift')}" for c in checks}
+        titles = {c.id: f"{parts.said(c.time)} · {parts.marked(c.verdict)}" for c in checks}
         parts.choose("Check", list(titles), param="check", value=check.id, format_func=titles.__getitem__, width=340)
 
 if check:

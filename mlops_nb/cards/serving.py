@@ -78,7 +78,7 @@ def device(view: Any) -> Card:
 def drift_of(view: Any) -> Mark | str:
     """What a device's latest check said, and of which features."""
     if not view.drifted:
-        return Mark("good", view.drift) if view.drift else ""
+        return Mark("good" if view.drift == "no drift" else "idle", view.drift) if view.drift else ""
     rest = len(view.drifted) - 3
     return Mark("warn", f"{view.drift} in {', '.join(view.drifted[:3])}" + (f" and {rest} more" if rest > 0 else ""))
 

@@ -108,7 +108,7 @@ def drift(
         return _told(_detected(endpoint, detector, options, since=since, every=every), html)
     with face().reporting(f"checking {endpoint} for drift") as report:
         check = monitoring.check_drift(endpoint, since=since, every_seconds=every, report=report, **options)  # type: ignore[arg-type]
-        report.step("drift" if check.is_drift else "no drift")
+        report.step(check.verdict)
     return _told(check, html)
 
 
@@ -131,7 +131,7 @@ def _detected(endpoint: str, detector: str, options: dict[str, Any], *, since: d
         raise UsageError(f"A detector compares one window with a data set; it knows no --{foreign[0]}.", hint=f"%mlops drift {endpoint} --detector {detector}")
     with face().reporting(f"checking {endpoint} by {detector}") as report:
         check = detectors.detect(endpoint, detector, deployment=options["deployment"], dataset=options["dataset"], since=since, report=report)
-        report.step("drift" if check.is_drift else "no drift")
+        report.step(check.verdict)
     return check
 
 

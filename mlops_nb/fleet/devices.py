@@ -45,7 +45,7 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     telemetry_waiting: int = 0
     telemetry_dropped: int = 0
     drift: str = ""
-    """`drift` or `no drift` as of its latest check; nothing before one."""
+    """The verdict of its latest check, such as `drift` or `no drift`; nothing before one."""
     drifted: list[str] = []
     """What of its requests drifted then."""
     drift_checked_at: datetime | None = None
@@ -100,4 +100,4 @@ def _drift(check: DriftCheck | None) -> dict[str, Any]:
     if check is None:
         return {}
     found = {"drifted": silences.drifting(check), "drift_checked_at": check.time, "drift_check": check.id}
-    return found | {"drift": "drift" if check.is_drift else "no drift"}
+    return found | {"drift": check.verdict}

@@ -78,8 +78,9 @@ def _(text: object) -> str:
 def _verdict(check: DriftCheck, report: DriftReport, who: str) -> str:
     drifted = [feature for feature in report.features if feature.is_drift]
     compared = sum(feature.type != "not compared" for feature in report.features)
-    tone, words = ("drift", f"◆ {who} has drifted") if report.is_drift else ("same", f"● {who} has not drifted")
-    what = f"{len(drifted)} of {compared} features: {_named(drifted)}." if drifted else f"{compared} features compared."
+    told = {"drift": ("drift", f"◆ {who} has drifted"), "no drift": ("same", f"● {who} has not drifted")}
+    tone, words = told.get(check.verdict, ("soft", f"○ {who}: {check.verdict}"))
+    what = f"{len(drifted)} of {compared} features: {_named(drifted)}." if drifted else f"{compared} features compared." if check.verdict == "no drift" else ""
     promise = f"<p>{_(_sentence(report.promise))}</p>" if report.promise else ""
     when = f"{_span(report.window.since, report.window.until)}, checked {_time(check.time)}"
     return f'<header><h1 class="{tone}">{words}</h1><p>{what}</p>{promise}<p class="soft">{report.window.rows:,} rows of requests, {when}</p></header>'

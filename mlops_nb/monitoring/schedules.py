@@ -90,7 +90,7 @@ def _made(schedule: Schedule) -> str:
 
 def _told(check: DriftCheck) -> str:
     found = silences.drifting(check)
-    return f"drift in {', '.join(found)}" if found else "no drift"
+    return f"drift in {', '.join(found)}" if found else check.verdict
 
 
 @contextmanager

@@ -22,6 +22,16 @@ class DriftCheck(msgspec.Struct, frozen=True, kw_only=True):
     report: dict[str, Any]
     time: datetime
 
+    @property
+    def verdict(self) -> str:
+        """`drift`; `no drift` where a test looked for it; else why none could: `too few rows to tell`, or `nothing was compared`."""
+        features = self.report.get("features", [])
+        if self.is_drift:
+            return "drift"
+        if any(feature.get("test", "none") != "none" for feature in features):
+            return "no drift"
+        return "too few rows to tell" if any(feature.get("type") != "not compared" for feature in features) else "nothing was compared"
+
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """Latency, CPU and memory of a model version on servers of its own, or of a running deployment: a point for each hardware, number of cores and batch."""

@@ -66,10 +66,12 @@ def over(one: Iterable[Silence], endpoint: str, feature: str) -> Silence | None:
 
 
 def end_those_over(tx: Transaction, check: DriftCheck) -> None:
-    """End what was acknowledged until it is over, where *check* finds it no more."""
-    found = drifting(check)
+    """End what was acknowledged until it is over, where *check* looked for it and finds it no more."""
+    found, blind = drifting(check), check.verdict not in ("drift", "no drift")
+    untested = {feature.get("name") for feature in check.report.get("features", []) if feature.get("test", "none") == "none"}
     for one in standing(tx, check.endpoint):
-        if one.kind == "acknowledged" and one.until is None and (one.feature not in found if one.feature else not found):
+        gone = one.feature not in found and one.feature not in untested if one.feature else not found
+        if one.kind == "acknowledged" and one.until is None and gone and not blind:
             add(tx, check.endpoint, one.feature, "over", until=None, why="no longer found", author="agent")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_nb import commands
+from mlops_nb import cards, commands
 from mlops_nb.cli import Terminal
 from mlops_nb.errors import BadOption, DetectorMissing, EngineMissing, UsageError
 from mlops_nb.monitoring import DriftReport, FeatureDrift, detecting, detectors, distances, engines
@@ -223,6 +223,18 @@ def test_what_needs_tensorflow_says_so_where_that_is_not_there(alibi_detect: eng
 
     assert told.value.hint == "%mlops engines install alibi-detect --with tensorflow"
     assert not next(one for one in detectors.every() if one.detector.name == "alibi-lsdd-online").ready
+
+
+@pytest.mark.parametrize("rows", [3, 1000])
+def test_features_that_are_judged_together_are_not_called_the_same_one_by_one(delays: Watched, rows: int):
+    delays.ask(flights(rows, seed=1))
+
+    check = detectors.detect("delays", "mmd")
+    shown = cards.as_text(check)
+
+    assert check.verdict == ("no drift" if rows == 1000 else "too few rows to tell")
+    assert shown.count("✓ same") == (rows == 1000), "only of all features together"
+    assert shown.count("○ not judged by itself") == len(check.report["features"]) - 1
 
 
 # ── permutation tests ────────────────────────────────────────────────────────────────────────────────────────────────

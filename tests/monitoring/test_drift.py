@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_nb import datasets, monitoring, settings, store, telemetry
+from mlops_nb import cards, datasets, monitoring, settings, store, telemetry
 from mlops_nb.errors import BadOption, DatasetNotFound, DeploymentNotFound, DriftCheckFailed, EndpointNotFound, NothingToCompare
-from mlops_nb.monitoring import DriftReport, FeatureDrift
+from mlops_nb.monitoring import DriftReport, FeatureDrift, pages
 from mlops_nb.monitoring import drift as drift_module
 from mlops_nb.store import checks, events
 
@@ -201,6 +201,27 @@ def test_a_few_requests_give_no_verdict_and_say_so(delays):
     assert not report.is_drift
     assert report.notes[0].startswith("No verdict: 12 rows")
     assert all(found.p_value is None for found in report.features)
+
+
+@pytest.mark.parametrize("engine", ["histograms", "scipy"])
+def test_three_rows_are_too_few_to_tell_and_no_face_says_that_all_is_well(delays, engine):
+    delays.ask(flights(3, seed=1))
+
+    check = monitoring.check_drift("delays", engine=engine)
+    shown = cards.as_text(check)
+
+    assert check.verdict == "too few rows to tell"
+    assert "○ too few rows to tell" in shown.splitlines()[0]
+    assert "✓" not in shown and "not tested" in shown
+    assert ": too few rows to tell</h1>" in pages.as_page(check) and "has not drifted" not in pages.as_page(check)
+
+
+def test_a_column_that_is_not_compared_is_not_called_the_same(delays):
+    delays.ask(flights(3000, seed=1).drop(columns="carrier"))
+
+    shown = cards.as_text(monitoring.check_drift("delays"))
+
+    assert [line for line in shown.splitlines() if "carrier" in line and "○ not compared" in line] and "✓ same" in shown
 
 
 def test_more_rows_than_are_compared_are_sampled_alike_and_noted(delays, monkeypatch):

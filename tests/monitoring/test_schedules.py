@@ -225,7 +225,10 @@ def test_a_snoozed_feature_never_raises_and_is_still_reported(delays: Watched) -
     report = msgspec.convert(check.report, DriftReport)
     assert check.is_drift and report.features[0].is_drift and report.features[0].silenced == said.words
     assert said.words.startswith("snoozed by ") and said.words.endswith(": known sensor swap")
-    assert "drift, silenced" in cards.as_text(check) and "known sensor swap" in cards.as_text(check)
+    shown = cards.as_text(check)
+    assert "drift, silenced" in shown and "known sensor swap" in shown
+    assert report.features[0].summary in shown, "what is seen stands beside who silenced it"
+    assert "○ drift in 1 of" in shown and "features, silenced" in shown
     with store.reading() as tx:
         told = events.latest(tx, what="DriftChecked")[0].data
     assert told["features"] == told["silenced"] == ["dep_delay"]
@@ -262,6 +265,10 @@ def test_what_is_acknowledged_is_silent_until_a_check_finds_it_no_more(delays: W
     silences.acknowledge("delays", feature="dep_delay", why="retraining on Monday")
     monitoring.check_drift("delays")
     assert alarms() == [] and len(silences.of("delays")) == 1
+
+    delays.ask(flights(3, seed=3), at=datetime.now(UTC) - timedelta(minutes=1))
+    unsure = monitoring.check_drift("delays", since=datetime.now(UTC) - timedelta(minutes=2))
+    assert unsure.verdict == "too few rows to tell" and len(silences.of("delays")) == 1
 
     delays.ask(flights(1000, seed=3), at=datetime.now(UTC) - timedelta(minutes=1))
     monitoring.check_drift("delays", since=datetime.now(UTC) - timedelta(minutes=2))
