@@ -13,7 +13,7 @@
     │       ScheduleNotFound
     ├── Busy                       exit 4   HTTP 409   somebody or something holds it
     │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  StillRunning  NotOurs  RolloutUnderWay  LastHealthy
-    │       AnswersCallers
+    │       AnswersCallers  ComparedWith
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
     │   └── AnswersDiffer  RehearsalFailed  ReplayFailed
     └── Failed                     exit 1   HTTP 500
@@ -204,11 +204,12 @@ class SecretVariable(UsageError):
 
 
 class SignatureMismatch(UsageError):
-    """Data that does not fit a model's signature; names the column."""
+    """Data that does not fit a model's signature; names the column.  `whole` says the same of more columns than a reader wants, for what counts them."""
 
-    def __init__(self, message: str, *, column: str = "", row: int | None = None, hint: str = "") -> None:
+    def __init__(self, message: str, *, column: str = "", row: int | None = None, hint: str = "", whole: str = "") -> None:
         place = f" (row {row})" if row is not None else ""
         super().__init__(f"Column {column!r}{place}: {message}" if column else message, hint=hint)
+        self.whole = whole or str(self)
         self.column = column
         self.row = row
 
@@ -622,6 +623,14 @@ class RolloutUnderWay(Busy):
 
     def __init__(self, endpoint: str, *, kind: str, since: datetime) -> None:
         super().__init__(f"A {kind} of {endpoint} is under way since {since:%Y-%m-%d %H:%M} UTC.", hint=f"%mlops rollouts cancel {endpoint}")
+
+
+class ComparedWith(Busy):
+    """Withdrawing it would leave a canary with nothing to be compared with, and nowhere to roll back to."""
+
+    def __init__(self, ref: str, *, endpoint: str, candidate: str) -> None:
+        said = f"A canary of {endpoint}/{candidate} is under way, which is compared with {ref} and rolled back to it"
+        super().__init__(f"{said}; {ref} was not withdrawn.", hint=f"%mlops rollouts cancel {endpoint}")
 
 
 class LastHealthy(Busy):

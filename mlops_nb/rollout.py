@@ -15,6 +15,7 @@ from . import agent, client, metrics, splits, store, targets, telemetry
 from .client import Answer
 from .errors import (
     BadOption,
+    ComparedWith,
     DeploymentFailed,
     DeploymentNotFound,
     GatewayUnreachable,
@@ -145,7 +146,7 @@ def undeploy(ref: DeploymentRef | str) -> list[str]:
     """Withdraw one deployment, or all of an endpoint's, let them finish what they have, and return their names.
 
     Its share goes to the others in the proportions they have; where none has any, the endpoint answers nobody until `split`.
-    Raises EndpointNotFound, DeploymentNotFound, StillRunning, LastHealthy.
+    Raises EndpointNotFound, DeploymentNotFound, StillRunning, LastHealthy; ComparedWith for the only one that a canary is compared with.
     """
     ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
     with store.writing() as tx:
@@ -153,6 +154,7 @@ def undeploy(ref: DeploymentRef | str) -> list[str]:
         gone = [table.get(tx, ref.endpoint, ref.name)] if ref.name else table.of(tx, ref.endpoint)
         if ref.name:
             _check_not_last(tx, gone[0])
+            _check_not_compared_with(tx, gone[0])
         _hand_over(tx, ref.endpoint, {d.name for d in gone})
         for deployment in gone:
             table.want(tx, deployment, "stopped")
@@ -449,6 +451,15 @@ def _check_not_last(tx: store.Transaction, leaving: Deployment) -> None:
     others = [d for d in table.of(tx, leaving.endpoint) if d.name != leaving.name and d.wanted == "running"]
     if leaving.status == "healthy" and others and targets.get(leaving.target).TRAFFIC != "none" and not any(d.status == "healthy" for d in others):
         raise LastHealthy(leaving.ref, endpoint=leaving.endpoint)
+
+
+def _check_not_compared_with(tx: store.Transaction, leaving: Deployment) -> None:
+    """Raises ComparedWith when a canary under way has only *leaving* to be compared with."""
+    there = {d.name for d in table.of(tx, leaving.endpoint) if d.wanted == "running"}
+    for plan in rollouts.going(tx, leaving.endpoint):
+        before = {name for name, share in plan.settings.get("before", {}).items() if share and name != plan.deployment}
+        if plan.kind == "canary" and before & there == {leaving.name}:
+            raise ComparedWith(leaving.ref, endpoint=leaving.endpoint, candidate=plan.deployment)
 
 
 def _present(endpoint: str | None = None) -> list[Deployment]:

@@ -13,7 +13,7 @@ import msgspec
 from . import agent, gateway, guards, measuring, progression, restoring, rollout, splits, store, targets, telemetry, truth
 from . import canary as judging
 from .canary import Terms
-from .errors import AnswersCallers, BadOption, NothingToPromote, NothingToRollBack, RolloutUnderWay
+from .errors import AnswersCallers, BadOption, NothingToPromote, NothingToRollBack, RolloutUnderWay, listed
 from .guards import Expected
 from .progress import SILENT, Reporter
 from .reference import DeploymentRef, ModelRef
@@ -64,8 +64,10 @@ def mirror(ref: DeploymentRef | str, percent: int, *, why: str = "") -> Endpoint
     0 ends it.  Raises EndpointNotFound, DeploymentNotFound; BadOption outside 0 to 100; TargetCannot; AnswersCallers for one that has a share.
     """
     ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
-    if not 0 <= percent <= 100 or not ref.name:
+    if not 0 <= percent <= 100:
         raise BadOption(f"{ref} cannot be sent copies of {percent} % of the requests.", hint="%mlops shadow ENDPOINT/NAME --percent 10")
+    if not ref.name:
+        raise _no_shadow_named(ref.endpoint)
     with store.writing() as tx:
         deployment = table.get(tx, ref.endpoint, ref.name)
         targets.require_gateway(deployment.target, "answer copies of an endpoint's requests")
@@ -314,6 +316,16 @@ def _check_able(tx: store.Transaction, endpoint: str, weights: Mapping[str, int]
         if share and (deployment.wanted == "stopped" or deployment.status not in ("healthy", "restarting", "unhealthy")):
             said = "being withdrawn" if deployment.wanted == "stopped" else deployment.status
             raise BadOption(f"{deployment.ref} is {said}; it can take no traffic.", hint=f"%mlops logs {deployment.ref}")
+
+
+def _no_shadow_named(endpoint: str) -> BadOption:
+    """That a deployment is missing, with those that may be one.  Raises EndpointNotFound."""
+    with store.reading() as tx:
+        shares = _shares(tx, endpoint)
+    able = [name for name, share in shares.items() if not share]
+    there = f"Without a share of the requests are {listed(able)}." if able else f"Each of {listed(shares)} has a share of the requests."
+    said = f"{endpoint} is an endpoint; a shadow is one of its deployments. {there if shares else 'It has none.'}"
+    return BadOption(said, hint=f"%mlops shadow {endpoint}/{able[0]}" if able else f"%mlops deploy MODEL --endpoint {endpoint} --traffic 0")
 
 
 def _without(weights: Mapping[str, int], name: str) -> dict[str, int]:

@@ -201,17 +201,27 @@ def debug(subject: str, port: int | None, sample: str | None, data: str | None, 
 def undeploy(ref: DeploymentRef) -> Facts:
     """Withdraw a deployment, or all of an endpoint's.
 
-    It finishes what it has, and its share goes to those that have one.
+    It finishes what it has, and its share goes to those that have one, in their proportions.  What a canary under way is compared with is not
+    withdrawn alone.
     """
     from .. import rollout
 
+    before = _shares(ref.endpoint)
     with face().reporting(f"withdrawing {ref}") as report:
         gone = rollout.undeploy(ref)
         report.step(f"withdrew {', '.join(gone) or 'nothing'}")
-    left = rollout.endpoints(ref.endpoint)[0].deployments
-    idle = bool(left) and not any(d.traffic for d in left)
-    advice = {"note": f"nobody takes requests now: traffic {ref.endpoint} {left[0].name}=100"} if idle else {}
-    return Facts({"endpoint": ref.endpoint, "withdrawn": gone, **advice})
+    left = _shares(ref.endpoint)
+    idle = bool(left) and not any(left.values())
+    advice = {"note": f"nobody takes requests now: traffic {ref.endpoint} {next(iter(left))}=100"} if idle else {}
+    moved = {"traffic": left, "traffic_before": before} if left and any(left[name] != before.get(name) for name in left) else {}
+    return Facts({"endpoint": ref.endpoint, "withdrawn": gone, **moved, **advice})
+
+
+def _shares(endpoint: str) -> dict[str, int]:
+    """Deployment → percent of the requests.  Raises EndpointNotFound."""
+    from .. import rollout
+
+    return {d.name: d.traffic for d in rollout.endpoints(endpoint)[0].deployments}
 
 
 @mlops.group(default="list", heading="Serving")

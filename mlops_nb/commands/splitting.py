@@ -219,7 +219,10 @@ def cancel_rollout(endpoint: str, why: str) -> Listing[Rollout]:
     """Have no rollout of an endpoint go on; the split stays as it is."""
     from .. import traffic as division
 
-    return Listing(division.cancel(endpoint, why=why), what="rollout under way")
+    with face().reporting(f"cancelling what changes the split of {endpoint}") as report:
+        ended = division.cancel(endpoint, why=why)
+        report.step("; ".join(f"the {plan.kind} is cancelled" for plan in ended) or "no rollout was under way")
+    return Listing(ended, what="cancelled rollout")
 
 
 @rollouts.command("promote", examples=["rollouts promote delays", "rollouts promote delays --why 'seen enough'"])

@@ -13,6 +13,7 @@ from living import X, deployment, wait_for
 
 from mlops_nb import agent, canary, errors, registry, rollout, store, traffic
 from mlops_nb.settings import Workspace
+from mlops_nb.store import deployments as table
 from mlops_nb.store import events
 from mlops_nb.store.rollouts import Rollout
 
@@ -136,13 +137,43 @@ def test_a_candidate_that_dies_is_rolled_back_at_once(churn: Workspace) -> None:
 def test_where_nobody_is_left_to_take_the_requests_back_it_says_so_and_claims_no_rollback(churn: Workspace) -> None:
     traffic.canary("churn/2", [10, 100], promises=["agreement>=0.5"], every_seconds=600.0)
     wait_for(lambda: shares()["2"] == 10, what="its share")
-    rollout.undeploy("churn/1")
+    champion = deployment("churn/1")
+    with store.writing() as tx:  # withdrawn all the same, as by an earlier version
+        table.set_traffic(tx, "churn", {"2": 100}, author="ada", why="1 withdrawn")
+        table.want(tx, champion, "stopped")
+    wait_for(lambda: len(shares()) == 1, what="the withdrawal")
     os.kill(deployment("churn/2").handle["pid"], signal.SIGKILL)
     plan = wait_for(ended, what="the end")
 
     assert plan.status == "cancelled"
     assert "none of those that answered before can take the requests back" in plan.reason
     assert [(d.name, d.traffic, d.copies) for d in rollout.endpoints("churn")[0].deployments] == [("2", 100, 0)]
+
+
+def test_what_a_canary_is_compared_with_is_not_withdrawn_until_it_is_cancelled(churn: Workspace) -> None:
+    traffic.canary("churn/2", [10, 100], every_seconds=600.0)
+    wait_for(lambda: shares()["2"] == 10, what="its share")
+    rollout.deploy("churn:1", name="idle", traffic=None)
+
+    with pytest.raises(errors.ComparedWith) as refused:
+        rollout.undeploy("churn/1")
+    rollout.undeploy("churn/idle")
+
+    assert (newest().going, shares()) == (True, {"1": 90, "2": 10})
+    assert refused.value.hint == "%mlops rollouts cancel churn"
+    traffic.cancel("churn")
+    assert rollout.undeploy("churn/1") == ["churn/1"]
+    assert shares() == {"2": 100}
+
+
+def test_of_two_that_a_canary_is_compared_with_one_may_go(churn: Workspace) -> None:
+    rollout.deploy("churn:1", name="other", traffic=40)
+    traffic.canary("churn/2", [10, 100], every_seconds=600.0)
+    wait_for(lambda: shares()["2"] == 10, what="its share")
+
+    rollout.undeploy("churn/other")
+
+    assert newest().going and set(shares()) == {"1", "2"}
 
 
 def test_agreement_is_judged_by_copies_whose_answers_no_caller_sees(churn: Workspace) -> None:

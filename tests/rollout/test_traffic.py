@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from datetime import timedelta
 
 import pytest
 from living import X, deployment, wait_for
 
-from mlops_nb import agent, cards, errors, rollout, store, traffic
+from mlops_nb import agent, cards, cli, errors, rollout, store, traffic
 from mlops_nb.settings import Workspace
 from mlops_nb.store import deployments as table
 from mlops_nb.store import rollouts
@@ -130,6 +131,44 @@ def test_the_last_healthy_deployment_is_not_withdrawn_alone(churn: Workspace) ->
             rollout.undeploy("churn/1")
     finally:
         os.kill(deployment("churn/2").handle.get("pid") or os.getpid(), signal.SIGCONT)
+
+
+def test_where_the_share_of_one_that_was_withdrawn_went_is_told(churn: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    rollout.deploy("churn:1", name="3", traffic=5)
+    traffic.split("churn", {"1": 94, "2": 1, "3": 5})
+
+    assert cli.answer(["undeploy", "churn/1"]) == 0
+
+    told, now = capsys.readouterr().out, shares()
+    assert set(now) == {"2", "3"} and sum(now.values()) == 100
+    assert re.search(rf"traffic +2={now['2']} 3={now['3']}\n", told) and re.search(r"traffic before +1=94 2=1 3=5", told)
+
+
+def test_a_withdrawal_that_moves_nothing_tells_of_no_split(churn: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.answer(["undeploy", "churn/2"]) == 0
+
+    assert "traffic" not in capsys.readouterr().out
+
+
+def test_what_was_cancelled_is_not_called_under_way(churn: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    traffic.ramp("churn/2", [5, 100], every_seconds=60.0)
+
+    assert cli.answer(["rollouts", "cancel", "churn"]) == 0
+    ended = capsys.readouterr()
+    assert cli.answer(["rollouts", "cancel", "churn"]) == 0
+
+    assert "1 cancelled rollout" in ended.out and "under way" not in ended.out and "the ramp is cancelled" in ended.err
+    assert "no rollout was under way" in capsys.readouterr().err
+
+
+def test_a_shadow_without_a_deployment_is_told_which_may_be_one(churn: Workspace) -> None:
+    with pytest.raises(
+        errors.BadOption, match=r"churn is an endpoint; a shadow is one of its deployments\. Without a share of the requests are 2\."
+    ) as refused:
+        traffic.mirror("churn", 100)
+    assert refused.value.hint == "%mlops shadow churn/2"
+    with pytest.raises(errors.EndpointNotFound):
+        traffic.mirror("chrun", 100)
 
 
 def test_what_callers_are_known_by_is_kept_with_the_split_and_shown(churn: Workspace) -> None:
