@@ -11,7 +11,7 @@ import psutil
 import pytest
 from living import deployment, wait_for
 
-from mlops_nb import cards, hls, metrics, overview, rollout, store, targets, telemetry
+from mlops_nb import cards, hls, metrics, overview, processes, rollout, store, targets, telemetry
 from mlops_nb.errors import BadOption, FileMissing, HardwareMissing, TargetCannot
 from mlops_nb.fpga import NAME
 from mlops_nb.store import deployments as table
@@ -98,7 +98,7 @@ def test_it_is_held_to_what_was_asked_of_it_as_any_process_is(network, flights):
     assert wait_for(lambda: telemetry.requests("held"), what="what it captured")[0]["rows"] == 2
     assert any("deployment.started" in line for line in rollout.logs("held/1"))
     rollout.undeploy("held")
-    assert not psutil.pid_exists(process.pid)
+    assert not processes.lives(process)
 
 
 def test_what_it_has_no_form_for_is_refused_before_anything_is_done(network, register, fitted_trees):

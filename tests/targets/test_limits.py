@@ -8,7 +8,7 @@ import psutil
 import pytest
 from living import ROWS, churn_model, deployment, wait_for
 
-from mlops_nb import cards, datasets, hardware, registry, rollout, targets, telemetry
+from mlops_nb import cards, datasets, hardware, processes, registry, rollout, targets, telemetry
 from mlops_nb.errors import DeploymentFailed
 from mlops_nb.settings import Workspace
 from mlops_nb.store.deployments import DeploymentSpec
@@ -75,8 +75,9 @@ def test_a_server_listens_where_it_was_told_with_the_variables_it_was_given_and_
     usage = targets.get("local").usage(there)
     assert usage.pid == there.handle["pid"] and usage.memory_mb > 10
     assert wait_for(lambda: telemetry.requests("telling"), what="what it captured")[0]["rows"] == 1
+    process = psutil.Process(usage.pid)
     rollout.undeploy("telling/1")
-    assert not psutil.pid_exists(usage.pid)
+    assert not processes.lives(process)
 
 
 def test_a_server_started_again_is_held_to_as_many_cores(live_workspace: Workspace) -> None:
