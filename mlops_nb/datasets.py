@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import getpass
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import artifacts, store, summaries
+from . import artifacts, signature, store, summaries
 from .errors import BadOption, FileMissing
 from .reference import ModelRef
 from .safety import checked_name
@@ -36,10 +36,10 @@ _MOST_COUNTED = 1_000_000
 
 
 def register(name: str, data: Any, *, description: str = "", tags: dict[str, str] | None = None) -> DatasetVersion:
-    """Keep *data* (a pandas DataFrame, an array, or the path of a CSV, Parquet or JSON file) and return its version.
+    """Keep *data* and return its version: a DataFrame, Series, array, dict of columns, list of records, or the path of a CSV, Parquet or JSON file.
 
-    The index of a DataFrame is left out; the columns of an array are named `column0`, `column1` and so on.  The same content under the same
-    name is the version already there, which gets the new *description* and *tags* where they are given.
+    The index of a DataFrame is left out; a Series is a column of its name, else `value`; the columns of an array are named `column0`, `column1`
+    and so on.  The same content under the same name is the version already there, which gets the new *description* and *tags* where they are given.
     Raises BadName, FileMissing, BadOption, StoreFull.
     """
     checked_name(name, what="dataset")
@@ -157,8 +157,9 @@ def _copied(data: Any, parquet: Path) -> duckdb.DuckDBPyConnection:
         if isinstance(data, str | Path):
             source = reader(Path(data))
         else:
-            _check_names(data)
-            connection.register("given", _by_columns(data))
+            table = _by_columns(data)
+            _check_names(table)
+            connection.register("given", table)
             source = "given"
         connection.execute(f"COPY (SELECT * FROM {source}) TO '{_quoted(parquet)}' (FORMAT parquet, COMPRESSION zstd)")
     except duckdb.Error as error:
@@ -168,9 +169,15 @@ def _copied(data: Any, parquet: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _by_columns(data: Any) -> Any:
-    """A numpy array as its columns, for DuckDB would take its rows for them; anything else as it is.  Raises BadOption."""
+    """What DuckDB takes for a table with these columns and rows.  Raises BadOption."""
     import numpy as np
 
+    if _is_series(data):
+        return data.to_frame("value" if data.name is None else str(data.name))
+    if isinstance(data, Mapping | list | tuple):
+        return _columns_of(data)
+    if data is None or type(data).__module__ == "builtins":
+        raise _no_table(data)
     if not isinstance(data, np.ndarray) or data.ndim == 1:
         return data
     if data.ndim != 2:
@@ -178,10 +185,36 @@ def _by_columns(data: Any) -> Any:
     return {f"column{place}": data[:, place] for place in range(data.shape[1])}
 
 
+def _is_series(data: Any) -> bool:
+    return hasattr(data, "to_frame") and getattr(data, "ndim", 0) == 1
+
+
+def _columns_of(data: Any) -> dict[str, Any]:
+    """A dict of columns or a list of records as arrays by name; what a record lacks is missing.  Raises BadOption."""
+    fits = isinstance(data, Mapping) or all(isinstance(one, Mapping) for one in data)
+    if not data or not fits:
+        raise _no_table(data)
+    columns = signature.to_columns(data)
+    if not columns:
+        raise _no_table(data)
+    lengths = {name: len(array) for name, array in columns.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} has {rows:,}" for name, rows in list(lengths.items())[:8])
+        raise BadOption(f"The columns are not of one length: {told}.", hint="as many values in each column")
+    if several := next((name for name, array in columns.items() if array.ndim > 1), None):
+        raise BadOption(f"Column {several!r} has rows of several values.", hint="a column for each of them")
+    return columns
+
+
+def _no_table(data: Any) -> BadOption:
+    said = "None" if data is None else f"{'An empty' if isinstance(data, Mapping | list | tuple) and not data else 'This'} {type(data).__name__}"
+    return BadOption(f"{said} is no table.", hint="a DataFrame, a dict of columns, a list of records, or a CSV, Parquet or JSON file")
+
+
 def _check_names(data: Any) -> None:
     """Raises BadOption for columns that a table could not tell apart: DuckDB would rename one, and no model would find it again."""
     first: dict[str, str] = {}
-    for name in map(str, getattr(data, "columns", ())):
+    for name in map(str, data if isinstance(data, dict) else getattr(data, "columns", ())):
         if name.lower() in first:
             raise BadOption(f"Columns {first[name.lower()]!r} and {name!r} are one and the same to a table.", hint="rename one of them")
         first[name.lower()] = name

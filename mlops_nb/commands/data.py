@@ -32,7 +32,7 @@ def dataset() -> None:
 def register_dataset(name: str, data: str, description: str, tags: Sequence[tuple[str, str]]) -> DatasetVersion:
     """Keep data as the next version of a data set.
 
-    DATA is a DataFrame (or an expression that gives one) in a notebook, or the path of a CSV, Parquet or JSON file.
+    DATA is an expression in a notebook that gives a DataFrame, an array, a dict of columns or a list of records, or the path of a CSV, Parquet or JSON file.
     """
     from .. import datasets
 

@@ -99,9 +99,7 @@ def test_a_file_name_is_no_pattern(workspace: Workspace, tmp_path: Path) -> None
     assert datasets.read(tmp_path / "data[1].csv") == {"x": [1]}
 
 
-@pytest.mark.parametrize(
-    ("data", "kind"), [("nowhere.csv", errors.FileMissing), ("setup.exe", errors.FileMissing), (object(), errors.BadOption), (42, errors.BadOption)]
-)
+@pytest.mark.parametrize(("data", "kind"), [("nowhere.csv", errors.FileMissing), ("setup.exe", errors.FileMissing), (object(), errors.BadOption)])
 def test_what_is_no_table_is_refused_and_nothing_kept(workspace: Workspace, data: object, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         datasets.register("nothing", data)
@@ -130,3 +128,39 @@ def test_the_same_rows_registered_again_keep_what_is_said_of_them_now(workspace:
 
     assert (again.ref, again.description, again.tags) == ("mixed:1", "January", {"team": "ops", "stage": "trial"})
     assert datasets.get("mixed:1") == again
+
+
+def test_a_dict_of_columns_and_a_list_of_records_are_tables(workspace: Workspace) -> None:
+    columns = datasets.register("columns", {"id": ["001", "002", None], "amount": [1.5, None, 3.0], "count": [1, 2, 3]})
+    records = datasets.register("records", [{"id": "001", "amount": 1.5, "count": 1}, {"id": "002", "count": 2}, {"amount": 3.0, "count": 3}])
+
+    shape = [("id", "string", True), ("amount", "float64", True), ("count", "int64", False)]
+    assert [(c["name"], c["type"], c["nullable"]) for c in columns.schema] == [(c["name"], c["type"], c["nullable"]) for c in records.schema] == shape
+    assert datasets.frame("records")["id"].tolist()[:2] == ["001", "002"]
+    assert datasets.frame("columns")["amount"].tolist()[::2] == datasets.frame("records")["amount"].tolist()[::2] == [1.5, 3.0]
+
+
+def test_a_series_is_a_column_of_its_name(workspace: Workspace) -> None:
+    assert datasets.register("named", pd.Series([1, 2], name="price")).schema[0]["name"] == "price"
+    assert datasets.register("nameless", pd.Series([1, 2])).schema[0]["name"] == "value"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (None, "None is no table."),
+        (42, "This int is no table."),
+        ([1, 2], "This list is no table."),
+        ([], "An empty list is no table."),
+        ({}, "An empty dict is no table."),
+        ({"a": [1, 2], "b": [1]}, "The columns are not of one length: a has 2, b has 1."),
+        ({"a": [[1, 2], [3, 4]]}, "Column 'a' has rows of several values."),
+        ({"Age": [1], "age": [2]}, "Columns 'Age' and 'age' are one and the same to a table."),
+        (object(), "This object is no table."),
+    ],
+)
+def test_what_is_no_table_is_refused_in_plain_words(workspace: Workspace, data: object, said: str) -> None:
+    with pytest.raises(errors.BadOption) as refused:
+        datasets.register("nothing", data)
+    assert str(refused.value).startswith(said)
+    assert datasets.every() == []
