@@ -8,7 +8,7 @@ value is an object array holding None there.  Text stays text: "001" never becom
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -26,6 +26,8 @@ Type = Literal[
 ]  # fmt: skip
 
 SAMPLE_ROWS = 5
+_MOST_KEPT = 200
+"""So many columns that do not fit are named where they are counted."""
 _SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -77,7 +79,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises SignatureMismatch naming the column, what was expected, what came, and the first offending row.
         """
-        self._check_names(columns)
+        self.check_names(columns)
         one = _checked_column if self.kind == "table" else _checked_tensor
         arrays = {column.name: one(column, columns[column.name]) for column in self.inputs}
         _check_lengths(arrays)
@@ -90,7 +92,8 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
             return [self.check({name: values[n : n + 1] for name, values in self.sample.items()}) for n in range(rows)]
         return [self.check({name: [value] for name, value in row.items()}) for row in self.sample]
 
-    def _check_names(self, columns: Mapping[str, Any]) -> None:
+    def check_names(self, columns: Collection[str]) -> None:
+        """Raises SignatureMismatch naming the columns that are unknown, and those that lack."""
         if len(columns) == len(self.inputs) and all(column.name in columns for column in self.inputs):
             return
         wanted = [column.name for column in self.inputs]
@@ -99,8 +102,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         near = closest(str(unknown[0]), lacking or wanted) if unknown else ""
         predicted = f"; register with --target {lacking[0]} if that is what it predicts" if len(lacking) == 1 and not unknown else ""
         hint = f"did you mean {near}?" if near else f"columns of this model: {listed(wanted, most=20)}{predicted}"
-        words = [f"unknown {_columns(unknown)}"] * bool(unknown) + [f"missing {_columns(lacking)}"] * bool(lacking)
-        raise SignatureMismatch(f"The data does not fit the model: {' and '.join(words)}.", hint=hint)
+        raise SignatureMismatch(_unfit(unknown, lacking), hint=hint, whole=_unfit(unknown, lacking, most=_MOST_KEPT))
 
     def table_of(self, data: Any) -> dict[str, Any]:
         """Columns out of what a caller gave (see `to_columns`), lists of bare rows taken in the signature's order."""
@@ -665,8 +667,13 @@ def _shown(value: Any) -> str:
     return f"{kind} {text if len(text) <= 60 else text[:57] + '…'}"
 
 
-def _columns(names: list[str]) -> str:
-    return f"column{'s' * (len(names) > 1)} {listed([repr(name) for name in names])}"
+def _unfit(unknown: list[str], lacking: list[str], *, most: int = 8) -> str:
+    named = [f"{what} {_columns(names, most)}" for what, names in (("unknown", unknown), ("missing", lacking)) if names]
+    return f"The data does not fit the model: {' and '.join(named)}."
+
+
+def _columns(names: list[str], most: int) -> str:
+    return f"column{'s' * (len(names) > 1)} {listed([repr(name) for name in names], most=most)}"
 
 
 # ── back to frames and JSON ──────────────────────────────────────────────────────────────────────────────────────────

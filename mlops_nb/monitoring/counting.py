@@ -106,7 +106,7 @@ def _quality(
     gone = skipped.get(columns.NOT_IN_REQUESTS, []) if side.against.kind == "training data" else []
     by_counts = quality.findings(judged, found[0].columns[: len(judged)], beyond, alpha=alpha, effect=effect)
     return by_counts + quality.schema(
-        side.endpoint, side.deployment, since=extent.since or since, until=extent.until, new=there - known, gone=gone, effect=effect
+        side.endpoint, side.deployment, since=extent.since or since, until=extent.until, known=known, new=there - known, gone=gone, effect=effect
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ budget of false alarms; below its threshold it is told and raises none.  A findi
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,10 +21,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LEAST = 0.005
 """A smaller share is not worth a line unless it raises an alarm."""
 _MOST_BEYOND = 20
-_UNFIT = re.compile(r"The data does not fit the model: (.*)\.$")
-_UNKNOWN = re.compile(r"unknown columns? (.*?)(?: and missing |$)")
-_LACKING = re.compile(r"missing columns? (.*)$")
-_OTHER_TYPE = re.compile(r"Column '(.*?)'(?: \(row \d+\))?: (expected .*)$")
+_NAME = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+"""A column's name as Python words it, quotes within and all."""
+_UNFIT = "The data does not fit the model: "
+_NAMED = re.compile(rf"(unknown|missing) columns? ({_NAME}(?:, {_NAME})*)")
+_OTHER_TYPE = re.compile(rf"Column ({_NAME})(?: \(row \d+\))?: (expected .*)$", re.DOTALL)
+_UNNAMED = ("a missing value", "a number too large", "nothing")
+"""What came, where no value is quoted."""
 
 
 def findings(
@@ -106,9 +110,13 @@ def _varied(side: ColumnSummary) -> bool:
 
 
 def schema(
-    endpoint: str, deployment: str | None, *, since: datetime | None, until: datetime, new: Collection[str], gone: Collection[str], effect: float
+    endpoint: str, deployment: str | None, *, since: datetime | None, until: datetime, known: Collection[str], new: Collection[str], gone: Collection[str],
+    effect: float,
 ) -> list[Finding]:  # fmt: skip
     """Columns that requests have anew or no longer, and those that made the server refuse requests: facts, which no chance brings about.
+
+    A refused request that brought one strange column in place of all the *known* ones was an array or a Series and not rows by name: it lacks those,
+    and what it was called is no column.
 
     Refused requests raise an alarm when they are more than *effect* of all; a column that is *gone* always does, one that is *new* never.
     """
@@ -117,7 +125,7 @@ def schema(
     refused = telemetry.refused(endpoint, deployment=deployment, since=since, until=until, most=200)
     counts: dict[tuple[str, str], int] = {}
     for row in refused:
-        for problem in _problems(str(row["error"])):
+        for problem in _problems(str(row["error"]), known):
             counts[problem] = counts.get(problem, 0) + int(row["requests"])
     if counts:
         total = max(telemetry.count(endpoint, since=since or _EPOCH, until=until), 1)
@@ -125,21 +133,27 @@ def schema(
     return found
 
 
-def _problems(error: str) -> list[tuple[str, str]]:
+def _problems(error: str, known: Collection[str]) -> list[tuple[str, str]]:
     """The columns that a refused request got wrong, and how."""
     if typed := _OTHER_TYPE.match(error):
-        return [(typed[1], _without_value(typed[2]))]
-    unfit = _UNFIT.match(error)
-    if not unfit:
+        return [(ast.literal_eval(typed[1]), _without_value(typed[2]))]
+    if not error.startswith(_UNFIT):
         return []
-    unknown, lacking = _UNKNOWN.search(unfit[1]), _LACKING.search(unfit[1])
-    named = [(found[1], why) for found, why in ((unknown, "a column that the model does not know"), (lacking, "without it")) if found]
-    return [(name, why) for listed, why in named for name in re.findall(r"'([^']*)'", listed)]
+    named = {found[1]: [ast.literal_eval(name) for name in re.findall(_NAME, found[2])] for found in _NAMED.finditer(error, len(_UNFIT))}
+    unknown, lacking = named.get("unknown", []), named.get("missing", [])
+    if len(unknown) == 1 and len(known) > 1 and {*known} <= {*lacking}:
+        unknown = []
+    return [*((name, "a column that the model does not know") for name in unknown), *((name, "without it") for name in lacking)]
 
 
 def _without_value(words: str) -> str:
     """`expected float64, got text` of what quotes a value, so that a thousand values are one finding."""
-    return re.sub(r"(got (?:text|the number|the truth value|\w+)).*", r"\1", words)
+    expected, got, came = words.partition(", got ")
+    if not got or came in _UNNAMED:
+        return words
+    if came.startswith(("[", "an array of shape ")):
+        return f"{expected}, got another"
+    return f"{expected}, got {re.match(r'the number|the truth value|[^ ]*', came)[0]}"  # type: ignore[index]
 
 
 def _refused(column: str, why: str, count: int, total: int, effect: float) -> Finding:

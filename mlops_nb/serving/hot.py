@@ -226,7 +226,8 @@ class Scorer:
         if isinstance(error, MlopsError):
             text = f"{error} ({error.hint})" if error.hint else str(error)
             head = JSON_HEAD + b"retry-after: 1\r\n" if error.http_status == 429 else JSON_HEAD
-            return self.finish(job, error.http_status, (head, msgspec.json.encode({"error": text})), None, str(error))
+            kept = error.whole if isinstance(error, SignatureMismatch) else str(error)
+            return self.finish(job, error.http_status, (head, msgspec.json.encode({"error": text})), None, kept)
         reason = self._reasons.tell(error)
         text = reason.message + (f" ({reason.where})" if reason.where else "")
         return self.finish(job, 500, (JSON_HEAD, msgspec.json.encode({"error": text})), None, reason.message)

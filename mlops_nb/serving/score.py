@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ..errors import SignatureMismatch, closest, listed
+from ..errors import SignatureMismatch, listed
 from ..signature import Signature, to_columns
 
 _WRAPPERS = ("input_data", "inputs", "data", "dataframe_split", "dataframe_records", "instances")
@@ -93,14 +93,14 @@ def _records(rows: Sequence[Mapping[str, Any]], signature: Signature | None, nam
         found = {name: [row[name] for row in rows] for name in names}
     except KeyError:
         found = _with_gaps(rows, signature)
-    if unknown := next((name for row in rows if len(row) > len(names) or row.keys() - found.keys() for name in row if name not in found), None):
-        raise SignatureMismatch(f"The data does not fit the model: unknown column {unknown!r}.", hint=_near(unknown, names))
+    if unknown := [name for row in rows if len(row) > len(names) or row.keys() - found.keys() for name in row if name not in found]:
+        signature.check_names(dict.fromkeys([*found, *unknown]))
     return found
 
 
 def _with_gaps(rows: Sequence[Mapping[str, Any]], signature: Signature) -> dict[str, Any]:
     """A key that a row lacks is a missing value where one may be."""
-    given = set().union(*rows)
+    given = dict.fromkeys(name for row in rows for name in row)
     lacking = [column.name for column in signature.inputs if column.name not in given]
     if lacking:
         return {name: [row.get(name) for row in rows] for name in given}  # the signature's check names both sides
@@ -108,11 +108,6 @@ def _with_gaps(rows: Sequence[Mapping[str, Any]], signature: Signature) -> dict[
         if not column.nullable and (row := next((n for n, r in enumerate(rows) if column.name not in r), None)) is not None:
             raise SignatureMismatch(f"expected {column.type}, got nothing", column=column.name, row=row)
     return {column.name: [row.get(column.name) for row in rows] for column in signature.inputs}
-
-
-def _near(name: str, names: list[str]) -> str:
-    near = closest(name, names)
-    return f"did you mean {near}?" if near else f"columns of this model: {listed(names, most=20)}"
 
 
 def answer(arrays: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:

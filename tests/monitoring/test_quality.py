@@ -47,11 +47,15 @@ def report(tmp_path_factory) -> DriftReport:
 
 def refuse(watched: Watched, column: str, count: int) -> None:
     """Requests that the server refused, in its own words."""
-    rows = {**{name: [0.0] for name in watched.training}, column: [1.0]}
+    refuse_rows(watched, {**{name: [0.0] for name in watched.training}, column: [1.0]}, count)
+
+
+def refuse_rows(watched: Watched, rows: dict[str, list], count: int = 1) -> None:
+    """The same of any rows."""
     with pytest.raises(SignatureMismatch) as told:
         signature.infer(watched.training).check(rows)
-    facts = {"status": 400, "latency_ms": 1.0, "rows": None, "inputs": rows, "outputs": None, "error": str(told.value)}
-    lines = [json.dumps({"time": datetime.now(UTC).isoformat(), "id": f"{column}-{n}", **facts}) + "\n" for n in range(count)]
+    facts = {"status": 400, "latency_ms": 1.0, "rows": None, "inputs": None, "outputs": None, "error": told.value.whole}
+    lines = [json.dumps({"time": datetime.now(UTC).isoformat(), "id": f"{time.time_ns()}-{n}", **facts}) + "\n" for n in range(count)]
     (watched._folder("1") / f"closed-{time.time_ns()}.jsonl").write_text("".join(lines))
 
 
@@ -126,6 +130,36 @@ def test_a_refused_type_is_one_finding_whatever_the_values(delays):
     assert not refused.is_alarm
 
 
+def test_every_column_that_a_refused_request_lacks_is_told(workspace):
+    watched = Watched(pd.DataFrame({f"it's {n}" if n % 2 else f"and missing column 'x{n}'": flights(500, seed=n).dep_delay for n in range(10)}))
+    watched.deploy()
+    watched.ask(watched.training)
+    refuse_rows(watched, {"wheels": [1.0], "wings": [2.0]})
+
+    words = {one.feature: one.words.rpartition(": ")[2] for one in checked().quality}
+
+    assert words == dict.fromkeys(watched.training, "without it") | dict.fromkeys(["wheels", "wings"], "a column that the model does not know")
+
+
+def test_the_name_of_a_series_sent_in_place_of_rows_is_no_column(delays):
+    delays.ask(flights(3000, seed=1), batch=10)
+    refuse_rows(delays, signature.to_columns(delays.training.dep_delay.rename(512)))
+
+    assert {one.feature for one in checked().quality} == set(delays.training)
+
+
+def test_what_came_is_told_whole_and_without_its_value(delays):
+    delays.ask(flights(3000, seed=1), batch=10)
+    sound = {name: [value] for name, value in delays.training.iloc[0].items()}
+    refuse_rows(delays, sound | {"distance": [None]})
+    refuse_rows(delays, sound | {"dep_delay": np.zeros((1, 2))})
+    refuse_rows(delays, sound | {"dep_delay": np.zeros((1, 3))})
+
+    words = {one.feature: one.words.rpartition("refused: ")[2] for one in checked().quality}
+
+    assert words == {"distance": "expected float64, got a missing value", "dep_delay": "expected one value a row, got another"}
+
+
 def test_a_fault_of_the_schema_raises_the_alert(delays):
     delays.ask(flights(3000, seed=1))
     refuse(delays, "wheels", 30)
@@ -160,6 +194,6 @@ def test_a_change_that_is_certain_and_too_small_to_count_says_so(workspace):
 
 
 def test_columns_that_came_and_went_are_facts_and_only_what_went_alarms(delays):
-    found = quality.schema("delays", None, since=None, until=datetime.now(UTC), new={"wheels"}, gone={"wings"}, effect=0.03)
+    found = quality.schema("delays", None, since=None, until=datetime.now(UTC), known=set(), new={"wheels"}, gone={"wings"}, effect=0.03)
 
     assert [(one.feature, one.kind, one.is_alarm, one.by_chance) for one in found] == [("wings", "gone", True, False), ("wheels", "new column", False, False)]

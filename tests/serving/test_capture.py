@@ -80,6 +80,16 @@ def test_a_refused_request_gets_a_line_too(onnx: Callable[..., Running]):
     assert line["error"].startswith("Column 'hour' (row 0)")
 
 
+def test_all_columns_that_did_not_fit_are_kept_though_the_answer_names_a_few(onnx: Callable[..., Running]):
+    server = onnx()
+    answer = server.score([{**ROW, **{f"x{n}": 0 for n in range(12)}}])
+
+    line = server.until_lines(1)[0]
+
+    assert "and 4 more" in answer.text and "'x11'" not in answer.text
+    assert line["error"].startswith("The data does not fit the model: unknown columns 'x0'") and "'x11'" in line["error"]
+
+
 def test_an_exception_keeps_the_inputs_that_raised_it(start: Start, script: Callable[[str], Path]):
     server = start(script("def run(raw):\n    raise ValueError('no')\n"), engine="script", flavor="script").until_ready()
     server.client.post("/score", content="{}")
