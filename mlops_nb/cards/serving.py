@@ -167,7 +167,7 @@ def answer(answer: Any) -> Card:
     return Card(
         title=answer.endpoint,
         kind="answer",
-        facts=those_given(("answered by", answer.deployment), ("took", f"{answer.latency_ms:.1f} ms"), ("request", answer.request_id)),
+        facts=those_given(("answered by", answer.deployment), ("took", f"{answer.latency_ms:.1f} ms"), ("request_id", answer.request_id)),
         tables=_outputs(answer.outputs),
         note="" if isinstance(answer.outputs, Mapping) else brief(answer.outputs),
     )

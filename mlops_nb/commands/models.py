@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..cards.card import size
 from ..errors import UsageError
 from ..fpga import DEFAULT_PART
 from ..grammar import A_DATASET_OR_FRAME, A_METRIC, A_MODEL, A_MODEL_NAME, A_MODEL_OBJECT, A_PRECISION, A_TAG, AN_ALIAS, DATA, dataset_names, face
@@ -233,7 +234,7 @@ def delete(ref: ModelRef, yes: bool) -> Facts:
     from .. import registry
 
     version, freed = registry.get(ref), registry.deletable_bytes(ref)
-    if not yes and not face().agrees(f"Delete {version.ref} and {freed / 1e6:,.1f} MB of files?"):
+    if not yes and not face().agrees(f"Delete {version.ref} and {size(freed)} of files?"):
         raise UsageError(f"{version.ref} was kept.", hint=f"%mlops delete {version.ref} --yes")
     return Facts({"deleted": version.ref, "freed_bytes": registry.delete(ModelRef(version.model, version=version.version))})
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mlops_nb import cards, datasets, rollout
+from mlops_nb.client import Answer
 from mlops_nb.errors import DeploymentNotFound, UnsafeUrl
 from mlops_nb.shapes import Dashboard, Facts, Key, Listing, as_data
 from mlops_nb.store.deployments import Reason
@@ -172,3 +173,9 @@ def test_an_endpoint_given_where_a_deployment_is_meant_is_told_with_its_deployme
     error = DeploymentNotFound("delays", "", known=["2", "1"])
 
     assert "'" not in str(error) and "1, 2" in str(error) and error.hint == "delays/1"
+
+
+def test_the_card_of_an_answer_names_its_id_as_its_attribute_and_labels_do():
+    answer = Answer(endpoint="delays", deployment="1", request_id="r-7", latency_ms=1.0, outputs={"label": [1]})
+
+    assert "request_id" in cards.as_text(answer) and answer.request_id in cards.as_text(answer)

@@ -13,7 +13,7 @@ from living import ROWS, X, Y, churn_model
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
-from mlops_nb import artifacts, datasets, errors, registry, store
+from mlops_nb import artifacts, cli, datasets, errors, registry, store
 from mlops_nb.settings import Workspace
 from mlops_nb.store import events
 
@@ -44,6 +44,15 @@ def test_versions_count_up_and_a_deleted_number_is_not_given_again(workspace: Wo
     registry.delete("churn:3")
 
     assert churn_model().version == 4
+
+
+def test_whoever_deletes_is_asked_with_a_size_that_is_not_nothing(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    registry.register(LogisticRegression().fit(X, Y), name="churn", convert=False)
+
+    assert cli.answer(["delete", "churn:1"]) == 2
+
+    asked = re.search(r"Delete churn:1 and ([0-9.,]+) (bytes|kB) of files\?", capsys.readouterr().err)
+    assert asked and float(asked[1].replace(",", "")) > 0
 
 
 def test_the_same_bytes_again_are_told(workspace: Workspace) -> None:
