@@ -6,7 +6,6 @@ cannot be scored, with the first answers its deployment gave.  Labels are compar
 
 from __future__ import annotations
 
-import itertools
 import os
 import subprocess
 import sys
@@ -211,8 +210,7 @@ def truth(endpoint: str, deployment: str | None, against: Reference, found: Sequ
     target = target_of(endpoint, against)
     if target is None:
         return None
-    answered = labels.answers(endpoint, deployment=deployment, since=min(one.first for one in found), until=judged.until)
-    windows = [_counted(target, [_within(one, window) for one in answered]) for window in found]
+    windows = [_counted(target, texts) for texts in labels.truths(endpoint, [(one.first, one.last) for one in found], deployment=deployment)]
     known, rows = sum(window.count for window in windows), sum(one.rows for one in found)
     if not known:
         return None
@@ -235,15 +233,15 @@ def by_window(
     import numpy as np
 
     since, until = (origin + timedelta(seconds=place * seconds) for place in (first, end))
-    found: dict[int, list[labels.Answers]] = {}
+    found: dict[int, Counter[str]] = {}
     for one in labels.answers(endpoint, since=since, until=until, most=MOST_LABELLED):
         if among is None or one.deployment in among:
             told = one.where(one.labelled)
             after = (told.time.astype("datetime64[us]") - np.datetime64(origin.replace(tzinfo=None), "us")).astype(np.int64)
             places = after // int(seconds * 1e6)
             for place in np.unique(places):
-                found.setdefault(int(place), []).append(told.where(places == place))
-    return {place: _counted(target, many) for place, many in found.items()}
+                found.setdefault(int(place), Counter()).update(told.truth[places == place].tolist())
+    return {place: _counted(target, texts) for place, texts in found.items()}
 
 
 def _target(against: Reference) -> ColumnSummary | None:
@@ -255,19 +253,10 @@ def _target(against: Reference) -> ColumnSummary | None:
     return next((one for one in against.columns if [one.name] == left), None)
 
 
-def _within(answered: labels.Answers, window: Windowed) -> labels.Answers:
+def _counted(target: ColumnSummary, texts: Counter[str]) -> ColumnSummary:
+    """The labels, and how often each came, over the bins or categories of the target."""
     import numpy as np
 
-    first, last = (np.datetime64(time.replace(tzinfo=None), "us") for time in (window.first, window.last))
-    time = answered.time.astype("datetime64[us]")
-    return answered.where((time >= first) & (time <= last) & answered.labelled)
-
-
-def _counted(target: ColumnSummary, answered: Sequence[labels.Answers]) -> ColumnSummary:
-    """The labels over the bins or categories of the target."""
-    import numpy as np
-
-    texts = Counter(itertools.chain.from_iterable(one.truth.tolist() for one in answered))
     if target.kind == "category":
         spoken = {"1": "true", "0": "false"} if set(target.categories) <= {"true", "false"} else {}
         counts = dict.fromkeys(target.categories, 0)
@@ -280,10 +269,14 @@ def _counted(target: ColumnSummary, answered: Sequence[labels.Answers]) -> Colum
         return msgspec.structs.replace(
             target, count=texts.total(), missing=0, categories=counts, other=other, new=dict(list(strangers.items())[:5])
         )  # fmt: skip
-    numbers = np.array([number for text in texts.elements() if (number := _number(text)) is not None])
-    counts_of = np.bincount(np.searchsorted(target.edges, numbers, side="left"), minlength=len(target.edges) + 1)
-    mean, deviation = (float(numbers.mean()), float(numbers.std())) if len(numbers) else (None, None)
-    return msgspec.structs.replace(target, count=len(numbers), missing=0, counts=counts_of.tolist(), mean=mean, deviation=deviation)
+    told_apart = [(number, count) for text, count in texts.items() if (number := _number(text)) is not None]
+    numbers, times = (np.array(values, float) for values in zip(*told_apart, strict=True)) if told_apart else (np.zeros(0), np.zeros(0))
+    counts_of = np.bincount(np.searchsorted(target.edges, numbers, side="left"), weights=times, minlength=len(target.edges) + 1).astype(int)
+    counted = msgspec.structs.replace(target, count=int(times.sum()), missing=0, counts=counts_of.tolist(), mean=None, deviation=None)
+    if not told_apart:
+        return counted
+    mean = float(np.average(numbers, weights=times))
+    return msgspec.structs.replace(counted, mean=mean, deviation=float(np.sqrt(np.average((numbers - mean) ** 2, weights=times))))
 
 
 def _number(text: str) -> float | None:

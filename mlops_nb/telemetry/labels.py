@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from ..settings import Workspace
 from ..splits import COPY_MARK
 from . import aggregates, files, rows
 from .files import Standing
-from .queries import _during, _lines, _parquet, _steady
+from .queries import _during, _lines, _naive, _parquet, _steady
 
 if TYPE_CHECKING:
     import duckdb
@@ -238,6 +239,15 @@ def judged(endpoint: str, *, since: datetime, by: datetime) -> list[Answers]:
     return [one for one in found if one is not None and len(one)]
 
 
+def truths(endpoint: str, spans: Sequence[tuple[datetime, datetime]], *, deployment: str | None = None) -> list[Counter[str]]:
+    """For each of the *spans*, first and last moment, how often each label is the truth of what was answered in it; no row is held in memory."""
+    found: list[Counter[str]] = [Counter() for _ in spans]
+    for place in files.folders(endpoint, deployment):
+        for span, label, count in _truths_of(endpoint, place, spans):
+            found[span][label] += count
+    return found
+
+
 def newest(endpoint: str, *, by: datetime) -> int:
     """When the newest label that came *by* then did, in nanoseconds; 0 before the first."""
     return max((int(path.stem) for path in _files(endpoint) if int(path.stem) <= _nanoseconds(by)), default=0)
@@ -294,41 +304,76 @@ def _known(endpoint: str, share: float | None = None) -> str | None:
     return f"SELECT id, row, label FROM ({whole}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY stem DESC) = 1"
 
 
+def _truths_of(endpoint: str, place: Path, spans: Sequence[tuple[datetime, datetime]]) -> list[tuple[int, str, int]]:
+    listed = ", ".join(f"({number}, TIMESTAMP '{_naive(first)}', TIMESTAMP '{_naive(last)}')" for number, (first, last) in enumerate(spans))
+
+    def ask(standings: list[Standing]) -> list[tuple[int, str, int]]:
+        cursor = rows.connection()
+        told = _told(cursor, endpoint, standings[0], min(first for first, _ in spans), max(last for _, last in spans) + timedelta(microseconds=1))
+        if told is None:
+            return []
+        among = f"({told.sql}) JOIN (VALUES {listed}) s(span, first, last) ON time BETWEEN first AND last"
+        return cursor.execute(f"SELECT span, truth, count(*) FROM {among} WHERE truth IS NOT NULL GROUP BY ALL", told.bounds).fetchall()
+
+    return _steady([place], ask)
+
+
+class _Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What a deployment answered, as SQL: time, id, row, truth, said, and what else is wanted of each row."""
+
+    sql: str
+    order: str
+    bounds: Any
+    wanted: dict[str, str]
+    is_label: bool
+    of: int = 0
+    """See `Answers`."""
+
+
 def _answers_of(
     endpoint: str, place: Path, since: datetime | None, until: datetime | None, columns: Sequence[str], most: int | None, *, known_by: int | None = None
 ) -> Answers | None:  # fmt: skip
-    where, bounds = _during(since, until)
-
     def ask(standings: list[Standing]) -> Answers | None:
         cursor, standing = rows.connection(), standings[0]
-        total = _scored(cursor, standing, since, until) if most else 0
-        share = min(most / total, aggregates.SAMPLED) if most and total > _WELL_BEYOND * most else None
-        table = rows.whole(cursor, standing, _sampled(standing, since, until) if share else _parquet(standing, since, until), _lines(standing))
-        if not table:
+        told = _told(cursor, endpoint, standing, since, until, columns, most=most, known_by=known_by)
+        if told is None:
             return None
-        types = {row[0]: str(row[1]) for row in cursor.execute(f"DESCRIBE SELECT * FROM ({table})").fetchall()}
-        wanted = _wanted(types, columns)
-        if "said" not in wanted:
-            return None
-        each = ", ".join(f"unnest({rows.quoted(column)}) AS {name}" for name, column in wanted.items())
-        id = f"CASE WHEN suffix(id, '{COPY_MARK}') THEN left(id, length(id) - {len(COPY_MARK)}) ELSE id END"
-        said_at_all = f"{rows.quoted(wanted['said'])} IS NOT NULL"
-        known = _known(endpoint, share) if known_by is None else _known_when(endpoint, by=known_by)
-        if known is None and known_by is not None:
-            return None
-        chosen = f"AND {_chosen(share, kept='place' in types)}" if share else f"AND {id} IN (SELECT id FROM ({known}))" if known_by else ""
-        scored = f"SELECT time, {id} AS id, unnest(range(rows)) AS row, {each} FROM ({table}) WHERE {where} AND {said_at_all} {chosen}"
-        newest = f"SELECT * FROM ({scored}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY time DESC) = 1"
-        truth = f"{'' if known_by else 'LEFT '}JOIN ({known}) k USING (id, row)" if known else "CROSS JOIN (SELECT NULL::VARCHAR AS label) k"
-        said_type = types[wanted["said"]].removesuffix("[]")
-        said = as_label("said", said_type) if _is_label(wanted["said"], said_type) else "said::DOUBLE"
-        shown = ", ".join(_shown(name, types[wanted[name]]) for name in wanted if name != "said")
-        sql = f"SELECT time, id, row, k.label AS truth, {said} AS said{', ' + shown if shown else ''} FROM ({newest}) a {truth}"
-        sql += f" ORDER BY {'greatest(k.came, epoch_ns(time)), ' if known_by else ''}time, id, row"
-        found = _as_answers(standing.deployment, cursor.execute(sql, bounds).fetchnumpy(), wanted, is_label=_is_label(wanted["said"], said_type))
-        return msgspec.structs.replace(found, of=total) if share else found
+        found = cursor.execute(f"{told.sql} ORDER BY {told.order}", told.bounds).fetchnumpy()
+        return msgspec.structs.replace(_as_answers(standing.deployment, found, told.wanted, is_label=told.is_label), of=told.of)
 
     return _steady([place], ask)
+
+
+def _told(
+    cursor: duckdb.DuckDBPyConnection, endpoint: str, standing: Standing, since: datetime | None, until: datetime | None, columns: Sequence[str] = (), *,
+    most: int | None = None, known_by: int | None = None,
+) -> _Told | None:  # fmt: skip
+    where, bounds = _during(since, until)
+    total = _scored(cursor, standing, since, until) if most else 0
+    share = min(most / total, aggregates.SAMPLED) if most and total > _WELL_BEYOND * most else None
+    table = rows.whole(cursor, standing, _sampled(standing, since, until) if share else _parquet(standing, since, until), _lines(standing))
+    if not table:
+        return None
+    types = {row[0]: str(row[1]) for row in cursor.execute(f"DESCRIBE SELECT * FROM ({table})").fetchall()}
+    wanted = _wanted(types, columns)
+    known = _known(endpoint, share) if known_by is None else _known_when(endpoint, by=known_by)
+    if "said" not in wanted or (known is None and known_by is not None):
+        return None
+    each = ", ".join(f"unnest({rows.quoted(column)}) AS {name}" for name, column in wanted.items())
+    id = f"CASE WHEN suffix(id, '{COPY_MARK}') THEN left(id, length(id) - {len(COPY_MARK)}) ELSE id END"
+    said_at_all = f"{rows.quoted(wanted['said'])} IS NOT NULL"
+    chosen = f"AND {_chosen(share, kept='place' in types)}" if share else f"AND {id} IN (SELECT id FROM ({known}))" if known_by else ""
+    scored = f"SELECT time, {id} AS id, unnest(range(rows)) AS row, {each} FROM ({table}) WHERE {where} AND {said_at_all} {chosen}"
+    newest = f"SELECT * FROM ({scored}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY time DESC) = 1"
+    truth = f"{'' if known_by else 'LEFT '}JOIN ({known}) k USING (id, row)" if known else "CROSS JOIN (SELECT NULL::VARCHAR AS label) k"
+    said_type = types[wanted["said"]].removesuffix("[]")
+    is_label = _is_label(wanted["said"], said_type)
+    shown = ["time", "id", "row", "k.label AS truth", f"{as_label('said', said_type) if is_label else 'said::DOUBLE'} AS said"]
+    shown += [_shown(name, types[wanted[name]]) for name in wanted if name != "said"]
+    return _Told(
+        sql=f"SELECT {', '.join(shown)} FROM ({newest}) a {truth}", order=f"{'greatest(k.came, epoch_ns(time)), ' if known_by else ''}time, id, row",
+        bounds=bounds, wanted=wanted, is_label=is_label, of=total if share else 0,
+    )  # fmt: skip
 
 
 def _scored(cursor: duckdb.DuckDBPyConnection, standing: Standing, since: datetime | None, until: datetime | None) -> int:
