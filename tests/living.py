@@ -25,7 +25,7 @@ def churn_model() -> ModelVersion:
     return registry.register(LogisticRegression().fit(X, Y), name="churn", data="customers").version
 
 
-def wait_for(true: Callable[[], Any], *, seconds: float = 30.0, what: str = "it") -> Any:
+def wait_for(true: Callable[[], Any], *, seconds: float = 90.0, what: str = "it") -> Any:
     """The first true value that *true* gives; fails the test when none comes in time."""
     deadline = time.monotonic() + seconds
     while not (value := true()):

@@ -56,7 +56,7 @@ class Load:
         self._ended.set()
         self._thread.join()
         try:
-            wait_for(lambda: not self._requester.waiting, seconds=60, what="the last answers")
+            wait_for(lambda: not self._requester.waiting, seconds=180, what="the last answers")
         finally:
             self._requester.close()
 
