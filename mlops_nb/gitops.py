@@ -105,7 +105,7 @@ def _of_gateway(workloads: Sequence[Workload], shares: Sequence[int]) -> list[Ma
 
 def _of_kserve(workloads: Sequence[Workload], shares: Sequence[int]) -> list[Manifest]:
     """The newest alone: the revision before it is what the cluster has."""
-    return [manifests.inference_service(workloads[-1], canary_percent=shares[-1] if len(workloads) > 1 else None)]
+    return [manifests.whole_endpoint(workloads[-1], canary_percent=shares[-1] if len(workloads) > 1 else None)]
 
 
 def _note(made: Written) -> str:

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         "deploy delays@champion --cpus 2 --memory 512m --env OMP_NUM_THREADS=2",
         "deploy delays:3 --to docker --cpus 1 --memory 512m",
         "deploy delays:3 --to kubernetes --image registry.example.org/delays:3 --gateway edge/public --replicas 2",
+        "deploy delays:3 --to kubernetes --style kserve --image registry.example.org/delays:3 --gateway edge/public --max-replicas 4",
         "deploy delays:3 --to edge --device gate-1 --run process",
         "deploy delays:3 --to edge --device gate-2 --run container",
         "deploy delays:3 --to fpga --precision 'fixed<16,6>'",
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
 @click.option("--image", metavar="REFERENCE", help="The image it runs, where it runs in a container.  [default: built from the version, where the target can]")
 @click.option("--base", metavar="IMAGE", help="Docker, or --run container: the image that its own is built upon.  [default: the official one of its Python]")
 @click.option("--context", type=A_CONTEXT, help="Which of the kubeconfig's clusters.  [default: its current one]")
+@click.option("--style", type=click.Choice(["plain", "kserve"]), help="On a cluster: a Deployment, or a KServe InferenceService.  [default: plain]")
 @placing
 @on_a_device
 @click.option("--wait/--no-wait", default=True, help="Return once it is healthy, or at once.  [default: wait]")

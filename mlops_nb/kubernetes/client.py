@@ -42,10 +42,13 @@ _KINDS = {
     "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
     "HTTPRoute": ("gateway.networking.k8s.io/v1", "httproutes"),
     "Gateway": ("gateway.networking.k8s.io/v1", "gateways"),
+    "InferenceService": ("serving.kserve.io/v1beta1", "inferenceservices"),
     "PodMetrics": ("metrics.k8s.io/v1beta1", "pods"),
 }
 OF_A_WORKLOAD = ("Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy", "Service")
 """What one deployment has, in the order in which it is deleted: the Service last, so that its pods drain behind it."""
+OF_AN_INFERENCE_SERVICE = ("InferenceService", "PodDisruptionBudget", "NetworkPolicy")
+"""The same of one that KServe runs: what KServe made goes with the InferenceService."""
 OF_AN_ENDPOINT = ("HTTPRoute", "Secret")
 
 

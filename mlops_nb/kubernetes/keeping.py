@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from ..errors import ClusterRefused, ClusterUnreachable, MlopsError
 from . import reading
-from .client import OF_A_WORKLOAD, OF_AN_ENDPOINT, Api, Context
-from .manifests import DEPLOYMENT, ENDPOINT, WORKSPACE, Manifest
+from .client import OF_A_WORKLOAD, OF_AN_ENDPOINT, OF_AN_INFERENCE_SERVICE, Api, Context
+from .manifests import DEPLOYMENT, ENDPOINT, WORKSPACE, Manifest, Runner
 from .reading import Seen
 
 LOOK_SECONDS = 0.8
@@ -43,12 +45,12 @@ class Keeper:
         self.context, self.namespace, self.workspace = context, namespace, workspace
         self._news = threading.Condition()
         self._wanted: dict[str, _Wanted] = {}
-        self._unwanted: list[dict[str, str]] = []
+        self._unwanted: list[tuple[dict[str, str], Runner]] = []
         self._known: frozenset[str] | None = None
         self._seen: Seen | None = None
         self._seen_at = self._asked_at = self._swept_at = float("-inf")
         self._trouble: MlopsError | None = None
-        self._metrics = True
+        self._metrics = self._kserve = True
         self._thread: threading.Thread | None = None
 
     # ── for the agent's loop: none of these waits ──
@@ -61,11 +63,11 @@ class Keeper:
                 self._wanted[key] = _Wanted(manifests)
             self._awake()
 
-    def withdraw(self, key: str, labels: Mapping[str, str]) -> None:
-        """Have all with these labels deleted, and forget what was wanted under *key*."""
+    def withdraw(self, key: str, labels: Mapping[str, str], *, style: Runner) -> None:
+        """Have all of this style with these labels deleted, and forget what was wanted under *key*."""
         with self._news:
             self._wanted.pop(key, None)
-            self._unwanted.append(dict(labels))
+            self._unwanted.append((dict(labels), style))
             self._awake()
 
     def forget(self, key: str) -> None:
@@ -135,7 +137,8 @@ class Keeper:
 
     def _delete_unwanted(self, api: Api) -> None:
         while self._unwanted:
-            delete(api, self.namespace, self._unwanted[0])
+            labels, style = self._unwanted[0]
+            delete(api, self.namespace, labels, style=style)
             with self._news:
                 self._unwanted.pop(0)
 
@@ -158,16 +161,31 @@ class Keeper:
 
     def _look(self, api: Api) -> Seen:
         ours = {WORKSPACE: self.workspace}
-        workloads = {item["metadata"]["name"]: item for item in api.found("Deployment", self.namespace, labels=ours)}
+        workloads, predictors = _by_owner(api.found("Deployment", self.namespace, labels=ours))
+        services = {item["metadata"]["name"]: item for item in self._inference_services(api, ours)}
         routes = {item["metadata"]["name"]: item for item in _where_there_are(api, "HTTPRoute", self.namespace, ours)}
-        seen = Seen(workloads=workloads, pods=api.found("Pod", self.namespace, labels=ours), routes=routes)
-        return Seen(
-            workloads=seen.workloads, pods=seen.pods, routes=routes, events=self._warnings(api, seen), logs=self._logs(api, seen), usage=self._used(api, seen)
-        )  # fmt: skip
+        pods = api.found("Pod", self.namespace, labels=ours)
+        seen = Seen(workloads=workloads, predictors=predictors, services=services, pods=pods, routes=routes)
+        return msgspec.structs.replace(seen, events=self._warnings(api, seen), logs=self._logs(api, seen), usage=self._used(api, seen))
+
+    def _inference_services(self, api: Api, labels: Mapping[str, str]) -> list[Manifest]:
+        """Not asked for where the cluster has no KServe, or none for us, and none is wanted."""
+        wanted = any(manifest["kind"] == "InferenceService" for w in list(self._wanted.values()) for manifest in w.manifests)
+        if not (wanted or self._kserve):
+            return []
+        try:
+            found = api.found("InferenceService", self.namespace, labels=labels)
+        except ClusterRefused as refusal:
+            if wanted and refusal.status != 404:
+                raise
+            self._kserve = False
+            return []
+        self._kserve = True
+        return found
 
     def _warnings(self, api: Api, seen: Seen) -> list[Manifest]:
         """Only asked for where something is not as it should be: a busy namespace has many."""
-        if all(reading.judged(name, seen, up=False)[0] == "healthy" for name in seen.workloads):
+        if all(reading.judged(name, seen, up=False)[0] == "healthy" for name in seen.names):
             return []
         return api.found("Event", self.namespace, fields={"type": "Warning"})[-_MOST_EVENTS:]
 
@@ -195,19 +213,46 @@ class Keeper:
             known, wanted = self._known, {manifest["metadata"]["name"] for w in self._wanted.values() for manifest in w.manifests}
         if known is None:
             return
-        for name in set(seen.workloads) - known - wanted:
-            labels = seen.workloads[name]["metadata"]["labels"]
-            delete(api, self.namespace, {key: labels[key] for key in (WORKSPACE, ENDPOINT, DEPLOYMENT) if key in labels})
+        of_a_style: tuple[tuple[dict[str, Manifest], Runner], ...] = (seen.workloads, "plain"), (seen.services, "kserve")
+        for there, style in of_a_style:
+            for name in set(there) - known - wanted:
+                labels = there[name]["metadata"]["labels"]
+                delete(api, self.namespace, {key: labels[key] for key in (WORKSPACE, ENDPOINT, DEPLOYMENT) if key in labels}, style=style)
 
 
-def delete(api: Api, namespace: str, labels: Mapping[str, str]) -> None:
+def delete(api: Api, namespace: str, labels: Mapping[str, str], *, style: Runner = "plain") -> None:
     """Delete a deployment's objects, and its endpoint's own once no other deployment of it is left."""
-    for kind in OF_A_WORKLOAD:
+    for kind in OF_AN_INFERENCE_SERVICE if style == "kserve" else OF_A_WORKLOAD:
         api.delete(kind, namespace, labels=labels)
     endpoint = {WORKSPACE: labels[WORKSPACE], ENDPOINT: labels[ENDPOINT]}
-    if not api.found("Deployment", namespace, labels=endpoint):
+    if not running(api, namespace, endpoint):
         for kind in OF_AN_ENDPOINT:
             api.delete(kind, namespace, labels=endpoint)
+
+
+def running(api: Api, namespace: str, labels: Mapping[str, str]) -> set[str]:
+    """The names of what was applied to run deployments: Deployments that nothing else made, and InferenceServices."""
+    deployments, _ = _by_owner(api.found("Deployment", namespace, labels=labels))
+    try:
+        services = _where_there_are(api, "InferenceService", namespace, labels)
+    except ClusterRefused as refusal:
+        if refusal.status != 403:  # what we may not even list, we did not apply
+            raise
+        services = []
+    return {*deployments, *(item["metadata"]["name"] for item in services)}
+
+
+def _by_owner(deployments: Sequence[Manifest]) -> tuple[dict[str, Manifest], dict[str, Manifest]]:
+    """Those that nothing else made, by name; and those of InferenceServices, by the InferenceService's name."""
+    plain, made = {}, {}
+    for item in deployments:
+        owners = item["metadata"].get("ownerReferences") or []
+        owner = next((owner["name"] for owner in owners if owner.get("kind") == "InferenceService"), None)
+        if owner:
+            made[owner] = item
+        elif not owners:
+            plain[item["metadata"]["name"]] = item
+    return plain, made
 
 
 def _where_there_are(api: Api, kind: str, namespace: str, labels: Mapping[str, str]) -> list[Manifest]:

@@ -5,13 +5,18 @@
 
 The endpoint's key stands in the Secret alone, which is mounted as a file; the scoring server itself checks `Authorization: Bearer`.
 (A gateway could add a token by a header filter, but then whoever may read routes has it, and the pod is open to its neighbours.)
-With `--style kserve` an InferenceService takes the place of all but the Secret; KServe divides requests between its newest revision and
-the one before, so it holds two deployments at most.
+
+With `deploy --style kserve` an InferenceService in KServe's standard mode takes the place of a deployment's Deployment, Service and autoscaler:
+KServe makes these, with our labels and annotations, and the route leads to the Service that it makes, NAME-predictor at port 80
+(https://github.com/kserve/kserve, pkg/controller/v1beta1/inferenceservice: components/predictor.go, reconcilers/service).
+With `manifest --style kserve` one InferenceService takes the place of all but the Secret; KServe divides requests between its newest revision
+and the one before, so it holds two deployments at most.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -21,12 +26,19 @@ from . import names
 
 Manifest = dict[str, Any]
 Style = Literal["gateway", "kserve"]
+"""How an endpoint is written for a repository."""
+Runner = Literal["plain", "kserve"]
+"""What runs a deployment: a Deployment of ours, or KServe."""
 
 MANAGER = "mlops_nb"
 """Who server-side apply says we are."""
 PORT = 8080
 TOKEN_FOLDER = "/var/run/secrets/mlops"
 WORKSPACE, ENDPOINT, DEPLOYMENT = "mlops-nb/workspace", "mlops-nb/endpoint", "mlops-nb/deployment"
+STATE = "mlops-nb/state"
+"""An annotation that KServe hands on: by it one sees that what runs is what was asked for last."""
+INFERENCE_SERVICE = "serving.kserve.io/inferenceservice"
+"""A label that KServe gives to all that it makes: the InferenceService's name."""
 _GROUP = 65532
 _STOP_SECONDS = 15
 _START_SECONDS = 600
@@ -43,6 +55,7 @@ class Toleration(msgspec.Struct, frozen=True, kw_only=True):
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """Where and how a deployment runs on a cluster."""
 
+    style: Runner = "plain"
     image: str
     namespace: str
     gateway: str = ""
@@ -77,7 +90,13 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """What its objects are called."""
-        return names.workload(self.endpoint, self.deployment)
+        named = names.inference if self.placement.style == "kserve" else names.workload
+        return named(self.endpoint, self.deployment)
+
+    @property
+    def service(self) -> str:
+        """The Service that the route leads to."""
+        return names.predictor(self.name) if self.placement.style == "kserve" else self.name
 
 
 def key_mark(key: str) -> str:
@@ -87,6 +106,8 @@ def key_mark(key: str) -> str:
 
 def of_workload(workload: Workload) -> list[Manifest]:
     """What runs one deployment."""
+    if workload.placement.style == "kserve":
+        return [policy(workload), inference_service(workload), budget(workload)]
     grown = [autoscaler(workload)] if workload.placement.most_replicas else []
     return [policy(workload), service(workload), deployment(workload), budget(workload), *grown]
 
@@ -118,7 +139,7 @@ def deployment(workload: Workload) -> Manifest:
     return _object("apps/v1", "Deployment", workload, count | spec)
 
 
-def pod(workload: Workload) -> Manifest:
+def pod(workload: Workload, *, name: str = "model") -> Manifest:
     """The pod: not root, no way to write but /tmp, no account on the cluster, nothing of the kernel that it does not need."""
     place = workload.placement
     spread = {"labelSelector": {"matchLabels": labels(workload)}, "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
@@ -128,7 +149,7 @@ def pod(workload: Workload) -> Manifest:
         "terminationGracePeriodSeconds": _STOP_SECONDS,
         "securityContext": {"runAsNonRoot": True, "fsGroup": _GROUP, "seccompProfile": {"type": "RuntimeDefault"}},
         "topologySpreadConstraints": [spread],
-        "containers": [container(workload) | _probes() | {"lifecycle": {"preStop": {"sleep": {"seconds": 3}}}}],
+        "containers": [container(workload, name=name) | _probes() | {"lifecycle": {"preStop": {"sleep": {"seconds": 3}}}}],
         "volumes": _volumes(workload, mode=0o440),
         **_scheduling(place),
     }
@@ -205,14 +226,18 @@ def secret(workspace: str, endpoint: str, namespace: str, *, key: str) -> Manife
     return {"apiVersion": "v1", "kind": "Secret", "metadata": head, "type": "Opaque", "stringData": {"token": key}}
 
 
-def route(workspace: str, endpoint: str, placement: Placement, weights: Mapping[str, int]) -> Manifest:
-    """Divides the requests below `/ENDPOINT` by weight; the header azureml-model-deployment picks one deployment."""
-    by_name = [_rule(endpoint, {name: 1}, header=name) for name in weights]
+def route(workspace: str, endpoint: str, placement: Placement, weights: Mapping[str, int], *, services: Mapping[str, str] | None = None) -> Manifest:
+    """Divides the requests below `/ENDPOINT` by weight; the header azureml-model-deployment picks one deployment.
+
+    *services* are the Services of deployments by name, where they are not called as the plain style calls them.
+    """
+    services = {name: names.workload(endpoint, name) for name in weights} | dict(services or {})
+    by_name = [_rule(endpoint, {services[name]: 1}, header=name) for name in weights]
     gateway_namespace, slash, gateway = placement.gateway.rpartition("/")
     spec: Manifest = {
         "parentRefs": [{"name": gateway, **({"namespace": gateway_namespace} if slash else {})}],
         **({"hostnames": [placement.hostname]} if placement.hostname else {}),
-        "rules": [*by_name, _rule(endpoint, weights)],
+        "rules": [*by_name, _rule(endpoint, {services[name]: weight for name, weight in weights.items()})],
     }
     head = {
         "name": names.group(endpoint), "namespace": placement.namespace, "labels": endpoint_labels(workspace, endpoint) | _MANAGED,
@@ -226,14 +251,30 @@ def _rule(endpoint: str, weights: Mapping[str, int], *, header: str | None = Non
     if header is not None:
         match["headers"] = [{"type": "Exact", "name": "azureml-model-deployment", "value": header}]
     rewrite = {"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}}}
-    backends = [{"name": names.workload(endpoint, name), "port": 80, "weight": weight} for name, weight in weights.items()]
+    backends = [{"name": service, "port": 80, "weight": weight} for service, weight in weights.items()]
     return {"matches": [match], "filters": [rewrite], "backendRefs": backends}
 
 
 # ── KServe ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def inference_service(workload: Workload, *, canary_percent: int | None = None) -> Manifest:
+def inference_service(workload: Workload) -> Manifest:
+    """One deployment as an InferenceService: KServe makes its Deployment, Service and autoscaler, and no way in but our route's."""
+    place = workload.placement
+    predictor: Manifest = {
+        "minReplicas": place.replicas,
+        "maxReplicas": place.most_replicas or place.replicas,
+        "deploymentStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        **pod(workload, name=_KSERVE_CONTAINER),
+    }
+    mark = hashlib.sha256(json.dumps(predictor, sort_keys=True).encode()).hexdigest()[:16]
+    made = _object("serving.kserve.io/v1beta1", "InferenceService", workload, {"predictor": predictor})
+    made["metadata"]["labels"] = made["metadata"]["labels"] | {"networking.kserve.io/visibility": "cluster-local"}
+    made["metadata"]["annotations"] = _annotations(workload) | {"serving.kserve.io/deploymentMode": _STANDARD, STATE: mark}
+    return made
+
+
+def whole_endpoint(workload: Workload, *, canary_percent: int | None = None) -> Manifest:
     """The endpoint as a KServe InferenceService that runs *workload*, its newest deployment.
 
     *canary_percent* is its share; the rest goes to the revision before.  None gives it all.
@@ -243,7 +284,7 @@ def inference_service(workload: Workload, *, canary_percent: int | None = None) 
         "minReplicas": place.replicas,
         "maxReplicas": place.most_replicas or place.replicas,
         "automountServiceAccountToken": False,
-        "containers": [container(workload, name="kserve-container") | _probes(start=False)],
+        "containers": [container(workload, name=_KSERVE_CONTAINER) | _probes(start=False)],
         "volumes": _volumes(workload, mode=0o444),
         **_scheduling(place),
     }
@@ -258,6 +299,9 @@ def inference_service(workload: Workload, *, canary_percent: int | None = None) 
 
 # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+_KSERVE_CONTAINER = "kserve-container"
+_STANDARD = "Standard"
+"""What KServe calls the mode since 0.16; it takes the former `RawDeployment` only where nothing is ever changed."""
 _MANAGED = {"app.kubernetes.io/managed-by": MANAGER}
 
 

@@ -14,12 +14,25 @@ _IMAGE = re.compile(
     r"[a-zA-Z0-9][a-zA-Z0-9._-]*(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?", re.ASCII
 )  # fmt: skip
 _LONGEST = 63
+_LONGEST_INFERENCE = 48
+"""KServe labels a predictor's pods `isvc.NAME-predictor`, and a label's value has 63 characters at most."""
 
 
 def workload(endpoint: str, deployment: str) -> str:
     """The name of what runs a deployment, `mlops-delays-3`: a DNS label that no other deployment of any endpoint has."""
     name = f"mlops-{endpoint}-{deployment}"
     return name if "-" not in deployment and _fits(name) else _shortened(name, f"{endpoint}/{deployment}")
+
+
+def inference(endpoint: str, deployment: str) -> str:
+    """The name of the InferenceService that runs a deployment, `mlops-delays-3`, short enough for what KServe makes of it."""
+    name = workload(endpoint, deployment)
+    return name if len(name) <= _LONGEST_INFERENCE else _shortened(name, f"{endpoint}/{deployment}", most=_LONGEST_INFERENCE)
+
+
+def predictor(inference: str) -> str:
+    """What KServe calls the Deployment and the Service that it makes for an InferenceService."""
+    return f"{inference}-predictor"
 
 
 def group(endpoint: str) -> str:
@@ -74,7 +87,7 @@ def _fits(name: str) -> bool:
     return len(name) <= _LONGEST and bool(_LABEL.fullmatch(name))
 
 
-def _shortened(name: str, whole: str) -> str:
-    """The beginning of *name*, and a hash of all that it stands for."""
-    said = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:48].strip("-")
+def _shortened(name: str, whole: str, *, most: int = 59) -> str:
+    """The beginning of *name*, and a hash of all that it stands for: *most* characters."""
+    said = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[: most - 11].strip("-")
     return f"{said}-{hashlib.sha256(whole.encode()).hexdigest()[:10]}".lstrip("-")

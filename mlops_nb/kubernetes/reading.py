@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..store.deployments import Reason
-from .manifests import DEPLOYMENT, ENDPOINT, Manifest
+from .manifests import DEPLOYMENT, ENDPOINT, INFERENCE_SERVICE, STATE, Manifest
 
 State = Literal["starting", "healthy", "unhealthy", "gone"]
 _NO_IMAGE = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError"})
@@ -24,7 +24,11 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """What one look at a namespace found of this workspace."""
 
     workloads: dict[str, Manifest] = {}
-    """Deployments by name."""
+    """Deployments of ours by name."""
+    services: dict[str, Manifest] = {}
+    """InferenceServices of ours by name."""
+    predictors: dict[str, Manifest] = {}
+    """The Deployments that KServe made, by the name of their InferenceService."""
     pods: list[Manifest] = []
     events: list[Manifest] = []
     """Warnings of the namespace."""
@@ -35,21 +39,34 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     usage: dict[str, Manifest] = {}
     """PodMetrics by pod, where the cluster has them."""
 
+    @property
+    def names(self) -> set[str]:
+        """Of all that was applied to run deployments."""
+        return {*self.workloads, *self.services}
+
+    def applied(self, name: str) -> Manifest | None:
+        """What was applied to run a deployment: its Deployment, or its InferenceService."""
+        return self.services.get(name) or self.workloads.get(name)
+
+    def runs(self, name: str) -> Manifest:
+        """The Deployment that runs it: ours, or the one that KServe made; empty while there is none."""
+        return (self.predictors if name in self.services else self.workloads).get(name) or {}
+
     def pods_of(self, workload: Manifest) -> list[Manifest]:
         """The pods with a workload's labels, newest first."""
-        wanted = {key: workload["metadata"]["labels"][key] for key in (ENDPOINT, DEPLOYMENT)}
+        head = workload["metadata"]
+        wanted = {key: head["labels"][key] for key in (ENDPOINT, DEPLOYMENT)} | ({INFERENCE_SERVICE: head["name"]} if head["name"] in self.services else {})
         found = [pod for pod in self.pods if wanted.items() <= (pod["metadata"].get("labels") or {}).items()]
         return sorted(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""), reverse=True)
 
 
 def judged(name: str, seen: Seen, *, up: bool) -> tuple[State, Reason | None]:
     """How the workload called *name* is, and why it is not healthy.  *up* says that it was healthy before."""
-    workload = seen.workloads.get(name)
-    if workload is None:
-        return "gone", Reason(kind="exited", message=f"The Deployment {name} was deleted on the cluster.")
-    if _available(workload, up=up):
+    if seen.applied(name) is None:
+        return "gone", Reason(kind="exited", message=f"What ran it, {name}, was deleted on the cluster.")
+    if _available(seen.runs(name), up=up) and (up or _taken_over(name, seen)):
         return "healthy", None
-    reason = why(workload, seen)
+    reason = why(name, seen)
     if up:
         return "unhealthy", reason or Reason(kind="unhealthy", message=f"{standing(name, seen)}.")
     return ("gone" if reason and reason.kind in _FINAL else "starting"), reason
@@ -69,13 +86,26 @@ def _available(workload: Manifest, *, up: bool) -> bool:
     return current and bool(updated) and available > replicas - updated  # more answer than there can be of earlier states
 
 
-def why(workload: Manifest, seen: Seen) -> Reason | None:
+def _taken_over(name: str, seen: Seen) -> bool:
+    """Whether what runs is what was applied: KServe brings its Deployment in line a moment later, and then says that it is ready."""
+    service = seen.services.get(name)
+    if service is None:
+        return True
+    template = (seen.runs(name).get("spec") or {}).get("template") or {}
+    handed_on = (template.get("metadata") or {}).get("annotations") or {}
+    return handed_on.get(STATE) == service["metadata"]["annotations"].get(STATE) and _condition(service, "PredictorReady") is not None
+
+
+def why(name: str, seen: Seen) -> Reason | None:
     """The first cause found, the hardest first; None when it is simply not there yet."""
-    return next(_causes(workload, seen), None)
+    return next(_causes(name, seen), None)
 
 
-def _causes(workload: Manifest, seen: Seen) -> Iterator[Reason]:
-    pods = seen.pods_of(workload)
+def _causes(name: str, seen: Seen) -> Iterator[Reason]:
+    applied, workload = seen.applied(name), seen.runs(name)
+    pods = seen.pods_of(applied) if applied else []
+    if mode := _other_mode(seen.services.get(name)):
+        yield Reason(kind="refused", message=f"KServe runs it in the mode {mode}, not in its standard one.", hint="KServe 0.16 or newer, or --style plain")
     for pod in pods:
         yield from _container_causes(pod, seen.logs.get(pod["metadata"]["name"], []))
     if refused := _condition(workload, "ReplicaFailure"):
@@ -95,6 +125,23 @@ def _causes(workload: Manifest, seen: Seen) -> Iterator[Reason]:
             yield Reason(kind="held up", message=f"Its pod {pod['metadata']['name']} cannot begin yet: {said}")
     if (late := _condition(workload, "Progressing", status="False")) and not pods:
         yield Reason(kind="cannot start", message=late.get("message") or "The Deployment makes no progress.")
+    if said := _said_by_kserve(seen.services.get(name), begun=bool(pods)):
+        yield Reason(kind="held up", message=f"KServe does not bring it up yet: {said}")
+
+
+def _other_mode(service: Manifest | None) -> str:
+    """The mode in which KServe runs an InferenceService, where that is not the one that makes a Deployment and a Service."""
+    mode = ((service or {}).get("status") or {}).get("deploymentMode") or ""
+    return "" if mode in ("Standard", "RawDeployment") else mode
+
+
+def _said_by_kserve(service: Manifest | None, *, begun: bool) -> str:
+    """Why an InferenceService is not ready.  Once its pods are there, only what keeps KServe from bringing them in line: pods speak for themselves."""
+    for kind in ("PredictorReady", "Ready"):
+        said = _condition(service or {}, kind, status="False") or _condition(service or {}, kind, status="Unknown") or {}
+        if (said.get("reason") or said.get("message")) and (not begun or said.get("reason") == "ReconcileFailed"):
+            return ": ".join(filter(None, [said.get("reason"), said.get("message")]))
+    return ""
 
 
 def _container_causes(pod: Manifest, log: Sequence[str]) -> Iterator[Reason]:
@@ -165,9 +212,9 @@ def _latest(events: Iterable[Manifest]) -> Manifest:
 
 def standing(name: str, seen: Seen) -> str:
     """How the pods of the workload called *name* stand, in the cluster's own words."""
-    workload = seen.workloads.get(name) or {}
-    pods = seen.pods_of(workload) if workload else []
-    wanted = (workload.get("spec") or {}).get("replicas", 1)
+    applied = seen.applied(name)
+    pods = seen.pods_of(applied) if applied else []
+    wanted = (seen.runs(name).get("spec") or {}).get("replicas", 1)
     if not pods:
         return "It was scaled to no pods on the cluster" if wanted == 0 else f"The cluster has made none of its pods yet ({wanted} wanted)"
     told = "; ".join(f"{pod['metadata']['name']}: {_stands(pod)}" for pod in pods[:_PODS_TOLD])

@@ -1,4 +1,5 @@
-"""The target kubernetes: each deployment is a Deployment with its Service on a cluster, each endpoint an HTTPRoute that divides by weight.
+"""The target kubernetes: each deployment is a Deployment with its Service on a cluster, or an InferenceService of which KServe makes both;
+each endpoint is an HTTPRoute that divides by weight.
 
 The cluster itself keeps what fails running, so the agent only looks; it takes back what somebody changed of ours, and applies anew what
 somebody deleted.  The agent's loop never waits for a cluster: `kubernetes.keeping` talks to it in a thread of its own.
@@ -9,13 +10,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .. import keys, packaging, splits, store
 from ..errors import BadOption, ClusterRefused, ClusterUnreachable, MlopsError, StillRunning
 from ..kubernetes import client, keeping, manifests, names, reading
 from ..kubernetes.client import Api, Context
-from ..kubernetes.manifests import DEPLOYMENT, ENDPOINT, WORKSPACE, Manifest, Placement, Toleration, Workload
+from ..kubernetes.manifests import DEPLOYMENT, ENDPOINT, INFERENCE_SERVICE, WORKSPACE, Manifest, Placement, Runner, Toleration, Workload
 from ..settings import Workspace
 from ..store import deployments as table
 from ..store import state
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 ABILITIES = frozenset({"traffic", "logs", "usage", "cpus", "memory", "gpus", "variables"})
 OPTIONS = frozenset(
-    {"image", "namespace", "context", "gateway", "hostname", "replicas", "max_replicas", "pull_secrets", "tolerations", "node_selector", "egress"}
+    {"image", "namespace", "context", "gateway", "hostname", "replicas", "max_replicas", "pull_secrets", "tolerations", "node_selector", "egress", "style"}
 )  # fmt: skip
 TRAFFIC: Literal["own"] = "own"
 _TOLERATION = re.compile(r"(?P<key>[^=:]+)(=(?P<value>[^=:]*))?(:(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?")
@@ -69,7 +70,7 @@ def placement(spec: DeploymentSpec, *, namespace: str, image: str | None = None)
     if most is not None and most <= least:
         raise BadOption(f"--max-replicas {most} is not above --replicas {least}.", hint=f"--max-replicas {least + 1}, or leave it out")
     return Placement(
-        image=names.checked_image(image), namespace=names.checked_label(options.get("namespace") or namespace, what="namespace"),
+        style=_style(spec), image=names.checked_image(image), namespace=names.checked_label(options.get("namespace") or namespace, what="namespace"),
         gateway="/".join(names.checked_label(part, what="gateway") for part in _two_at_most(gateway) if gateway), replicas=least, most_replicas=most,
         hostname=names.checked_host(options["hostname"]) if options.get("hostname") else None,
         cpus=spec.cpus, memory_mb=spec.memory_mb, gpus=_gpus(spec.gpus), variables=spec.variables, egress=bool(options.get("egress")),
@@ -84,6 +85,13 @@ def check_gateway(place: Placement) -> None:
     if not place.gateway:
         hint = '--gateway NAMESPACE/NAME, or kubernetes_gateway = "…" in [tool.mlops]'
         raise BadOption("kubernetes needs the Gateway through which endpoints are reached.", hint=hint)
+
+
+def _style(spec: DeploymentSpec) -> Runner:
+    said = spec.options.get("style") or "plain"
+    if said not in get_args(Runner):
+        raise BadOption(f"{str(said)[:80]!r} is no style of a deployment.", hint="--style plain or --style kserve")
+    return "kserve" if said == "kserve" else "plain"
 
 
 def _two_at_most(gateway: str) -> list[str]:
@@ -129,28 +137,33 @@ def prepare(version: ModelVersion, environment: Environment | None, spec: Deploy
     api = Api(context, patience_seconds=client.CHANGE_SECONDS)
     try:
         _check_places(api, place)
-        for manifest in [*_all_of(workload), manifests.route(workload.workspace, endpoint, place, {**dict.fromkeys(beside, 0), name: 100})]:
+        services = {**beside, name: workload.service}
+        route = manifests.route(workload.workspace, endpoint, place, {**dict.fromkeys(beside, 0), name: 100}, services=services)
+        for manifest in [*_all_of(workload), route]:
             api.check_free(manifest, workspace=workload.workspace)
             api.apply(manifest, workspace=workload.workspace, rehearse=True)
+        _check_names(api, workload)
     finally:
         api.close()
     _remember(context, place.namespace)
     return {"kubeconfig": context.kubeconfig, "context": context.name, "namespace": place.namespace, "gateway": place.gateway, "image": place.image}
 
 
-def _beside(endpoint: str, name: str, context: Context, namespace: str) -> list[str]:
-    """The endpoint's other deployments.  Raises BadOption where one is elsewhere: one route leads to them all, in its own namespace."""
+def _beside(endpoint: str, name: str, context: Context, namespace: str) -> dict[str, str]:
+    """The endpoint's other deployments, and their Services.  Raises BadOption where one is elsewhere: one route leads to them all, in its own namespace."""
     with store.reading() as tx:
         others = [d for d in table.of(tx, endpoint) if d.target == "kubernetes" and d.name != name]
     for other in others:
         there = other.spec.options.get("context"), other.spec.options.get("namespace")
         if there != (context.name, namespace):
             raise BadOption(f"{other.ref} runs in namespace {there[1]} of context {there[0]}; an endpoint is in one place.", hint=f"--namespace {there[1]}")
-    return [other.name for other in others]
+    return {other.name: _service(other) for other in others}
 
 
 def _check_places(api: Api, place: Placement) -> None:
-    """Raises BadOption when the Gateway is not there; a namespace that is not there is told by the cluster itself."""
+    """Raises BadOption when the Gateway is not there, or KServe; a namespace that is not there is told by the cluster itself."""
+    if place.style == "kserve":
+        _check_kserve(api, place)
     namespace, _, name = place.gateway.rpartition("/")
     try:
         there = api.get("Gateway", name, namespace or place.namespace)
@@ -162,15 +175,34 @@ def _check_places(api: Api, place: Placement) -> None:
         raise BadOption(f"No Gateway {place.gateway} on {api.context.words}.", hint="kubectl get gateways --all-namespaces")
 
 
+def _check_kserve(api: Api, place: Placement) -> None:
+    """Raises BadOption when the cluster knows no InferenceServices."""
+    try:
+        api.found("InferenceService", place.namespace)
+    except ClusterRefused as refusal:
+        if refusal.status == 403:  # the rehearsal will tell
+            return
+        if refusal.status != 404:
+            raise
+        hint = "KServe installed there, its Helm charts kserve-crd and kserve, or --style plain"
+        raise BadOption(f"--style kserve: {api.context.words} knows no InferenceService of serving.kserve.io/v1beta1.", hint=hint) from None
+
+
+def _check_names(api: Api, workload: Workload) -> None:
+    """Raises NotOurs when an object has the name of one that KServe will make."""
+    head = {"name": workload.service, "namespace": workload.placement.namespace}
+    for kind in ("Deployment", "Service") if workload.placement.style == "kserve" else ():
+        api.check_free({"kind": kind, "metadata": head}, workspace=workload.workspace)
+
+
 # ── for the agent ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, Any]) -> dict[str, Any]:
     """Have it applied, beside the agent's loop, and return where it is to be found."""
     place = placement(deployment.spec, namespace=deployment.spec.options["namespace"])
-    name = names.workload(deployment.endpoint, deployment.name)
-    url = f"http://{place.hostname}/{deployment.endpoint}" if place.hostname else f"http://{name}.{place.namespace}.svc"
-    handle = {"context": _context(deployment).name, "namespace": place.namespace, "name": name, "image": place.image, "url": url}
+    url = f"http://{place.hostname}/{deployment.endpoint}" if place.hostname else f"http://{_service(deployment)}.{place.namespace}.svc"
+    handle = {"context": _context(deployment).name, "namespace": place.namespace, "name": _name(deployment), "image": place.image, "url": url}
     _remember(_context(deployment), place.namespace)
     _want(deployment, anew=True)
     return handle
@@ -194,7 +226,7 @@ def observe(deployment: Deployment) -> Observed:
         return Observed(state="unhealthy", reason=refused, mending=True)
     seen_state, why = reading.judged(_name(deployment), seen, up=up)
     if seen_state == "gone":
-        keeper.withdraw(deployment.ref, _labels(deployment))
+        keeper.withdraw(deployment.ref, _labels(deployment), style=_style(deployment.spec))
     return Observed(state=seen_state, reason=why, mending=True, answer=reading.standing(_name(deployment), seen) if seen_state == "starting" else "")
 
 
@@ -203,7 +235,7 @@ def _refused(deployment: Deployment, error: MlopsError, *, up: bool) -> Observed
     reason = Reason(kind="refused", message=str(error), hint=error.hint)
     if up:
         return Observed(state="unhealthy", reason=reason, mending=True)
-    _keeper(deployment).withdraw(deployment.ref, _labels(deployment))
+    _keeper(deployment).withdraw(deployment.ref, _labels(deployment), style=_style(deployment.spec))
     return Observed(state="gone", reason=reason)
 
 
@@ -213,7 +245,7 @@ def alive(deployment: Deployment) -> bool:
         seen = _keeper(deployment).seen()
     except MlopsError:
         return True  # nobody can tell
-    return seen is None or _name(deployment) in seen.workloads
+    return seen is None or _name(deployment) in seen.names
 
 
 def asked_instead(deployment: Deployment) -> str:
@@ -221,7 +253,8 @@ def asked_instead(deployment: Deployment) -> str:
     where = f"kubectl --context {deployment.spec.options.get('context')} --namespace {deployment.spec.options.get('namespace')}"
     key = f"mlops endpoints key {deployment.endpoint} | sed 's/^/Authorization: Bearer /'"
     ask = f"{key} | curl -H @- -d '{{\"data\": …}}' http://127.0.0.1:8080/score"
-    return f"{where} port-forward service/{_name(deployment)} 8080:80, and beside it {ask}"
+    leads = f"deployment/{_service(deployment)} 8080:8080" if _style(deployment.spec) == "kserve" else f"service/{_service(deployment)} 8080:80"
+    return f"{where} port-forward {leads}, and beside it {ask}"
 
 
 def usage(deployment: Deployment) -> Usage:
@@ -230,7 +263,7 @@ def usage(deployment: Deployment) -> Usage:
         seen = _keeper(deployment).seen()
     except MlopsError:
         return Usage()
-    workload = seen.workloads.get(_name(deployment)) if seen else None
+    workload = seen.applied(_name(deployment)) if seen else None
     if not (seen and workload):
         return Usage()
     pods = seen.pods_of(workload)
@@ -250,7 +283,8 @@ def share(endpoint: str, deployments: Sequence[Deployment], weights: Mapping[str
     shares = splits.effective(present, {d.name for d in there if d.status == "healthy"})
     newest = max(there, key=lambda d: d.created_at)
     place = placement(newest.spec, namespace=newest.spec.options["namespace"])
-    route = manifests.route(workspace_id(), endpoint, place, {d.name: shares.get(d.name, 0) for d in there})
+    services = {d.name: _service(d) for d in there}
+    route = manifests.route(workspace_id(), endpoint, place, {d.name: shares.get(d.name, 0) for d in there}, services=services)
     _keeper(newest).want(f"{endpoint}/", [route])
 
 
@@ -262,10 +296,9 @@ def stop(deployment: Deployment) -> None:
     keeper.forget(deployment.ref)
     api = Api(keeper.context)
     try:
-        beside = api.found("Deployment", keeper.namespace, labels={key: labels[key] for key in (WORKSPACE, ENDPOINT)})
-        if all(other["metadata"]["name"] == _name(deployment) for other in beside):
+        if keeping.running(api, keeper.namespace, {key: labels[key] for key in (WORKSPACE, ENDPOINT)}) <= {_name(deployment)}:
             keeper.forget(f"{deployment.endpoint}/")
-        keeping.delete(api, keeper.namespace, labels)
+        keeping.delete(api, keeper.namespace, labels, style=_style(deployment.spec))
         deadline = time.monotonic() + _STOP_SECONDS
         while api.found("Pod", keeper.namespace, labels=labels):
             if time.monotonic() > deadline:
@@ -306,7 +339,8 @@ def _read_logs(deployment: Deployment, *, lines: int) -> list[str]:
         return []
     api, namespace = Api(_context(deployment)), deployment.spec.options["namespace"]
     try:
-        pods = api.found("Pod", namespace, labels=_labels(deployment))
+        of_kserve = {INFERENCE_SERVICE: _name(deployment)} if _style(deployment.spec) == "kserve" else {}
+        pods = api.found("Pod", namespace, labels=_labels(deployment) | of_kserve)
         found: list[str] = []
         for pod in pods:
             prefix = f"{pod['metadata']['name']}: " if len(pods) > 1 else ""
@@ -366,7 +400,12 @@ def _labels(deployment: Deployment) -> dict[str, str]:
 
 
 def _name(deployment: Deployment) -> str:
-    return names.workload(deployment.endpoint, deployment.name)
+    named = names.inference if _style(deployment.spec) == "kserve" else names.workload
+    return named(deployment.endpoint, deployment.name)
+
+
+def _service(deployment: Deployment) -> str:
+    return names.predictor(_name(deployment)) if _style(deployment.spec) == "kserve" else _name(deployment)
 
 
 # ── what the workspace remembers ─────────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,8 @@ No real API server can be installed where these tests run, so this one keeps to 
     GET    pods/NAME/log?tailLines=               400 while the container waits
     GET    /api, /apis, /api/v1, /apis/G/V        discovery, which kubectl asks for
 
-Built-in kinds are checked with kubernetes-validate's schemas, HTTPRoute with the schema beside; what does not fit is answered 422.  A
+InferenceServices are acted upon as KServe's controller does (`kserve_controller.py`).
+Built-in kinds are checked with kubernetes-validate's schemas, HTTPRoute and InferenceService with the schemas beside; what does not fit is answered 422.  A
 Deployment's pods come to be as its image's name says (`PODS`), so that each way of failing can be seen.  With MLOPS_TEST_KUBECONFIG the
 tests of `test_client.py` run against the cluster it leads to instead, in the namespace `models`, which must be there.
 """
@@ -34,6 +35,8 @@ from urllib.parse import parse_qs, urlsplit
 import jsonschema
 import kubernetes_validate
 import yaml
+
+from . import kserve_controller
 
 Object = dict[str, Any]
 VERSION = "1.34"
@@ -73,6 +76,10 @@ class Cluster:
         """While set, nothing is answered."""
         self.thinks_seconds = 0.0
         """How long a webhook takes to agree to a change."""
+        self.kserve_mode = "Standard"
+        """In which mode KServe runs what it is given."""
+        self.kserve_fails = ""
+        """What KServe's controller fails with, while it does."""
         self.calls: list[tuple[str, str]] = []
         self._lock = threading.RLock()
         self._versions = itertools.count(1000)
@@ -99,7 +106,7 @@ class Cluster:
         return next(thing for thing in self.of(kind, namespace) if thing["metadata"]["name"] == name)
 
     def crash(self, deployment: str, state: Object, *, namespace: str = "models") -> None:
-        """Have the pods of a Deployment end so."""
+        """Have the pods of a deployment end so."""
         for pod in self.of("Pod", namespace):
             if pod["metadata"]["labels"]["mlops-nb/deployment"] == deployment:
                 pod["status"] = state
@@ -169,6 +176,8 @@ class Cluster:
         made = _merged_by_apply(live, applied, manager, force=query.get("force") == "true")
         if live and key[0] == "Deployment" and live["spec"]["selector"] != made["spec"]["selector"]:
             raise Refused(422, "Invalid", f'Deployment.apps "{key[2]}" is invalid: spec.selector: Invalid value: field is immutable')
+        if key[0] == "InferenceService" and (said := kserve_controller.refusal(live, made)):
+            raise Refused(400, "BadRequest", f'admission webhook "inferenceservice.kserve-webhook-server.validator" denied the request: {said}')
         if query.get("dryRun") != "All":
             self._store(key, live, made)
             return (200 if live else 201), self.objects[key]
@@ -199,10 +208,12 @@ class Cluster:
         self.objects[key] = made
 
     def _delete(self, key: tuple[str, str, str]) -> Object:
-        self.objects.pop(key)
+        gone = self.objects.pop(key)
         if key[0] == "Deployment":
             for pod in [k for k, thing in self.objects.items() if k[0] == "Pod" and thing.get("owner") == key[2]]:
                 self._ending[pod] = time.monotonic() + 0.2
+        for owned in [k for k, thing in self.objects.items() if _owned_by(thing, gone)]:
+            self._ending[owned] = time.monotonic() + 0.2
         return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
 
     # ── controllers ──
@@ -211,15 +222,28 @@ class Cluster:
         for key, moment in list(self._ending.items()):
             if time.monotonic() > moment:
                 self._ending.pop(key)
-                self.objects.pop(key, None)
+                if key in self.objects:
+                    self._delete(key)
         for (kind, namespace, _), thing in list(self.objects.items()):
             if kind == "Deployment":
                 self._make_pods(namespace, thing)
+            if kind == "InferenceService":
+                kserve_controller.reconcile(self, thing)
             if kind == "HTTPRoute" and "status" not in thing:
                 parent = thing["spec"]["parentRefs"][0]
                 known = ("Gateway", parent.get("namespace", namespace), parent["name"]) in self.objects
                 accepted = {"type": "Accepted", "status": str(known), "reason": "Accepted" if known else "NoMatchingParent", "message": "no such gateway"}
                 thing["status"] = {"parents": [{"parentRef": parent, "conditions": [accepted]}]}
+
+    def bring_in_line(self, thing: Object) -> None:
+        """Store what a controller makes, where it is not as it should be; what others added stays."""
+        checked(thing)
+        head = thing["metadata"]
+        key = thing["kind"], head["namespace"], head["name"]
+        live = self.objects.get(key)
+        made = {**copy.deepcopy(live or {}), **copy.deepcopy(thing)}
+        made["metadata"] = {**(live or {}).get("metadata", {}), **copy.deepcopy(head)}
+        self._store(key, live, made)
 
     def _make_pods(self, namespace: str, workload: Object) -> None:
         template, name = workload["spec"]["template"], workload["metadata"]["name"]
@@ -354,6 +378,10 @@ PODS: dict[str, Callable[[Cluster, Object, str], None]] = {
 }  # fmt: skip
 
 
+def _owned_by(thing: Object, owner: Object) -> bool:
+    return any(ref["uid"] == owner["metadata"].get("uid") for ref in thing["metadata"].get("ownerReferences") or [])
+
+
 def _is_ready(pod: Object) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
 
@@ -367,6 +395,9 @@ def checked(thing: Object) -> None:
     try:
         if thing["kind"] in own:
             jsonschema.validate(thing, json.loads((SCHEMAS / own[thing["kind"]]).read_text()))
+            if thing["kind"] == "InferenceService":
+                pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": kserve_controller.pod_of(thing)}
+                kubernetes_validate.validate(pod, VERSION, strict=True)
         else:
             kubernetes_validate.validate(thing, VERSION, strict=True)
     except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:

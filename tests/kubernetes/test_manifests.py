@@ -28,7 +28,7 @@ def every(made: manifests.Workload) -> list[Manifest]:
     place = made.placement
     return [
         *manifests.of_workload(made), manifests.secret("w0", made.endpoint, place.namespace, key="k"),
-        manifests.route("w0", made.endpoint, place, {made.deployment: 90, "2": 10}), manifests.inference_service(made, canary_percent=10),
+        manifests.route("w0", made.endpoint, place, {made.deployment: 90, "2": 10}), manifests.whole_endpoint(made, canary_percent=10),
     ]  # fmt: skip
 
 
@@ -75,7 +75,12 @@ def test_the_pod_may_do_nothing_that_a_model_does_not_need() -> None:
 def test_the_key_stands_in_the_secret_alone() -> None:
     key = "the-key-of-this-endpoint"
     made = workload()
-    shown = [*manifests.of_workload(made), manifests.route("w0", "delays", made.placement, {"3": 100}), manifests.inference_service(made)]
+    shown = [
+        *manifests.of_workload(made),
+        manifests.route("w0", "delays", made.placement, {"3": 100}),
+        manifests.whole_endpoint(made),
+        manifests.inference_service(made),
+    ]
 
     assert key not in str(shown) and manifests.key_mark(key) != manifests.key_mark("another")
     assert manifests.secret("w0", "delays", "models", key=key)["stringData"] == {"token": key}
