@@ -237,10 +237,12 @@ class Cluster:
 
     def bring_in_line(self, thing: Object) -> None:
         """Store what a controller makes, where it is not as it should be; what others added stays."""
-        checked(thing)
         head = thing["metadata"]
         key = thing["kind"], head["namespace"], head["name"]
         live = self.objects.get(key)
+        if live and live["spec"] == thing["spec"] and head.items() <= live["metadata"].items():
+            return
+        checked(thing)
         made = {**copy.deepcopy(live or {}), **copy.deepcopy(thing)}
         made["metadata"] = {**(live or {}).get("metadata", {}), **copy.deepcopy(head)}
         self._store(key, live, made)
