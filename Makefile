@@ -6,7 +6,9 @@ PARALLEL ?= 3
 # uv compiles nothing as it installs: a process that may not keep what it compiles needs three times as long to import pandas, every time.
 unexport PYTHONDONTWRITEBYTECODE
 # Three tests at a time start servers, kernels and browsers on two cores; one that was too slow there is asked again, alone, and must pass.
-ALONE = (echo "Once more, alone:" && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none)
+# Beside others a test is known by the name of its group too, as in `test_x@engine`; alone by its own.
+ALONE = (echo "Once more, alone:" && sed -i.bak 's/@[a-z-]*": true/": true/' .pytest_cache/v/cache/lastfailed \
+	&& $(BIN)/python -m pytest --last-failed --last-failed-no-failures none)
 # The JupyterLab extension is built into the package as it is installed (extension/build.py): changed sources mean install again.
 EXTENSION := $(shell find extension/src extension/style extension/schema -type f) $(wildcard extension/*.json extension/*.js extension/*.lock)
 

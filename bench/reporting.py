@@ -105,7 +105,7 @@ def asked(size: int, features: int, a_request: int) -> None:
 def _write(file: Path, size: int, features: int, a_request: int, first: datetime, lasts: timedelta, *, changed: bool) -> None:
     columns = {f"f{n}": f"v{n}" for n in range(features)}
     if changed:
-        columns |= {"f0": "CASE WHEN v1 > 0 THEN v0 + 0.5 ELSE v0 END", "f2": "CASE WHEN random() > 0.1 THEN v2 END"}
+        columns |= {"f0": "CASE WHEN v1 > 0 THEN v0 + 1 ELSE v0 END", "f2": "CASE WHEN random() > 0.1 THEN v2 END"}
     drawn = f"SELECT i, {', '.join(f'{NORMAL} AS v{n}' for n in range(features))} FROM range({size}) t(i)"
     step = lasts.total_seconds() * 1e6 / size
     time = f"(TIMESTAMP '{first:%Y-%m-%d %H:%M:%S}' + to_microseconds((min(i) * {step})::BIGINT)) AS time"

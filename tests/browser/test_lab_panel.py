@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from living import wait_for
 from playwright.sync_api import Locator, Page, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from mlops_nb import dashboards, registry, rollout, store
+from mlops_nb.errors import InvocationFailed
 from mlops_nb.settings import using
 from mlops_nb.store import alerts, checks, deployments, models
 from mlops_nb.store.checks import DriftCheck
@@ -244,6 +246,13 @@ def test_deploy_dialog_shows_the_same_line_for_a_notebook(lab, open_lab, screens
     screenshot(page, "lab-deploy-dialog")
 
 
+def answered_by_iris() -> list[int] | None:
+    try:
+        return rollout.invoke("iris", {"x": [0.0, 9.0]}).outputs["label"]
+    except InvocationFailed:
+        return None
+
+
 def test_deploying_from_the_panel_brings_a_model_to_life(lab, open_lab, iris_model):
     page = open_lab()
     panel(page).get_by_role("button", name="Deploy iris:1…").click()
@@ -253,7 +262,7 @@ def test_deploying_from_the_panel_brings_a_model_to_life(lab, open_lab, iris_mod
 
     expect(row).to_contain_text("healthy", timeout=60_000)
     expect(row).to_contain_text("100%")
-    assert rollout.invoke("iris", {"x": [0.0, 9.0]}).outputs["label"] == [0, 1]
+    assert wait_for(answered_by_iris, what="the gateway to know of it") == [0, 1]
 
 
 def test_dashboard_opens_in_a_tab_of_its_own(lab, open_lab):

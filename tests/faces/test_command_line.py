@@ -136,7 +136,7 @@ def test_no_color_is_heeded(mlops: Any) -> None:
 def test_the_shell_completes_commands(mlops: Any) -> None:
     mlops.env |= {"_MLOPS_COMPLETE": "bash_complete", "COMP_WORDS": "mlops de", "COMP_CWORD": "1"}
 
-    assert mlops().stdout.split() == ["plain,detectors", "plain,delete", "plain,deploy", "plain,debug"]
+    assert mlops().stdout.split() == ["plain,delete", "plain,deploy", "plain,debug", "plain,detectors"]
 
 
 # ── on a workspace with a model, a data set and an endpoint ──────────────────────────────────────────────────────────

@@ -102,7 +102,7 @@ def test_each_version_is_judged_by_the_labels_of_its_own_answers(year: Notebook)
     found = performance.of("delays")
 
     assert {group.deployment for group in found.groups} >= {"1", "2"}
-    assert all(0.5 < group.figure("auc").value < 0.9 for group in found.groups if group.labelled > 300)
+    assert all(0.5 < group.figure("auc").value < 0.9 for group in found.groups if group.labelled > 300 and group.deployment in ("1", "2"))
     assert "auc" in shown(year, "%mlops performance delays")
     assert "origin=" in shown(year, "--segment origin")
 
