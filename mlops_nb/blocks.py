@@ -65,7 +65,7 @@ class Sheet:
         given, self._columns = _flat(first.given)
         kinds = [*given.values(), *first.outputs.values()]
         taken = first.rows and all(_goes_on_a_sheet(array, first.rows) for array in kinds)
-        self.room = min(most, most_values // sum(array.size for array in kinds)) * first.rows if taken else 0
+        self.room = min(most, most_values // max(sum(array.size for array in kinds), 1)) * first.rows if taken else 0
         self._most = most
         self._given, self._outputs = _like(given, self.room), _like(first.outputs, self.room)
 

@@ -150,7 +150,7 @@ class Capture:
             left -= requests
 
     def _next(self) -> tuple[bytes, int, int]:
-        """What waits longest, as lines, few enough to be worded within a fraction of a millisecond; how many requests and values they are."""
+        """What waits longest, as lines, few enough to be worded in about a millisecond; how many requests and values they are."""
         if isinstance(sheet := self._queue[0], blocks.Sheet):
             self._queue.popleft()
             return _together(sheet), len(sheet.asked), sheet.values

@@ -16,7 +16,8 @@ rows (`python -m bench serving` prints it):
 ONNX Runtime alone takes a third of that when the same 64 rows come again and again, because the processor learns the way through
 the trees; no caller's rows do.  A row alone takes 8.1 µs, of eight together each 6.3 µs, of 64 to 512 each
 4.3–4.6 µs, which is what batching saves.  Of 64 rows' time reading the JSON takes 90 µs and wording the answer 8 µs; of one row's, a
-third is the kernel's send.  Of what keeping costs a quarter is the line (`blocks`), the rest memory that is not reused meanwhile.
+third is the kernel's send.  The figures with payloads kept are from before requests were copied onto sheets
+(`blocks`).  Two processes of the same server differ by up to 15 %: what keeping costs is told by one process that does and does not in turn.
 """
 
 from __future__ import annotations

@@ -163,3 +163,9 @@ def test_what_a_request_came_in_may_change_after_it_is_kept(workspace: Workspace
     writer.end()
 
     assert asked()["id-0"]["inputs"] == {"x": first}
+
+
+def test_a_request_of_no_columns_is_kept_too(workspace: Workspace):
+    kept(workspace, [record(number, {"x": np.ones((1, 0))}, {"label": np.ones((1, 0))}) for number in range(MANY)])
+
+    assert len(asked()) == MANY
