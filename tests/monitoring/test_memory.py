@@ -14,7 +14,7 @@ from mlops_nb.telemetry import bounded, rows, within_bounds
 
 ROOM_MB = 500
 """For Python, numpy and the batches that DuckDB hands over, beside what DuckDB may hold."""
-LITTLE_MB = 400
+LITTLE_MB = 300
 """What three times as many rows may add: what DuckDB and the allocator take because it is there; the rows alone are 320 MB more."""
 
 
