@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import listed
-from . import forests, reasons
+from . import reasons
+from .converters import taught, tensor_type
 from .reasons import NotConvertible
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def written(obj: Any, signature: Signature, outputs: Sequence[str], floats: Floa
     try:
         obj = _with_plain_features(obj)
         convert = partial(_convert, options=_options(obj, outputs), opset=_writable(opset or OPSET))
-        with _taught():
+        with taught():
             model = write(obj, signature, convert, floats)
         _narrow_for_trees(model, floats)
     except ImportError as error:
@@ -63,7 +62,7 @@ def _whole(obj: Any, signature: Signature, convert: Convert, floats: Floats) -> 
     if len(signature.inputs) != 1:
         raise NotConvertible("it takes several arrays")
     column = signature.inputs[0]
-    kind = _tensor_type("String" if column.type == "string" else floats)
+    kind = tensor_type("String" if column.type == "string" else floats)
     model = convert(obj, [("input", kind(list(column.shape or [None])))])
     _rename(model, {model.graph.input[0].name: column.name})
     return model
@@ -91,7 +90,7 @@ def _side_by_side(obj: Any, signature: Signature, convert: Convert, floats: Floa
         raise NotConvertible("it takes text and numbers in one matrix")
     kind = "String" if texts == {True} else floats
     element = TensorProto.DataType.Value(kind.upper())
-    model = convert(obj, [("side_by_side", _tensor_type(kind)([None, len(signature.inputs)]))])
+    model = convert(obj, [("side_by_side", tensor_type(kind)([None, len(signature.inputs)]))])
     matrix = model.graph.input.pop().name
     names = [column.name for column in signature.inputs]
     _rename(model, {name: f"{name}_inside" for name in names})  # what is inside may bear a column's name by chance
@@ -144,13 +143,7 @@ def _typed(signature: Signature, floats: Floats, *, whole_numbers: bool) -> list
             return floats  # a whole number that may be missing comes as a float with NaN
         return "Boolean" if column.type == "bool" else "Int64"
 
-    return [(column.name, _tensor_type(kind_of(column))([None, 1])) for column in signature.inputs]
-
-
-def _tensor_type(kind: str) -> Any:
-    from skl2onnx.common import data_types
-
-    return getattr(data_types, f"{kind}TensorType")
+    return [(column.name, tensor_type(kind_of(column))([None, 1])) for column in signature.inputs]
 
 
 def _narrow_for_trees(model: onnx.ModelProto, floats: Floats) -> None:
@@ -167,129 +160,6 @@ def _narrow_for_trees(model: onnx.ModelProto, floats: Floats) -> None:
             narrow = helper.make_node("Cast", [node.input[0]], [f"{node.input[0]}_narrow_{place}"], to=TensorProto.FLOAT)
             node.input[0] = narrow.output[0]
             model.graph.node.insert(place, narrow)
-
-
-@contextmanager
-def _taught() -> Iterator[None]:
-    """Within the block skl2onnx knows the estimators of the libraries in use that it does not know or writes wrongly; after it, it
-    is as the user's own conversions have it.  Raises ImportError without onnxmltools."""
-    from skl2onnx import _supported_operators
-    from skl2onnx.common import _registration
-
-    tables = (_supported_operators.sklearn_operator_name_map, _registration._converter_pool, _registration._shape_calculator_pool)
-    before = [dict(table) for table in tables]
-    try:
-        for library, register in _REGISTERING:
-            if library in sys.modules:
-                register()
-        yield
-    finally:
-        for table, content in zip(tables, before, strict=True):
-            table.clear()
-            table.update(content)
-
-
-_CLASSIFIER_OPTIONS = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
-
-
-def _register_xgboost() -> None:
-    from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
-    from skl2onnx import update_registered_converter as register
-    from skl2onnx.common import shape_calculator as shapes
-    from xgboost import XGBClassifier, XGBRegressor
-
-    register(XGBClassifier, "XGBoostXGBClassifier", shapes.calculate_linear_classifier_output_shapes, convert_xgboost, options=_CLASSIFIER_OPTIONS)
-    register(XGBRegressor, "XGBoostXGBRegressor", shapes.calculate_linear_regressor_output_shapes, convert_xgboost)
-
-
-def _register_lightgbm() -> None:
-    from lightgbm import LGBMClassifier, LGBMRegressor
-    from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
-    from skl2onnx import update_registered_converter as register
-
-    convert = _keeping_bits(convert_lightgbm)
-    register(LGBMClassifier, "LightGbmLGBMClassifier", _label_and_floats, convert, options=_CLASSIFIER_OPTIONS)
-    register(LGBMRegressor, "LightGbmLGBMRegressor", _one_column_of_floats, convert, options={"split": None})
-
-
-def _register_histogram_boosting() -> None:
-    from skl2onnx import update_registered_converter as register
-    from skl2onnx.operator_converters.random_forest import convert_sklearn_random_forest_classifier, convert_sklearn_random_forest_regressor_converter
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-
-    classify = _keeping_bits(partial(convert_sklearn_random_forest_classifier, op_version=3))
-    regress = _keeping_bits(partial(convert_sklearn_random_forest_regressor_converter, op_version=3))
-    options = _CLASSIFIER_OPTIONS | {"raw_scores": [True, False]}
-    register(HistGradientBoostingClassifier, "HistogramBoostingClassifier", _label_and_floats, classify, options=options)
-    register(HistGradientBoostingRegressor, "HistogramBoostingRegressor", _one_column_of_floats, regress)
-
-
-def _register_forests() -> None:
-    from skl2onnx import update_registered_converter as register
-    from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
-
-    for kind in (RandomForestClassifier, ExtraTreesClassifier):
-        register(kind, f"Votes{kind.__name__}", _label_and_floats, forests.convert, options=_CLASSIFIER_OPTIONS)
-
-
-def _label_and_floats(operator: Any) -> None:
-    """The shapes of a classification by trees, which give 32-bit floats whatever they are given."""
-    from skl2onnx.common import shape_calculator as shapes
-
-    shapes.calculate_linear_classifier_output_shapes(operator)
-    operator.outputs[1].type = _tensor_type("Float")(operator.outputs[1].type.shape)
-
-
-def _one_column_of_floats(operator: Any) -> None:
-    """The shape of a regression by trees, which give 32-bit floats whatever they are given."""
-    operator.outputs[0].type = _tensor_type("Float")([None, 1])
-
-
-def _keeping_bits(convert: Callable[..., None]) -> Callable[[Any, Any, Any], None]:
-    """*convert*, its trees' thresholds and weights written with 64 bits when its input has 64."""
-
-    def keeping_bits(scope: Any, operator: Any, container: Any) -> None:
-        convert(scope, operator, _Trees(container, wide=type(operator.inputs[0].type).__name__ == "DoubleTensorType"))
-
-    return keeping_bits
-
-
-class _Trees:
-    """A converter's container that takes trees' attributes as plain numbers, and keeps all their bits when *wide*."""
-
-    def __init__(self, container: Any, *, wide: bool) -> None:
-        self._container = container
-        self._wide = wide
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._container, name)
-
-    def add_node(self, op_type: str, inputs: Any, outputs: Any, **attributes: Any) -> None:
-        """Add a node to the container."""
-        if op_type.startswith("TreeEnsemble"):
-            attributes = dict(self._plain(name, value) for name, value in attributes.items() if not (self._wide and name == "nodes_hitrates"))
-        self._container.add_node(op_type, inputs, outputs, **attributes)
-
-    def _plain(self, name: str, value: Any) -> tuple[str, Any]:
-        import numpy as np
-        from onnx import TensorProto, helper
-
-        if not isinstance(value, list | np.ndarray):
-            return name, value
-        numbers = np.asarray(value).ravel().tolist()
-        if name not in ("nodes_values", "class_weights", "target_weights", "base_values"):
-            return name, numbers
-        if not self._wide:
-            return name, list(map(float, numbers))
-        return f"{name}_as_tensor", helper.make_tensor(name, TensorProto.DOUBLE, [len(numbers)], numbers)
-
-
-_REGISTERING = (
-    ("xgboost", _register_xgboost),
-    ("lightgbm", _register_lightgbm),
-    ("sklearn.ensemble", _register_histogram_boosting),
-    ("sklearn.ensemble", _register_forests),
-)
 
 
 def _name_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:

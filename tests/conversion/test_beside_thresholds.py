@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import lightgbm
 import numpy as np
 import pytest
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+import xgboost
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import (
+    ExtraTreesRegressor,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.tree import DecisionTreeClassifier
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from mlops_nb import conversion, signature
 from mlops_nb.conversion import thresholds
@@ -17,12 +28,8 @@ NUMBERS = ["delay", "hour"]
 
 def stump(kind):
     if kind == "xgboost":
-        import xgboost
-
         return xgboost.XGBClassifier(n_estimators=1, max_depth=1)
     if kind == "lightgbm":
-        import lightgbm
-
         return lightgbm.LGBMClassifier(n_estimators=1, num_leaves=2, verbose=-1, learning_rate=1.0)
     return DecisionTreeClassifier(max_depth=1) if kind == "tree" else HistGradientBoostingClassifier(max_iter=1, max_leaf_nodes=2, learning_rate=1.0)
 
@@ -65,6 +72,37 @@ def test_a_scaled_forest_is_written_with_64_bits_when_32_are_too_few(flights):
     report = conversion.to_onnx(model, signature.infer(flights[NUMBERS]), flights[NUMBERS]).report
 
     assert (report["equal"], report["bits"]) == (True, 64)
+
+
+TREES = {
+    "forest": lambda: RandomForestClassifier(10, max_depth=6, random_state=0),
+    "forest that regresses": lambda: RandomForestRegressor(10, max_depth=6, random_state=0),
+    "extra trees that regress": lambda: ExtraTreesRegressor(10, max_depth=6, random_state=0),
+    "tree": lambda: DecisionTreeClassifier(max_depth=6),
+    "tree that regresses": lambda: DecisionTreeRegressor(max_depth=6),
+    "boosting": lambda: GradientBoostingClassifier(n_estimators=10),
+    "boosting that regresses": lambda: GradientBoostingRegressor(n_estimators=10),
+    "histogram boosting": lambda: HistGradientBoostingClassifier(max_iter=10),
+    "xgboost": lambda: xgboost.XGBClassifier(n_estimators=10),
+    "xgboost that regresses": lambda: xgboost.XGBRegressor(n_estimators=10),
+    "lightgbm": lambda: lightgbm.LGBMClassifier(n_estimators=10, verbose=-1),
+}
+
+
+@pytest.mark.parametrize("trees", TREES)
+def test_trees_behind_an_imputer_a_scaler_and_an_encoder_answer_the_same(flights, trees):
+    rows = flights.assign(delay=flights.delay.mask(flights.index % 9 == 0), carrier=np.array(["AA", "B6", "UA"])[flights.index % 3])[
+        ["delay", "hour", "carrier"]
+    ]
+    numbers, texts = (
+        make_pipeline(SimpleImputer(), StandardScaler()),
+        make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder(sparse_output=False)),
+    )
+    model = make_pipeline(make_column_transformer((numbers, NUMBERS), (texts, ["carrier"])), TREES[trees]()).fit(rows, flights.late)
+    report = conversion.to_onnx(model, signature.infer(rows), rows).report
+
+    assert report["equal"], report
+    assert report["beside"]["labels_differ"] == 0
 
 
 def test_what_serves_is_onnx_runtime_only_where_it_is_not_slower_for_one_row():
