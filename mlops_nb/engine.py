@@ -2,12 +2,16 @@
 
 The address is what `container_engine` in [tool.mlops] says — a `unix://`, `tcp://` or `ssh://` address, or the name of a docker context — else
 what the docker command would use: `DOCKER_HOST`, then `DOCKER_CONTEXT`, then the current context, then the socket of this machine.
+
+One at a `tcp://` address may speak TLS: with the certificates of its context, or of `DOCKER_CERT_PATH` and `DOCKER_TLS_VERIFY`.  Where they are is
+noted for the agent, which may have been started without either.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -19,6 +23,7 @@ from .settings import Workspace
 
 if TYPE_CHECKING:
     import docker
+    from docker.tls import TLSConfig
 
 QUICK_SECONDS = 3.0
 """How long a client waits for the engine to say something, unless told otherwise."""
@@ -26,6 +31,19 @@ _OVER_SSH_SECONDS = 10.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _clients: dict[tuple[str, float, int], docker.DockerClient] = {}
 _making = threading.Lock()
+
+
+class Certificates(msgspec.Struct, frozen=True):
+    """Where the files are with which an engine is spoken to."""
+
+    cert: list[str]
+    """The certificate and its key; none where nobody is asked for one."""
+    ca: str
+    verify: bool
+
+    @classmethod
+    def of(cls, tls: TLSConfig) -> Certificates:
+        return cls([str(Path(file).absolute()) for file in tls.cert or ()], str(Path(tls.ca_cert).absolute()) if tls.ca_cert else "", bool(tls.verify))
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,10 +77,15 @@ def is_local(where: str | None = None) -> bool:
     return parts.scheme in ("unix", "npipe") or (parts.scheme != ssh.SCHEME and parts.hostname in _LOOPBACK)
 
 
-def socket_address() -> str:
+def variables() -> dict[str, str]:
     """By which the docker command reaches the engine as this process does: over ssh, with this workspace's configuration for it."""
-    where = address()
-    return ssh.door(where).address if ssh.is_meant(where) else where
+    connection = _connection()
+    where, tls = connection["base_url"], connection.get("tls")
+    if ssh.is_meant(where):
+        return {"DOCKER_HOST": ssh.door(where).address}
+    if not tls or not tls.cert:
+        return {"DOCKER_HOST": where}
+    return {"DOCKER_HOST": where, "DOCKER_CERT_PATH": str(Path(tls.cert[0]).parent), "DOCKER_TLS_VERIFY": "1" if tls.verify else ""}
 
 
 def client(*, timeout_seconds: float = QUICK_SECONDS, at: str | None = None) -> docker.DockerClient:
@@ -108,18 +131,51 @@ def silent(error: BaseException | str, *, at: str | None = None) -> NoContainerE
 
 
 def _connection(at: str | None = None) -> dict[str, Any]:
-    """What docker.DockerClient takes: base_url, and tls where that is used; *at* an address that was found earlier, by it alone."""
+    """What docker.DockerClient takes: base_url, and tls where that is used.
+
+    One *at* an address that was found earlier is spoken to with the certificates that lead there now, else with those that did when it answered last.
+    """
+    if at is None:
+        return _chosen()
+    if not _may_speak_tls(at):
+        return {"base_url": at}
     try:
-        from docker.utils import kwargs_from_env
+        now = _chosen()
+    except NoContainerEngine:
+        now = {}
+    return {"base_url": at} | _noted(at) | (now if now.get("base_url") == at else {})
+
+
+def _chosen() -> dict[str, Any]:
+    """The connection that the settings, else the environment, else docker's contexts lead to."""
+    try:
+        import docker  # noqa: F401 - whether it is there
     except ImportError:
         raise MissingExtra("docker", extra="docker", doing="Talking to a container engine") from None
-    chosen = at or Workspace.current().settings().container_engine
-    if "://" in chosen:
-        return {"base_url": chosen}
-    if chosen:
+    chosen = Workspace.current().settings().container_engine
+    if chosen and "://" not in chosen:
         return _of_context(chosen)
-    given = kwargs_from_env()
-    return given if "base_url" in given else _of_context(os.environ.get("DOCKER_CONTEXT"))
+    if address := chosen or os.environ.get("DOCKER_HOST"):
+        return _of_address(address)
+    return _of_context(os.environ.get("DOCKER_CONTEXT"))
+
+
+def _may_speak_tls(where: str) -> bool:
+    return urlsplit(where).scheme in ("tcp", "https")
+
+
+def _of_address(where: str) -> dict[str, Any]:
+    """The connection to an address, with the certificates that the environment names, as `docker -H` would take them."""
+    import docker.errors
+    from docker.utils import kwargs_from_env
+
+    if not _may_speak_tls(where):
+        return {"base_url": where}
+    try:
+        return kwargs_from_env({**os.environ, "DOCKER_HOST": where})
+    except docker.errors.TLSParameterError as error:
+        why = f"not all of cert.pem, key.pem and ca.pem are in {os.environ.get('DOCKER_CERT_PATH') or '~/.docker'} (DOCKER_CERT_PATH)"
+        raise NoContainerEngine(where, why=why) from error
 
 
 def _of_context(name: str | None) -> dict[str, Any]:
@@ -146,10 +202,66 @@ def _connected(connection: dict[str, Any], timeout_seconds: float) -> docker.Doc
     where = connection["base_url"]
     if ssh.is_meant(where):
         connection, timeout_seconds = {"base_url": ssh.door(where).address}, max(timeout_seconds, _OVER_SSH_SECONDS)
+    if connection.get("tls"):
+        connection = connection | {"tls": _by_its_own_authority(connection["tls"])}
     try:
-        return docker.DockerClient(**connection, version="auto", timeout=timeout_seconds, max_pool_size=20)
+        found = docker.DockerClient(**connection, version="auto", timeout=timeout_seconds, max_pool_size=20)
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
         raise NoContainerEngine(where, why=_plain(error, where)) from error
+    if _may_speak_tls(where):
+        _note(where, connection.get("tls"))
+    return found
+
+
+# ── TLS ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _by_its_own_authority(tls: TLSConfig) -> TLSConfig:
+    """The same, for a client that asks nobody else who signed the engine's certificate: requests would take REQUESTS_CA_BUNDLE for it first."""
+    from docker.tls import TLSConfig
+
+    class OwnAuthority(TLSConfig):
+        def configure_client(self, client: Any) -> None:
+            super().configure_client(client)
+            client.trust_env = False
+
+    return OwnAuthority(client_cert=tls.cert, ca_cert=tls.ca_cert, verify=tls.verify)
+
+
+def _notes() -> Path:
+    return Workspace.current().run / "engine-certificates.json"
+
+
+def _all_noted() -> dict[str, Certificates]:
+    try:
+        return msgspec.json.decode(_notes().read_bytes(), type=dict[str, Certificates])
+    except (FileNotFoundError, msgspec.DecodeError):
+        return {}
+
+
+def _noted(where: str) -> dict[str, Any]:
+    """The certificates with which the engine at an address was spoken to before, as far as they are there."""
+    import docker.errors
+    from docker.tls import TLSConfig
+
+    known = _all_noted().get(where)
+    if not known:
+        return {}
+    try:
+        return {"tls": TLSConfig(client_cert=known.cert or None, ca_cert=known.ca or None, verify=known.verify)}
+    except docker.errors.TLSParameterError as error:
+        raise NoContainerEngine(where, why="the certificates it was reached with are gone") from error
+
+
+def _note(where: str, tls: TLSConfig | None) -> None:
+    """Note with which certificates an engine answered."""
+    before = _all_noted()
+    after = {address: known for address, known in before.items() if address != where} | ({where: Certificates.of(tls)} if tls else {})
+    if after != before:
+        _notes().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        scratch = _notes().with_suffix(f".{os.getpid()}")
+        scratch.write_bytes(msgspec.json.encode(after))
+        scratch.replace(_notes())
 
 
 def _plain(error: BaseException | str, where: str) -> str:
@@ -172,6 +284,10 @@ _CAUSES = {
     "Permission denied": "this user may not use it (the group docker may)",
     "timed out": "it does not answer in time",
     "Name or service not known": "there is no such host",
+    "HTTP request to an HTTPS server": "it speaks TLS (DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH, or a docker context, say with which certificates)",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate was not signed by the ca.pem it is to be known by",
+    "CERTIFICATE_REQUIRED": "it lets in only whom its authority signed, and no certificate was shown",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS",
     "Connection aborted": "it ended the connection",
 }
 

@@ -8,6 +8,7 @@ command -v g++ >/dev/null || missing+=(g++ libc6-dev)
 if [ "$(uname)" = Linux ]; then
     PATH=$PATH:/usr/sbin
     command -v dockerd >/dev/null || missing+=(docker.io iptables)
+    command -v ip >/dev/null || missing+=(iproute2)
     command -v mosquitto >/dev/null || missing+=(mosquitto mosquitto-clients)
     command -v openssl >/dev/null || missing+=(openssl)
     command -v debootstrap >/dev/null || missing+=(debootstrap)

@@ -258,7 +258,7 @@ def _by_command(context: Context, tag: str, files: Mapping[str, Path]) -> Iterat
     secrets = [word for name, file in files.items() for word in ("--secret", f"id={name},src={file}")]
     where = [f"--platform={context.platform}", f"--tag={tag}", str(context.folder)]
     command = [_docker_with_buildkit(context, tag), "build", "--progress=plain", *secrets, *where]
-    variables = os.environ | {"DOCKER_BUILDKIT": "1", "DOCKER_HOST": engine.socket_address()}
+    variables = os.environ | {"DOCKER_BUILDKIT": "1"} | engine.variables()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=variables) as process:
         assert process.stdout
         try:
