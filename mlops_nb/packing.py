@@ -31,6 +31,7 @@ Files = dict[str, bytes | Path]
 PROVIDED = frozenset({"azureml", "azureml_inference_server_http"})
 """What an entry script may import though nobody installed it: the scoring server brings it."""
 _SCRIPT = "entry/score.py"
+_PICKLED = frozenset({".pkl", ".pickle", ".joblib"})
 _NOT_PART_OF_A_MODEL = frozenset({"__pycache__", ".git", ".ipynb_checkpoints", ".DS_Store"})
 
 
@@ -127,11 +128,17 @@ def _behind_script(entry: str | Path, files: Files, *, code: Sequence[str | Path
         raise BadOption(f"{script.name}, line {error.lineno}: {error.msg}.", hint="mend the script and register again") from error
     if not names & {"run", "*"}:
         raise NotAnEntryScript(script)
-    needed = _needs(imports | set(imported), [*code], beside=script.parent)
+    needed = _needs(imports | set(imported) | _of_pickles(files), [*code], beside=script.parent)
     return Packed(
         flavor="script", engine="script", files=files | {"entry/score.py": source} | _below_code(needed, code),
         modules=needed.modules - PROVIDED, local_modules=needed.local_modules, trusted=trusted,
     )  # fmt: skip
+
+
+def _of_pickles(files: Files) -> set[Import]:
+    """What the pickles that a script is to open name, as far as it is here."""
+    paths = [content for content in files.values() if isinstance(content, Path) and content.suffix.lower() in _PICKLED]
+    return {Import(module, optional=True) for path in paths for module in pickles.modules_named_in(path)}
 
 
 def _needs(imports: frozenset[Import], code: Sequence[str | Path], *, beside: Path | None = None) -> Needs:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dis
 import io
+import mmap
 import pickle
+import re
 import sys
+import zlib
 from collections import ChainMap
 from collections.abc import Iterator
+from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -77,6 +81,27 @@ def references(data: bytes) -> References:
     kind = found if isinstance(found, type) else type(found)
     root = tuple(stand_in.stands_for for stand_in in kind.__mro__ if issubclass(stand_in, StandIn) and stand_in is not StandIn)
     return References(frozenset(reader.seen), tuple(name for name in root if name[0]))
+
+
+_GLOBAL = re.compile(rb"\x8c.([A-Za-z_][\w.]*)\x94\x8c.[A-Za-z_][\w.]*\x94\x93|c([A-Za-z_][\w.]*)\n[A-Za-z_][\w.]*\n", re.DOTALL)
+"""A module's name and one in it, as pickles of protocol 4 and later write them, and earlier ones."""
+_ZLIB, _MOST_UNPACKED = b"x", 1 << 28
+
+
+def modules_named_in(path: Path) -> frozenset[str]:
+    """The modules that the pickle in *path* names, also where arrays lie in it as they are, as joblib writes them; nothing of it runs."""
+    if not path.stat().st_size:
+        return frozenset()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        data = _unpacked(content[:]) if content[:1] == _ZLIB else content
+        return frozenset((later or earlier).decode() for later, earlier in _GLOBAL.findall(data))
+
+
+def _unpacked(data: bytes) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(data, _MOST_UNPACKED)
+    except zlib.error:
+        return data
 
 
 class StandIn:

@@ -224,6 +224,24 @@ class AMLResponse:
         """The body."""
         return self._body
 
+    @property
+    def content_type(self) -> str:
+        """What the body is, such as `image/png`; may be set, as `mimetype` may."""
+        return next((value for name, value in self.headers.items() if name.lower() == "content-type"), "")
+
+    @content_type.setter
+    def content_type(self, value: str) -> None:
+        self.headers = {name: said for name, said in self.headers.items() if name.lower() != "content-type"} | {"Content-Type": value}
+
+    @property
+    def mimetype(self) -> str:
+        """The same without its parameters; text is sent as UTF-8."""
+        return self.content_type.partition(";")[0].strip().lower()
+
+    @mimetype.setter
+    def mimetype(self, value: str) -> None:
+        self.content_type = f"{value}; charset=utf-8" if value.startswith("text/") else value
+
 
 def _bytes(message: Any) -> bytes:
     if isinstance(message, str):

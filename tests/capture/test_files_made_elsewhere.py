@@ -47,6 +47,22 @@ def canary(tmp_path):
     return tmp_path / "the-pickle-was-opened"
 
 
+@pytest.mark.parametrize("how", ["joblib", "joblib, compressed", "pickle", "pickle of protocol 2"])
+def test_what_a_script_is_to_open_tells_the_packages_it_needs(workspace, tmp_path, regression, canary, how):
+    """A script names only joblib; what its files were made with has to be in its environment too."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    held = {"weights": np.arange(5000.0), "model": regression, "booster": xgboost.XGBRegressor(n_estimators=1).fit(X, X[:, 0]), "canary": Canary(canary)}
+    if how.startswith("joblib"):
+        joblib.dump(held, folder / "both.joblib", compress=3 if "compressed" in how else 0)
+    else:
+        (folder / "both.pkl").write_bytes(pickle.dumps(held, protocol=2 if "2" in how else None))
+    (tmp_path / "score.py").write_text("import joblib\ndef run(raw_data):\n    return raw_data\n")
+
+    assert {"joblib", "sklearn", "xgboost", "numpy"} <= packing.pack_path(folder, entry=tmp_path / "score.py").modules
+    assert not canary.exists()
+
+
 @pytest.mark.parametrize("name", ["m.pkl", "m.pickle", "m.joblib", "m.skops"])
 def test_a_pickle_is_not_opened_without_trust(workspace, tmp_path, canary, name):
     (tmp_path / name).write_bytes(pickle.dumps(Canary(canary)))

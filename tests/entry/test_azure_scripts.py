@@ -90,6 +90,24 @@ def test_a_response_of_500_is_sent_as_the_script_made_it(serve: Serve):
     assert (answer.status_code, answer.text) == (500, "bad request")
 
 
+def test_what_a_script_says_its_answer_is_comes_first(serve: Serve):
+    source = """
+from azureml.contrib.services.aml_request import rawhttp
+from azureml.contrib.services.aml_response import AMLResponse
+
+
+@rawhttp
+def run(request):
+    response = AMLResponse(message=b"abc", status_code=200)
+    response.mimetype = request.args["kind"]
+    return response
+"""
+    server = serve(source)
+
+    assert server.client.get("/score?kind=image/jpg").headers.get_list("content-type") == ["image/jpg"]
+    assert server.client.get("/score?kind=text/csv").headers.get_list("content-type") == ["text/csv; charset=utf-8"]
+
+
 def test_a_json_string_is_answered_as_a_string_as_azure_does(serve: Serve):
     server = serve("import json\ndef run(raw_data):\n    return json.dumps({'result': [1]})\n")
 
