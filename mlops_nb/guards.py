@@ -231,13 +231,18 @@ def _labelled(guard: Guard, found: Truth) -> str:
     return f"{f'{value:.1%}' if guard.metric in _SHARES else f'{value:.3g}'} of {found.count:,} {unit(guard)}"
 
 
-def lacking(guard: Guard, outputs: Set[str]) -> str:
-    """Why a model that gives *outputs* cannot be judged by a guard by labels; nothing where it can, or gives none that is known."""
+def lacking(guard: Guard, outputs: Set[str], *, classes: int | None = None) -> str:
+    """Why a model that gives *outputs*, and is known to tell so many *classes* apart, cannot be judged by a guard by labels.
+
+    Nothing where it can, or gives none that is known.
+    """
     if not outputs & {"label", "prediction"}:
         return ""
     if ("label" in outputs) != (guard.metric in truth.OF_CLASSES):
         return "it answers with labels" if "label" in outputs else "it answers with numbers"
-    return "it gives no probabilities" if guard.metric in truth.OF_PROBABILITIES and "probabilities" not in outputs else ""
+    if guard.metric in truth.OF_PROBABILITIES and "probabilities" not in outputs:
+        return "it gives no probabilities"
+    return f"it tells {classes} classes apart, and a canary's {guard.metric} is of two" if guard.metric in truth.OF_TWO_CLASSES and (classes or 2) > 2 else ""
 
 
 def unit(guard: Guard) -> str:

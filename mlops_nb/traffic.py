@@ -10,16 +10,17 @@ from typing import Any
 
 import msgspec
 
-from . import agent, gateway, guards, measuring, progression, restoring, rollout, splits, store, targets, telemetry, truth
+from . import agent, expected, gateway, guards, measuring, progression, restoring, rollout, splits, store, targets, telemetry, truth
 from . import canary as judging
 from .canary import Terms
-from .errors import AnswersCallers, BadOption, NothingToPromote, NothingToRollBack, RolloutUnderWay, listed
+from .errors import AnswersCallers, BadOption, FileChanged, FileMissing, NothingToPromote, NothingToRollBack, RolloutUnderWay, listed
 from .guards import Expected
 from .progress import SILENT, Reporter
 from .reference import DeploymentRef, ModelRef
 from .rollout import EndpointView
 from .store import deployments as table
 from .store import events, models, rollouts
+from .store.models import ModelVersion
 from .store.rollouts import Rollout
 from .telemetry import labels as label_table
 
@@ -212,7 +213,7 @@ def _fitted(guard: guards.Guard, candidate: table.Deployment, before: Mapping[st
     with store.reading() as tx:
         version = models.get(tx, ModelRef.parse(candidate.model_ref))
     gives = {column["name"] for column in (version.signature or {}).get("outputs", [])}
-    if lacking := guards.lacking(guard, gives):
+    if lacking := guards.lacking(guard, gives, classes=_classes_of(version)):
         raise BadOption(f"{candidate.ref} cannot be judged by {guard.metric}: {lacking}.", hint=f"--metric {'accuracy' if 'label' in gives else 'rmse'}")
     if not guard.relative or guard.cap != 1.0 or guard.metric not in ("rmse", "mae"):
         return guard
@@ -224,6 +225,18 @@ def _fitted(guard: guards.Guard, candidate: table.Deployment, before: Mapping[st
             hint=f"%mlops labels {candidate.endpoint} --data df",
         )
     return msgspec.structs.replace(guard, cap=truth.CAP * max(figure.value or 0.0 for figure in figures))
+
+
+def _classes_of(version: ModelVersion) -> int | None:
+    """How many classes it tells apart: those it has probabilities for, else those it answered when it was registered; None where neither is known."""
+    for column in (version.signature or {}).get("outputs", []):
+        if column["name"] == "probabilities" and len(column.get("shape") or []) == 2 and column["shape"][1]:
+            return int(column["shape"][1])
+    try:
+        answers = expected.read(version.expected).outputs if version.expected else {}
+    except (FileMissing, FileChanged):
+        return None
+    return len({str(label) for label in answers["label"]}) if "label" in answers else None
 
 
 def _check_answers_kept(watched: Sequence[guards.Guard]) -> None:

@@ -27,6 +27,7 @@ RATES = ("accuracy", "precision", "recall", "auc")
 METRICS = (*RATES, "brier", "rmse", "mae")
 OF_CLASSES = (*RATES, "brier")
 OF_PROBABILITIES = ("auc", "brier")
+OF_TWO_CLASSES = ("precision", "recall", *OF_PROBABILITIES)
 CAP = 4.0
 """Errors beyond so many times what is usual count as so many."""
 LEAST_BEFORE = 30

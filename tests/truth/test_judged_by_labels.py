@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bench import labelled
-from mlops_nb import bets, errors, guards, labels, sequential, store, traffic, truth
+from mlops_nb import bets, datasets, errors, guards, labels, registry, sequential, store, traffic, truth
 from mlops_nb.store import deployments
 from mlops_nb.telemetry import labels as kept
 from mlops_nb.telemetry.labels import Answers
@@ -167,3 +167,30 @@ def test_an_error_beside_the_others_is_capped_by_how_wrong_they_were_before_and_
     fitted = traffic._fitted(guards.parse("rmse<=+10%"), candidate, {"1": 100})
     assert fitted.cap == pytest.approx(4 * 5, rel=0.15) and str(fitted) == "rmse<=+10%"
     assert traffic._fitted(guards.parse("rmse<=12"), candidate, {"1": 100}).cap == 48
+
+
+@pytest.mark.parametrize("promise", ["auc>=-0.02", "brier<=+0.01", "precision>=-2pp", "recall>=-2pp"])
+def test_what_is_of_two_classes_is_refused_at_once_of_a_model_that_tells_more_apart(answered: Answered, promise: str) -> None:
+    rng = np.random.default_rng(7)
+    inputs = pd.DataFrame({"distance": rng.gamma(3, 350, 20)})
+    answered.by("1", inputs, {"label": np.arange(20) % 3, "probabilities": rng.dirichlet([1, 1, 1], 20)})
+    with store.reading() as tx:
+        candidate = deployments.get(tx, "delays", "1")
+
+    with pytest.raises(errors.BadOption, match=r"tells 3 classes apart, and a canary's .* is of two") as told:
+        traffic._fitted(guards.parse(promise), candidate, {"1": 100})
+
+    assert told.value.hint == "--metric accuracy"
+    assert traffic._fitted(guards.parse("accuracy>=-2pp"), candidate, {"1": 100})
+
+
+def test_the_classes_of_a_model_without_probabilities_are_those_it_answered_when_it_was_registered(workspace) -> None:
+    from sklearn.svm import LinearSVC
+
+    rng = np.random.default_rng(8)
+    rows = pd.DataFrame(rng.normal(size=(90, 2)), columns=["warm", "wet"])
+    for classes in (2, 3):
+        model = LinearSVC().fit(rows, np.argsort(np.argsort(rows.warm)) * classes // 90)
+        datasets.register(f"of_{classes}", rows)
+        version = registry.register(model, name="weather", data=f"of_{classes}").version
+        assert traffic._classes_of(version) == classes
