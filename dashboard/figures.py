@@ -200,6 +200,7 @@ def drift_over_time(checks: Sequence[DriftCheck]) -> go.Figure:
     ordered = sorted(checks, key=lambda check: check.time)
     counts = [sum(bool(feature.get("is_drift")) for feature in check.report.get("features", [])) for check in ordered]
     verdicts = [check.verdict for check in ordered]
+    words = [f"{check.verdict}: {_differing(check, count)}" for check, count in zip(ordered, counts, strict=True)]
     looks = {"drift": (COLOURS[1], "diamond"), "no drift": (COLOURS[2], "circle")}
     untold = (_QUIET, "circle-open")
     marks = {
@@ -210,12 +211,17 @@ def drift_over_time(checks: Sequence[DriftCheck]) -> go.Figure:
     figure = go.Figure()
     figure.add_scatter(
         x=[check.time for check in ordered], y=counts, mode="lines+markers", line={"color": _QUIET, "width": 1}, showlegend=False,
-        marker=marks, text=verdicts, hovertemplate="%{text}: %{y} features differ<extra></extra>",
+        marker=marks, text=words, hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip
     most = max(counts, default=0)
     figure.update_yaxes(title="features that differ", range=[-0.15 * (most + 1), most * 1.15 + 0.3], gridcolor=_GRID, dtick=max(1, most // 5))
     figure.update_xaxes(showgrid=False)
     return _finished(figure, height=260)
+
+
+def _differing(check: DriftCheck, count: int) -> str:
+    together = any(feature.get("type") == "together" for feature in check.report.get("features", []))
+    return "all features were judged together" if together else f"{count} feature{'s' * (count != 1)} differ{'s' * (count == 1)}"
 
 
 # ── lineage ──────────────────────────────────────────────────────────────────────────────────────────────────────────

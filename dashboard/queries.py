@@ -105,7 +105,10 @@ def _sick(d: Deployment) -> Alert:
 
 
 def _drifted(check: DriftCheck, names: Sequence[str]) -> Alert:
-    line = f"requests differ from {check.dataset} in {len(names)} feature{'s' * (len(names) != 1)}: {', '.join(names[:5])}{' …' * (len(names) > 5)}"
+    if any(feature.is_together and feature.is_drift for feature in report_of(check).features):
+        line = f"requests differ from {check.dataset} in all features together"
+    else:
+        line = f"requests differ from {check.dataset} in {len(names)} feature{'s' * (len(names) != 1)}: {', '.join(names[:5])}{' …' * (len(names) > 5)}"
     return Alert(status="drift", subject=check.endpoint, line=line, time=check.time, page="views/drift.py", params={"endpoint": check.endpoint})
 
 

@@ -36,11 +36,10 @@ def asked_of(check: queries.DriftCheck) -> list[queries.Deployment]:
 
 def show_verdict(check: queries.DriftCheck, report: monitoring.DriftReport) -> None:
     """Drift or not, and between what and what."""
-    hit = [feature.name for feature in report.features if feature.is_drift]
     where = f"{check.endpoint}/{check.deployment}" if check.deployment else f"all deployments of {check.endpoint}"
     with st.container(border=True, gap="xsmall"):
         st.markdown(f"#### {parts.coloured(check.verdict)}")
-        st.text(f"{len(hit)} of {len(report.features)} features differ" + (f": {', '.join(hit[:8])}{' …' * (len(hit) > 8)}" if hit else ""))
+        st.text(report.differing)
         st.text(f"{report.window.rows:,} requested rows ({where}) against {report.reference.rows:,} rows of {report.reference.dataset or check.dataset}")
         how = f"{report.engine}, α = {report.alpha:g}, correction: {report.correction}, {report.reference.kind}, checked {parts.ago(check.time)}"
         st.caption(parts.plain(how))

@@ -46,7 +46,7 @@ def drift(check: Any) -> Card:
         kind="drift check",
         mark=_drift_mark(check, features),
         facts=those_given(
-            ("requests", f"{window.get('rows', 0):,} rows {f'of {check.deployment}' if check.deployment else ''}".strip()),
+            ("requests", f"{window.get('rows', 0):,} rows {f'of {check.endpoint}/{check.deployment}' if check.deployment else ''}".strip()),
             ("compared with", f"{check.dataset}, {reference.get('rows', 0):,} rows"),
             ("by", f"{check.engine}, alpha {report.get('alpha', 0):.4g}, {report.get('correction', '')}"),
             ("thresholds", report.get("promise", "")),
@@ -103,7 +103,8 @@ def _drift_mark(check: Any, features: Sequence[Mapping[str, Any]]) -> Mark:
         return Mark("warn", "drift of all features together")
     if check.is_drift:
         quiet = all(f.get("silenced") for f in drifted)
-        return Mark("idle" if quiet else "warn", f"drift in {len(drifted)} of {len(features)} features{', silenced' * quiet}")
+        compared = sum(f.get("type") != "not compared" for f in features)
+        return Mark("idle" if quiet else "warn", f"drift in {len(drifted)} of {compared} features{', silenced' * quiet}")
     faults = {str(finding.get("feature")) for finding in check.report.get("quality", []) if finding.get("is_alarm")}
     if faults:
         return Mark("warn", f"{check.verdict}, but {', '.join(sorted(faults))}: see data quality")

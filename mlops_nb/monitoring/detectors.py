@@ -300,4 +300,4 @@ def _promise(detector: Detector, features: int, alpha: float) -> str:
     of = f"in one of {1 / alpha:,.0f} checks of unchanged data at most"
     if detector.looks == "all features together":
         return f"a false alarm {of}; {MOST_TOGETHER:,} rows of either side at most are compared"
-    return f"a false alarm {of}, over all {features} features together"
+    return f"a false alarm {of}" + (f", over all {features} features together" if features > 1 else "")

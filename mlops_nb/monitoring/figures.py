@@ -57,8 +57,11 @@ def _title(check: DriftCheck, report: DriftReport) -> str:
     who = f"{check.endpoint}/{check.deployment}" if check.deployment else check.endpoint
     if not tested:
         return f"○ No verdict for {_text(who)}"
-    some = f"◆ {len(drifted)} of {len(tested)} features of {_text(who)} drift"
-    words = some if drifted else f"● No drift in {len(tested)} features of {_text(who)}"
+    if any(f.is_together for f in tested):
+        words = f"◆ All features of {_text(who)} together drift" if drifted else f"● No drift in all features of {_text(who)} together"
+    else:
+        some = f"◆ {len(drifted)} of {len(tested)} features of {_text(who)} drift"
+        words = some if drifted else f"● No drift in {len(tested)} features of {_text(who)}"
     how = f"{_text(report.engine)}, {report.correction}, α = {report.alpha:g}"
     return f"{words}<br><sup>{report.window.rows:,} rows against {_text(check.dataset)} · {how}</sup>"
 

@@ -76,19 +76,12 @@ def _(text: object) -> str:
 
 
 def _verdict(check: DriftCheck, report: DriftReport, who: str) -> str:
-    drifted = [feature for feature in report.features if feature.is_drift]
-    compared = sum(feature.type != "not compared" for feature in report.features)
     told = {"drift": ("drift", f"◆ {who} has drifted"), "no drift": ("same", f"● {who} has not drifted")}
     tone, words = told.get(check.verdict, ("soft", f"○ {who}: {check.verdict}"))
-    what = f"{len(drifted)} of {compared} features: {_named(drifted)}." if drifted else f"{compared} features compared." if check.verdict == "no drift" else ""
+    what = f"{_(report.differing)}." if report.drifted else f"{report.compared} features compared." if check.verdict == "no drift" else ""
     promise = f"<p>{_(_sentence(report.promise))}</p>" if report.promise else ""
     when = f"{_span(report.window.since, report.window.until)}, checked {_time(check.time)}"
     return f'<header><h1 class="{tone}">{words}</h1><p>{what}</p>{promise}<p class="soft">{report.window.rows:,} rows of requests, {when}</p></header>'
-
-
-def _named(features: Sequence[FeatureDrift]) -> str:
-    more = f" and {len(features) - 8} more" if len(features) > 8 else ""
-    return _(", ".join(feature.name for feature in features[:8]) + more)
 
 
 def _sentence(words: str) -> str:

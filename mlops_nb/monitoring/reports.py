@@ -49,6 +49,11 @@ class FeatureDrift(msgspec.Struct, frozen=True, kw_only=True):
     histogram: dict[str, Any] = {}
     """`reference` and `window`: shares per bin; with them the bins' `edges`, or the `categories` (None stands for the rest)."""
 
+    @property
+    def is_together(self) -> bool:
+        """Whether it stands for all features, which a detector looked at as one."""
+        return self.type == "together"
+
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """Something about the data themselves, whatever the model makes of them."""
@@ -103,3 +108,22 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     """A `causes.Causes`, once they were asked for."""
     notes: list[str] = []
     """What the reader should know: samples taken, columns not compared, too few rows, an engine's licence."""
+
+    @property
+    def drifted(self) -> list[FeatureDrift]:
+        """The features that drift."""
+        return [feature for feature in self.features if feature.is_drift]
+
+    @property
+    def compared(self) -> int:
+        """How many features were compared, each by itself or all as one."""
+        return sum(feature.type != "not compared" and not feature.is_together for feature in self.features)
+
+    @property
+    def differing(self) -> str:
+        """`2 of 8 features differ: hour, temp`; or that all do together, where a detector looked at them as one and so names none."""
+        drifted = self.drifted
+        if any(feature.is_together for feature in drifted):
+            return "All features together differ"
+        named = ", ".join(feature.name for feature in drifted[:8]) + (f" and {len(drifted) - 8} more" if len(drifted) > 8 else "")
+        return f"{len(drifted)} of {self.compared} features differ" + (f": {named}" if named else "")

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_nb import cards, commands
+from mlops_nb import cards, commands, monitoring
 from mlops_nb.cli import Terminal
 from mlops_nb.errors import BadOption, DetectorMissing, EngineMissing, UsageError
-from mlops_nb.monitoring import DriftReport, FeatureDrift, detecting, detectors, distances, engines
+from mlops_nb.monitoring import DriftReport, FeatureDrift, detecting, detectors, distances, engines, pages
 
 from .conftest import Watched, flights
 
@@ -235,6 +235,26 @@ def test_features_that_are_judged_together_are_not_called_the_same_one_by_one(de
     assert check.verdict == ("no drift" if rows == 1000 else "too few rows to tell")
     assert shown.count("✓ same") == (rows == 1000), "only of all features together"
     assert shown.count("○ not judged by itself") == len(check.report["features"]) - 1
+
+
+def test_a_drift_of_all_features_together_is_not_counted_as_that_of_one(delays: Watched):
+    delays.ask(changed())
+
+    check = detectors.detect("delays", "mmd")
+    report = msgspec.convert(check.report, DriftReport)
+
+    assert report.differing == "All features together differ" and report.compared == 4
+    assert "All features together differ." in pages.as_page(check)
+    assert monitoring.figure(check).layout.title.text.startswith("◆ All features of delays together drift")
+
+
+def test_features_that_a_detector_does_not_take_are_not_counted(delays: Watched):
+    delays.ask(changed())
+
+    check = detectors.detect("delays", "wasserstein")
+
+    assert msgspec.convert(check.report, DriftReport).differing == "1 of 2 features differ: dep_delay"
+    assert "drift in 1 of 2 features" in cards.as_text(check)
 
 
 # ── permutation tests ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -76,7 +76,7 @@ def test_the_command_writes_the_report_of_a_hundred_columns_of_real_requests_whi
 
     assert file.stat().st_size < 1_000_000
     assert {feature["name"] for feature in told["features"] if feature["is_drift"]} == {"f0", "f2"}
-    expect(page.get_by_text("2 of 100 features: ")).to_be_visible()
+    expect(page.get_by_text("2 of 100 features differ: ")).to_be_visible()
     expect(page.get_by_role("heading", name="Why")).to_be_visible()
     assert page.locator("svg").count() == 100
     context.close()
@@ -107,7 +107,7 @@ def test_a_report_says_verdict_promise_cause_and_how_to_do_it_again(delays: Watc
     text = words(pages.save(check, tmp_path / "drift.html"))
 
     for said in (
-        "◆ delays has drifted", "1 of 4 features: dep_delay.", "at most one false alarm in 30 days", "carrier = UA", "Requests that show it",
+        "◆ delays has drifted", "1 of 4 features differ: dep_delay.", "at most one false alarm in 30 days", "carrier = UA", "Requests that show it",
         "flights:1 (training data), 5,000 rows", "%mlops drift delays --dataset flights:1 --since",
     ):  # fmt: skip
         assert said in text, said
