@@ -11,11 +11,12 @@ T = TypeVar("T")
 
 
 class Listing(list[T]):
-    """A list that knows what it lists, and the line that would fill it when it is empty."""
+    """A list that knows what it lists, and of an empty one what to say (unless given, that there is none yet) and the line that would fill it."""
 
-    def __init__(self, items: Iterable[T] = (), *, what: str, line: str = "") -> None:
+    def __init__(self, items: Iterable[T] = (), *, what: str, line: str = "", empty: str = "") -> None:
         super().__init__(items)
         self.what = what
+        self.empty = empty or f"No {what} yet"
         self.line = line
 
     def __repr__(self) -> str:

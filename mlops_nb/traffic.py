@@ -287,7 +287,7 @@ def of(endpoint: str | None = None) -> list[Rollout]:
 
 def _paused(plan: Rollout) -> Rollout:
     left = f"it has {plan.step} of {len(plan.steps)} steps behind it" if plan.steps else "its split is not set yet"
-    reason = f"the workspace is stopped, and {left}; up goes on with it, at once with what is due by then"
+    reason = f"the workspace's agent was stopped or killed, and {left}; up goes on with it, at once with what is due by then"
     return msgspec.structs.replace(plan, status="paused", reason=reason)
 
 

@@ -17,7 +17,7 @@ def listing(listing: Any) -> Card:
     """The card of many of one noun: a line each, in the columns that noun has."""
     count = len(listing)
     if not count:
-        return Card(title=f"No {listing.what} yet", line=listing.line)
+        return Card(title=listing.empty, line=listing.line)
     name = f"{type(listing[0]).__module__}.{type(listing[0]).__qualname__}"
     columns, row = _ROWS.get(name, (None, None))
     if name == "mlops_nb.rollout.EndpointView":

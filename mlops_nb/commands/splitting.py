@@ -222,7 +222,7 @@ def cancel_rollout(endpoint: str, why: str) -> Listing[Rollout]:
     with face().reporting(f"cancelling what changes the split of {endpoint}") as report:
         ended = division.cancel(endpoint, why=why)
         report.step("; ".join(f"the {plan.kind} is cancelled" for plan in ended) or "no rollout was under way")
-    return Listing(ended, what="cancelled rollout")
+    return Listing(ended, what="cancelled rollout", empty=f"No rollout of {endpoint} was under way", line=f"rollouts {endpoint}")
 
 
 @rollouts.command("promote", examples=["rollouts promote delays", "rollouts promote delays --why 'seen enough'"])
