@@ -158,8 +158,13 @@ class ImageOfAnother(UsageError):
 class UnsafePath(UsageError):
     """A name or path that would lead outside its folder."""
 
-    def __init__(self, name: object) -> None:
-        super().__init__(f"{str(name)[:80]!r} leads outside its folder.", hint="a plain relative name")
+    def __init__(self, name: object, *, link_to: object = None) -> None:
+        if link_to is None:
+            super().__init__(f"{str(name)[:80]!r} leads outside its folder.", hint="a plain relative name")
+        else:
+            super().__init__(
+                f"{str(name)[:80]!r} is a link that leads outside what was named, to {str(link_to)[:200]}.", hint="a copy of the file itself in its place"
+            )
 
 
 class UnsafeText(UsageError):
@@ -982,8 +987,8 @@ class ImageNotBuilt(Failed):
 class ImageNotPushed(Failed):
     """A registry did not take an image; it is still in the engine."""
 
-    def __init__(self, name: str, *, why: str) -> None:
-        super().__init__(f"{name} was not pushed: {why}.", hint="docker login REGISTRY, which keeps the credentials that are used here")
+    def __init__(self, name: str, *, why: str, hint: str = "") -> None:
+        super().__init__(f"{name} was not pushed: {why.rstrip('.')}.", hint=hint or "mlops package MODEL:VERSION --push REGISTRY again, once that is mended")
 
 
 class WheelsMissing(Failed):

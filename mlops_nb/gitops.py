@@ -10,7 +10,7 @@ import msgspec
 from . import keys, store
 from .errors import BadOption, MissingExtra, SecretVariable
 from .kubernetes import manifests, names
-from .kubernetes.manifests import Manifest, Style, Workload
+from .kubernetes.manifests import Manifest, Runner, Workload
 from .reference import ModelRef
 from .safety import checked_name, names_a_secret, path_inside, text_for
 from .settings import Workspace
@@ -55,7 +55,7 @@ def written(
     endpoint: str | None = None,
     shares: Sequence[int] = (),
     images: Sequence[str] = (),
-    style: Style = "gateway",
+    style: Runner = "plain",
 ) -> Written:
     """What runs *refs* behind *endpoint* (the model's name unless given), each with its share and its image.
 
@@ -78,14 +78,14 @@ def written(
     return Written(endpoint=where, namespace=workloads[0].placement.namespace, manifests=made)
 
 
-def _check_fit(versions: int, shares: Sequence[int], images: Sequence[str], style: Style) -> None:
+def _check_fit(versions: int, shares: Sequence[int], images: Sequence[str], style: Runner) -> None:
     """Raises BadOption where so many versions cannot have these shares and images, or not in this style."""
     if len(shares) != versions or sum(shares) != 100 or any(not 0 <= share <= 100 for share in shares):
         raise BadOption(f"{versions} versions need {versions} shares that sum to 100.", hint="--split 90,10 for two")
     if images and len(images) != versions:
         raise BadOption(f"{len(images)} images for {versions} versions.", hint="--image for each version, in their order, or for none")
     if style == "kserve" and versions > 2:
-        raise BadOption("KServe divides requests between two revisions.", hint="two versions at most, the newer one last, or --style gateway")
+        raise BadOption("KServe divides requests between two revisions.", hint="two versions at most, the newer one last, or --style plain")
 
 
 def _workload(version: ModelVersion, endpoint: str, spec: DeploymentSpec, image: str | None) -> Workload:

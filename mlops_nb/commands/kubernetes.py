@@ -74,7 +74,7 @@ def said(words: dict[str, Any]) -> dict[str, Any]:
 @click.argument("refs", metavar="MODEL[:VERSION]...", type=A_MODEL, nargs=-1, required=True)
 @click.option("--endpoint", type=AN_ENDPOINT, help="Where callers find it.  [default: the model's name]")
 @click.option("--split", "shares", type=SEVERAL_SHARES, help="The percentage of each version, in their order.  [default: all to the first]")
-@click.option("--style", type=click.Choice(["gateway", "kserve"]), default="gateway", help="A Gateway API route, or a KServe service.  [default: gateway]")
+@click.option("--style", type=click.Choice(["plain", "kserve"]), default="plain", help="Deployments and a route, or an InferenceService.  [default: plain]")
 @click.option("--image", "images", metavar="REFERENCE", multiple=True, help="The image of each version, in their order.  [default: those that were pushed]")
 @click.option("--cpus", type=CORES, help="Cores each pod may use.  [default: all]")
 @click.option("--memory", "memory_mb", type=MEMORY, help="Memory each pod may take, such as 512m or 2g.  [default: no limit]")

@@ -25,8 +25,6 @@ import msgspec
 from . import names
 
 Manifest = dict[str, Any]
-Style = Literal["gateway", "kserve"]
-"""How an endpoint is written for a repository."""
 Runner = Literal["plain", "kserve"]
 """What runs a deployment: a Deployment of ours, or KServe."""
 

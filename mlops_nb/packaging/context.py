@@ -190,7 +190,7 @@ def _files_to_add(paths: Iterable[str], into: Path) -> dict[Path, Path]:
         for file in _walked(top):
             place, real = path_inside(into, file.relative_to(top.parent).as_posix()), file.resolve()
             if file.is_symlink() and not (real.is_relative_to(root) and real.exists()):
-                raise UnsafePath(file.relative_to(top.parent))
+                raise UnsafePath(file.relative_to(top.parent), link_to=real)
             if not real.is_file() or found.get(place, real) != real:
                 raise BadOption(f"{file} is no plain file, or one of two with this name.", hint="--file FILE_OR_FOLDER, each with a name of its own")
             found[place] = real

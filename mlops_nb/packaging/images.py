@@ -118,7 +118,7 @@ def push(image: Image, name: str, report: Reporter = SILENT) -> Image:
         for line in _transferred(client.api.push(repository, tag=tag, stream=True, decode=True)):
             report.log(line)
     except _Ended as ended:
-        raise ImageNotPushed(name, why=str(ended)) from ended
+        raise _not_pushed(name, str(ended)) from ended
     digests = client.api.inspect_image(name).get("RepoDigests") or []
     return msgspec.structs.replace(image, pushed=next(digest for digest in digests if digest.startswith(f"{repository}@")))
 
@@ -163,19 +163,27 @@ def _base(client: docker.DockerClient, context: Context, report: Reporter) -> di
             pull(client, context.base, platform=context.platform, report=report)
             base = client.api.inspect_image(context.base)
         except docker.errors.APIError as error:
-            raise BaseMissing(context.base, why=_not_pulled(error), there=_bases(client)) from error
+            raise BaseMissing(context.base, why=not_had(error), there=_bases(client)) from error
     platform = f"{base['Os']}/{base['Architecture']}"
     if platform != context.platform:
         raise BaseUnfit(context.base, why=f"it is for {platform}, and {context.platform} was asked for")
     return base
 
 
-def _not_pulled(error: docker.errors.APIError) -> str:
+def not_had(error: BaseException) -> str:
     """Why the engine could not pull an image, for who reads it."""
-    said = " ".join(str(error.explanation or error).split())
+    said = " ".join(str(getattr(error, "explanation", "") or error).split())
     return next((words for mark, words in _PULLS.items() if mark in said), said[:300])
 
 
+def _not_pushed(name: str, said: str) -> ImageNotPushed:
+    if any(mark in said for mark in _NOT_LET_IN):
+        where = name.split("/")[0]
+        return ImageNotPushed(name, why=f"{said}", hint=f"docker login {where}, which keeps the credentials that are used here")
+    return ImageNotPushed(name, why=next((words for mark, words in _PULLS.items() if mark in said), said))
+
+
+_NOT_LET_IN = ("denied", "unauthorized", "authentication required", "no basic auth credentials")
 _PULLS = {
     "no such host": "the engine reaches no registry: there is no network, or none that leads there",
     "server misbehaving": "the engine reaches no registry: there is no network, or none that leads there",
@@ -320,10 +328,19 @@ def _why(context: Context, last: list[str], ended: str) -> BaseUnfit | ImageNotB
     for mark, why in _SIGNS.items():
         if mark in ended or any(mark in line for line in last):
             return BaseUnfit(context.base, why=why.format(platform=context.platform))
-    return ImageNotBuilt(context.ref, why=ended, folder=str(context.folder), log="\n".join(last))
+    return ImageNotBuilt(context.ref, why=_last_words(last) or ended, folder=str(context.folder), log="\n".join(last))
+
+
+def _last_words(last: list[str]) -> str:
+    """The last complaint of the step that ended a build, which says more than how that step is written; nothing where it did not complain."""
+    by_buildkit = any(line.startswith("#") for line in last)
+    said = [match[1] for line in last if (match := _STEPS_OWN.fullmatch(line))] if by_buildkit else [line for line in last if not line.startswith("Step ")]
+    return next((line.strip()[:300] for line in reversed(said) if _COMPLAINT.search(line)), "")
 
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_STEPS_OWN = re.compile(r"#\d+ [\d.]+ (.*)")
+_COMPLAINT = re.compile(r"error\b|\bfailed\b|\bdenied\b|not found\b|no such\b|\b(?:could|can) ?not\b", re.IGNORECASE)
 _OUR_WORDS = re.compile(r"(?:#\d+ [\d.]+ )?mlops: (.+)")
 _SIGNS = {
     "exec format error": "this engine cannot run programs for {platform}; it needs QEMU's binfmt handlers, or an engine on such a machine",

@@ -204,7 +204,7 @@ def limits(deployment: Deployment) -> str:
     if callable(said):
         return said(deployment)
     spec = deployment.spec
-    return ", ".join(filter(None, [f"{spec.cpus:g} cores" if spec.cpus else "", f"{spec.memory_mb} MB" if spec.memory_mb else ""]))
+    return ", ".join(filter(None, [f"{spec.cpus:g} core{'s' * (spec.cpus != 1)}" if spec.cpus else "", f"{spec.memory_mb} MB" if spec.memory_mb else ""]))
 
 
 def _own_words(deployment: Deployment, verb: str) -> Any:

@@ -59,6 +59,9 @@ def check(version: ModelVersion, environment: Environment | None, spec: Deployme
     facts = engine.facts()
     if spec.cpus and spec.cpus > facts.cores:
         raise BadOption(f"--cpus {spec.cpus:g} is more than the {facts.cores} cores of the container engine.", hint=f"--cpus {facts.cores}")
+    if spec.memory_mb and spec.memory_mb > facts.memory_mb:
+        most = int(facts.memory_mb)
+        raise BadOption(f"--memory {spec.memory_mb}m is more than the {most:,} MB of the container engine.", hint=f"--memory {most}m")
     if spec.gpus and not facts.gpus:
         raise HardwareMissing("gpu", reason=f"the container engine at {facts.address} has no NVIDIA runtime", available=["cpu"])
     if spec.gpus and version.engine == "onnxruntime":
@@ -93,7 +96,7 @@ def _named(reference: str, version: ModelVersion, report: Reporter) -> str:
             images.pull(client, reference, platform=engine.facts().platform, report=report)
             image = client.images.get(reference)
         except (docker.errors.APIError, requests.RequestException) as error:
-            raise ImageMissing(reference, why=attempts.explained(error)) from error
+            raise ImageMissing(reference, why=images.not_had(error)) from error
     holds = image.labels.get(_MODEL_LABEL)
     if holds != version.ref:
         raise ImageOfAnother(reference, holds=holds, wanted=version.ref)

@@ -223,6 +223,13 @@ def alive(deployment: Deployment) -> bool:
     return not deployment.spec.options.get("run") or _process(deployment.spec.options["device"]) is not None
 
 
+def asked_instead(deployment: Deployment) -> str:
+    """How it is asked although nothing leads to it over HTTP."""
+    device = deployment.spec.options.get("device") or deployment.name
+    topic = deployment.spec.options.get("topic_in") or f"{deployment.endpoint}/{device}/in"
+    return f'publish {{"data": …}} to {topic} with any MQTT client, or mlops_nb.edge.requester.Requester(broker, {topic!r}, take)'
+
+
 def usage(deployment: Deployment) -> Usage:
     """CPU and memory of a device that runs here; of any, what executes the model as it reported."""
     device = deployment.spec.options["device"]

@@ -288,11 +288,13 @@ def _told(ref: str) -> str:
 # ── refused before anything is done ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_more_cores_than_there_are_is_refused(in_docker: Deploy) -> None:
+def test_more_cores_or_memory_than_there_is_is_refused(in_docker: Deploy) -> None:
+    with pytest.raises(BadOption, match=r"more than the .* MB of the container engine"):
+        in_docker("churn:1", endpoint="huge", memory_mb=100_000_000)
     with pytest.raises(BadOption, match="more than the"):
         in_docker("churn:1", endpoint="wide", cpus=4096)
 
-    assert "wide" not in {view.name for view in rollout.endpoints()}
+    assert not {"huge", "wide"} & {view.name for view in rollout.endpoints()}
 
 
 def test_gpus_are_refused_where_the_engine_has_none(in_docker: Deploy, the_engine: docker.DockerClient) -> None:
@@ -338,5 +340,5 @@ def test_an_image_that_was_not_packaged_is_refused(in_docker: Deploy, base_image
 
 
 def test_an_image_that_is_nowhere_is_told(in_docker: Deploy) -> None:
-    with pytest.raises(ImageMissing, match=r"No image 127.0.0.1:9/nobody/nothing:1 .* could not be pulled"):
+    with pytest.raises(ImageMissing, match=r"No image 127.0.0.1:9/nobody/nothing:1 .* could not be pulled: nobody listens where its registry should be"):
         in_docker("churn:1", endpoint="void", options={"image": "127.0.0.1:9/nobody/nothing:1"})

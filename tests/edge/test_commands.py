@@ -40,8 +40,9 @@ def test_a_version_goes_to_a_device_and_the_fleet_shows_it(live_workspace: Works
 
     assert (deployed.deployment, deployed.status, deployed.url) == ("churn/gate-1", "healthy", f"{mosquitto.broker.url}/gates/1/in")
     assert say("edge devices gate-1").wanted == "churn:1"
-    with pytest.raises(errors.TargetCannot, match="edge cannot be asked over HTTP"):
+    with pytest.raises(errors.TargetCannot, match="edge cannot be asked over HTTP") as refused:
         rollout.invoke("churn", [{"age": 1}])
+    assert "to gates/1/in with any MQTT client" in refused.value.hint
     secret = mosquitto.broker.credentials()
     assert secret is not None
     assert not [place for place in live_workspace.root.rglob("*") if place.is_file() and secret.password.encode() in place.read_bytes()]

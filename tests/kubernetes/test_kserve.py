@@ -107,6 +107,18 @@ def test_the_line_brings_it_up_and_the_route_leads_to_what_kserve_made(two_versi
     assert "port-forward deployment/mlops-delays-1-predictor 8080:8080" in told
 
 
+def test_what_it_uses_is_read_from_the_pods_that_kserve_made(two_versions: api_server.Cluster) -> None:
+    kserve("churn:1")
+    (pod,) = two_versions.of("Pod")
+    used = {"containers": [{"name": "kserve-container", "usage": {"cpu": "250m", "memory": "64Mi"}}]}
+    two_versions.put({"apiVersion": "metrics.k8s.io/v1beta1", "kind": "PodMetrics", "metadata": pod["metadata"], **used})
+
+    target = targets.get("kubernetes")
+    usage = wait_for(lambda: (found := target.usage(deployment("delays/1"))).cpus and found, what="the usage")
+
+    assert (usage.cpus, round(usage.memory_mb or 0), usage.restarts) == (0.25, 67, 0)
+
+
 def test_traffic_moves_between_both_styles_and_each_is_withdrawn_alone(two_versions: api_server.Cluster) -> None:
     deploy("churn:1")
     kserve("churn:2", traffic=10)

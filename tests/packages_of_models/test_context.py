@@ -300,7 +300,7 @@ def test_a_symlink_that_leads_out_is_refused_before_anything_is_written(churn: P
 
     for link, target in (("out", "/etc/passwd"), ("up", "../.."), ("gone", "nowhere")):
         (folder / "deep" / link).symlink_to(target)
-        with pytest.raises(UnsafePath, match=link):
+        with pytest.raises(UnsafePath, match=rf"deep/{link}' is a link that leads outside what was named, to /"):
             laid_out(churn, files=(str(folder),), output=str(tmp_path / "out"))
         (folder / "deep" / link).unlink()
     (tmp_path / "named").symlink_to("/etc/passwd")

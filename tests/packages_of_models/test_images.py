@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -342,6 +343,17 @@ def test_a_build_that_fails_over_its_secret_shows_the_builds_own_words(doubler: 
     assert "perhaps" in caught.value.detail
 
 
+def test_a_build_that_fails_says_in_one_line_what_its_step_complained_of(doubler: Provenance, base_image: str, tmp_path: Path) -> None:
+    laid_out = packaging.context_of(doubler.version, doubler.environment, Wanted(base=base_image, output=str(tmp_path / "spoilt")))
+    locked = laid_out.folder / "requirements.txt"
+    locked.write_text(locked.read_text().replace("sha256:", "sha256:0"))
+
+    with pytest.raises(ImageNotBuilt) as caught:
+        images.build(laid_out, tag="mlops-nb-tests/spoilt:1")
+
+    assert re.match(r"No image of \S+ was built: (ERROR: )?[^/&]{10,300}\. Its build context is in ", str(caught.value)), str(caught.value)
+
+
 def test_a_secret_that_is_not_there_is_missed_before_the_build(doubler: Provenance, build: Callable[..., Image]) -> None:
     with pytest.raises(FileMissing, match="NO_SUCH_VARIABLE"):
         build(doubler, secrets={"netrc": "NO_SUCH_VARIABLE"})
@@ -426,7 +438,8 @@ def test_a_version_is_deployed_from_a_registry_when_nobody_else_has_its_image(wo
 
 
 def test_what_a_registry_says_is_passed_on(small_image: Image) -> None:
-    with pytest.raises(ImageNotPushed, match=r"127\.0\.0\.1:9/team/small"):
+    with pytest.raises(ImageNotPushed, match=r"127\.0\.0\.1:9/team/small:1 was not pushed: nobody listens where its registry should be\.") as caught:
         images.push(small_image, "127.0.0.1:9/team/small:1")
+    assert "docker login" not in caught.value.hint
     with pytest.raises(BadOption, match="is no name of an image in a registry"):
         images.name_in("not a registry", small_image.ref)

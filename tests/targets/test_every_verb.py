@@ -134,6 +134,17 @@ PROOFS: dict[str, dict[str, str]] = {
     "replace": {"edge": "edge/test_target.py::test_a_version_is_deployed_to_a_device_asked_replaced_and_withdrawn"},
 }
 """For each verb of the protocol and each ability: the test that tries it on each target that has it, where the target's real component is."""
+KSERVE = "kubernetes/test_kserve.py::"
+BY_KSERVE: dict[str, str] = {
+    "traffic": "test_traffic_moves_between_both_styles_and_each_is_withdrawn_alone",
+    "logs": "test_the_line_brings_it_up_and_the_route_leads_to_what_kserve_made",
+    "usage": "test_what_it_uses_is_read_from_the_pods_that_kserve_made",
+    "cpus": "test_a_deployment_is_one_inference_service_in_the_standard_mode",
+    "memory": "test_a_deployment_is_one_inference_service_in_the_standard_mode",
+    "gpus": "test_a_deployment_is_one_inference_service_in_the_standard_mode",
+    "variables": "test_a_deployment_is_one_inference_service_in_the_standard_mode",
+}
+"""The same for `--style kserve` on a cluster, which is to lack nothing that a plain Deployment has."""
 EVERYWHERE = {"prepare", "start", "observe", "stop", "logs"}
 OPTIONS = sorted(set().union(*(targets.get(name).OPTIONS for name in targets.NAMES)))
 PAGE = Path(__file__).parents[2] / "docs" / "targets.md"
@@ -177,9 +188,20 @@ def test_what_a_target_can_do_is_tried_on_it_by_a_test_that_is_there(verb: str) 
 
     assert set(PROOFS[verb]) == can
     for proof in PROOFS[verb].values():
-        path, _, test = proof.partition("::")
-        found = ast.walk(ast.parse((Path(__file__).parents[1] / path).read_text(encoding="utf-8")))
-        assert test in {node.name for node in found if isinstance(node, ast.FunctionDef)}, proof
+        assert is_there(proof), proof
+
+
+def test_what_a_cluster_can_do_is_tried_in_both_styles() -> None:
+    assert set(BY_KSERVE) == set(targets.get("kubernetes").ABILITIES)
+    for test in BY_KSERVE.values():
+        assert is_there(KSERVE + test), test
+
+
+def is_there(proof: str) -> bool:
+    """Whether the test is there that `file::name` names."""
+    path, _, test = proof.partition("::")
+    found = ast.walk(ast.parse((Path(__file__).parents[1] / path).read_text(encoding="utf-8")))
+    return test in {node.name for node in found if isinstance(node, ast.FunctionDef)}
 
 
 @pytest.mark.parametrize(("ability", "name"), [(ability, name) for ability in SPECS for name in refused_for(ability)])
