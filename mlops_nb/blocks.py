@@ -14,9 +14,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
-from .column_bytes import arrays_of, packed
+from .column_bytes import packed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,15 +103,6 @@ class Sheet:
     def _inputs(self, first: int, end: int) -> Arrays:
         given = _between(self._given, first, end)
         return given if self._columns is None else Table(given[""], self._columns).arrays()
-
-
-def parts(rows: Sequence[int], columns: str, groups: str) -> list[str]:
-    """The `inputs` or `outputs` of each request of a block, as JSON in digits, from the block's own and its groups."""
-    import orjson
-
-    whole = msgspec.json.decode(columns) | {name: array.tolist() for name, array in arrays_of(groups).items()}
-    ends = list(accumulate(rows))
-    return [orjson.dumps({name: values[end - count : end] for name, values in whole.items()}).decode() for count, end in zip(rows, ends, strict=True)]
 
 
 # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

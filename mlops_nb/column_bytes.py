@@ -8,7 +8,7 @@ columns that its `inputs` lack.  Measured on 64 rows of 30 numbers, in CPU time 
 from __future__ import annotations
 
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -47,16 +47,16 @@ def unpacked(inputs: str, groups: str) -> str:
     """The whole `inputs` of a line, as JSON in digits."""
     import orjson
 
-    columns = msgspec.json.decode(inputs) | {name: array.tolist() for name, array in arrays_of(groups).items()}
+    columns = msgspec.json.decode(inputs) | {name: array.tolist() for name, array in arrays_of(msgspec.json.decode(groups)).items()}
     return orjson.dumps(columns).decode()
 
 
-def arrays_of(groups: str) -> dict[str, np.ndarray]:
+def arrays_of(groups: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """The arrays that a line's groups hold, by name."""
     import numpy as np
 
     found: dict[str, np.ndarray] = {}
-    for group in msgspec.json.decode(groups):
+    for group in groups:
         numbers = np.frombuffer(_from_base64(group["data"]), dtype=group["type"]).reshape(group["shape"])
         found |= zip(group["columns"], numbers, strict=True)
     return found

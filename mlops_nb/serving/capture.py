@@ -225,8 +225,8 @@ def _lives(pid: int) -> bool:
 
 
 def _together(sheet: blocks.Sheet) -> bytes:
-    """All of the sheet in one line; few requests in a line each, and also those that hold a value that JSON has no word for: its own line says which."""
-    if len(sheet.asked) >= blocks.LEAST:
+    """All of the sheet in one line; few small requests in a line each, and also those that hold a value that JSON has no word for: its own line says which."""
+    if len(sheet.asked) >= blocks.LEAST or sheet.values >= LEAST:
         try:
             return _json(sheet.block())
         except (TypeError, ValueError, OverflowError):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,6 +18,9 @@ from ..settings import Workspace
 from ..splits import COPY_MARK
 from . import aggregates, files, rows
 from .files import Parquet
+
+if TYPE_CHECKING:
+    import duckdb
 
 try:
     import fcntl
@@ -157,11 +161,11 @@ def _settled_stem(closed: Path, parquet: tuple[Parquet, ...]) -> Path:
 
 def _converted(closed: Path) -> None:
     cursor = rows.connection()
-    table = rows.facts_of_lines([closed]) if closed.stat().st_size else None
-    first = cursor.execute(f"SELECT min(time) FROM ({table})").fetchone() if table else None
+    typed = rows.typed_lines(cursor, closed.parent, [closed]).select
+    first = cursor.execute(f"SELECT min(time) FROM ({typed})").fetchone() if typed else None
     if first and first[0]:
         date = closed.parent / f"date={first[0].date().isoformat()}"
-        _replace([closed], rows.typed_lines(cursor, closed.parent, [closed]), date / f"{files.stem(closed)}.parquet")
+        _replace([closed], typed, date / f"{files.stem(closed)}.parquet", cursor=cursor)
     else:
         closed.unlink()
 
@@ -209,15 +213,16 @@ def _up_to_size(parquet: Iterable[Parquet]) -> Iterator[list[Parquet]]:
     yield group
 
 
-def _replace(sources: list[Path], select: str, target: Path, *, beside: Iterable[Path] = ()) -> None:
+def _replace(sources: list[Path], select: str, target: Path, *, beside: Iterable[Path] = (), cursor: duckdb.DuckDBPyConnection | None = None) -> None:
     """Write the rows near *target*, then rename, so that it is there whole or not at all; only then delete the *sources*, and what was *beside* them."""
     import duckdb
 
     target.parent.mkdir(exist_ok=True)
     scratch = target.with_name(f".{target.name}.tmp")
-    note = _marked(select) if sources else ""
+    cursor = cursor or rows.connection()
+    note = _marked(cursor, select) if sources else ""
     try:
-        rows.connection().execute(f"COPY ({select}) TO {rows.literal(str(scratch))} (FORMAT parquet, COMPRESSION zstd{note})")
+        cursor.execute(f"COPY ({select}) TO {rows.literal(str(scratch))} (FORMAT parquet, COMPRESSION zstd{note})")
         with scratch.open("rb") as file:
             os.fsync(file.fileno())
     except (duckdb.IOException, OSError) as error:
@@ -233,9 +238,9 @@ def _replace(sources: list[Path], select: str, target: Path, *, beside: Iterable
             path.unlink(missing_ok=True)
 
 
-def _marked(select: str) -> str:
+def _marked(cursor: duckdb.DuckDBPyConnection, select: str) -> str:
     """The note for readers that a file holds no copy, where that is so."""
-    found = rows.connection().execute(f"SELECT bool_or(coalesce(suffix(id, {rows.literal(COPY_MARK)}), false)) FROM ({select})").fetchone()
+    found = cursor.execute(f"SELECT bool_or(coalesce(suffix(id, {rows.literal(COPY_MARK)}), false)) FROM ({select})").fetchone()
     return "" if found and found[0] else f", {rows.NO_COPIES}"
 
 

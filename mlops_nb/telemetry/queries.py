@@ -126,7 +126,7 @@ def _steady(places: Sequence[Path], ask: Callable[[list[Standing]], T]) -> T:
     for attempt in range(_ATTEMPTS):
         before: list[Standing] = []
         try:
-            with files.held(exclusive=False):
+            with files.held(exclusive=False), rows.question():
                 before = [files.standing(place) for place in places]
                 answer = ask(before)
                 moved = _settled(before) != _settled(map(files.standing, places))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
-from ..blocks import parts
 from ..column_bytes import unpacked
+from . import block_rows
 from .files import Standing, column_types
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ PREFIX = {"inputs": "in.", "outputs": "out."}
 BOUNDED_MB, BOUNDED_THREADS = 1000, 4
 """What `bounded` leaves DuckDB, whatever the machine has."""
 _instance: duckdb.DuckDBPyConnection | None = None
+_AT_ONCE_BYTES = 32_000_000
+"""Of lines with blocks, that are held in memory while they become rows."""
 _bounded: ContextVar[duckdb.DuckDBPyConnection | None] = ContextVar("bounded", default=None)
+_asking: ContextVar[ExitStack | None] = ContextVar("asking", default=None)
+_numbers = itertools.count()
 
 
 def connection() -> duckdb.DuckDBPyConnection:
@@ -60,6 +65,17 @@ def connection() -> duckdb.DuckDBPyConnection:
     if _instance is None:
         _instance = _opened({})
     return _instance.cursor()
+
+
+@contextmanager
+def question() -> Iterator[None]:
+    """Within, what `whole` tells can be asked for: rows of lines may have to be put down for as long."""
+    with ExitStack() as asking:
+        token = _asking.set(asking)
+        try:
+            yield
+        finally:
+            _asking.reset(token)
 
 
 @contextmanager
@@ -107,7 +123,6 @@ def _opened(limits: Mapping[str, str]) -> duckdb.DuckDBPyConnection:
     import duckdb
 
     opened = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False, **limits})
-    opened.create_function("parts", parts, ["BIGINT[]", "VARCHAR", "VARCHAR"], "VARCHAR[]")  # type: ignore[list-item, arg-type]
     opened.create_function("unpacked", unpacked, ["VARCHAR", "VARCHAR"], "VARCHAR")  # type: ignore[list-item, arg-type]
     return opened
 
@@ -142,18 +157,39 @@ def without_copies(path: Path) -> bool:
     return bool(found and found[0])
 
 
-def typed_lines(cursor: duckdb.DuckDBPyConnection, folder: Path, paths: Iterable[Path]) -> str:
+def typed_lines(cursor: duckdb.DuckDBPyConnection, folder: Path, paths: Iterable[Path]) -> Typed:
     """Whole rows of lines, with their columns typed by the signature beside them, else by what they hold.
 
-    This is what a Parquet file gets, and what a reader sees before there is one.
+    This is what a Parquet file gets, and what a reader sees before there is one.  Of lines with blocks as much as they hold is kept in memory.
     """
-    read = _read_json(paths, payload=True)
-    inputs = "CASE WHEN packed IS NULL THEN inputs ELSE unpacked(inputs, packed)::JSON END AS inputs"
-    apart = "unnest(parts(block.rows, inputs, packed))::JSON AS inputs, unnest(parts(block.rows, outputs, packed_outputs))::JSON AS outputs"
-    alone = f"SELECT {FACTS}, {inputs}, outputs FROM {read} WHERE time IS NOT NULL"
-    lines = f"({alone} UNION ALL SELECT {_OF_BLOCKS}, {apart} FROM {read} WHERE block IS NOT NULL)"
+    tables, others = block_rows.read(paths)
     known = column_types(folder)
-    columns = [_Column(side, name, seen) for side in PREFIX for name, seen in _seen(cursor, lines, side, known[side]).items()]
+    alone = [_Column(side, name, seen) for side in PREFIX for name, seen in _seen(cursor, _lines_alone(others), side, known[side]).items()] if others else []
+    every = [*((c.side, c.name, c.depth) for c in alone), *((c.side, c.name, c.depth) for table in tables for c in table.columns)]
+    names = _column_names(list(dict.fromkeys((side, name) for side, name, _ in every)))
+    mixed = {key for key in names if len({depth for *column, depth in every if tuple(column) == key}) > 1}
+    alone = [_Column(c.side, c.name, ["JSON"]) if (c.side, c.name) in mixed else c for c in alone]
+    selects = [_alone(others, alone, names)] if others else []
+    selects += [_of_table(cursor, table, names, known, mixed) for table in tables]
+    return Typed(" UNION ALL BY NAME ".join(f"({select})" for select in selects), own=bool(tables))
+
+
+class Typed(NamedTuple):
+    """Rows of lines."""
+
+    select: str
+    own: bool
+    """Whether only the cursor they were made for can ask for them."""
+
+
+def _lines_alone(paths: Iterable[Path]) -> str:
+    inputs = "CASE WHEN packed IS NULL THEN inputs ELSE unpacked(inputs, packed)::JSON END AS inputs"
+    return f"(SELECT {FACTS}, {inputs}, outputs FROM {_read_json(paths, payload=True)} WHERE time IS NOT NULL)"
+
+
+def _alone(paths: Iterable[Path], columns: list[_Column], names: Mapping[tuple[str, str], str]) -> str:
+    """Requests that have a line each."""
+    lines = _lines_alone(paths)
     first: dict[tuple[str, str], _Column] = {}
     for column in columns:
         first.setdefault((column.side, column.name.lower()), column)
@@ -161,8 +197,30 @@ def typed_lines(cursor: duckdb.DuckDBPyConnection, folder: Path, paths: Iterable
     structs = [f"json_transform({_scored(side)}, {literal(_json(struct_of[side]))}) AS {side}_typed" for side in PREFIX if struct_of[side]]
     inner = f"(SELECT {', '.join(['*', *structs])} FROM {lines})"
     raw = [f"CASE WHEN {_scored(side)} IS NULL THEN {side}::VARCHAR END AS raw_{side}" for side in PREFIX]
-    typed = [f"{_value(c, c in first.values())} AS {quoted(name)}" for c, name in zip(columns, _column_names(columns), strict=True)]
+    typed = [f"{_value(c, c in first.values())} AS {quoted(names[c.side, c.name])}" for c in columns]
     return f"SELECT {', '.join([FACTS, *raw, *typed])} FROM {inner}"
+
+
+def _of_table(
+    cursor: duckdb.DuckDBPyConnection,
+    table: block_rows.Table,
+    names: Mapping[tuple[str, str], str],
+    known: Mapping[str, Mapping[str, str]],
+    mixed: Container[tuple[str, str]],
+) -> str:
+    """Requests of blocks, which *cursor* is given under a name of its own."""
+    name = f"blocks_{next(_numbers)}"
+    cursor.register(name, table)
+    facts = "time, id, 200 AS status, latency_ms, rows, NULL::VARCHAR AS error, NULL::VARCHAR AS raw_inputs, NULL::VARCHAR AS raw_outputs"
+    typed = [f"{_of_column(c, n, known, mixed)} AS {quoted(names[c.side, c.name])}" for n, c in enumerate(table.columns)]
+    return f"SELECT {', '.join([facts, *typed])} FROM {name}"
+
+
+def _of_column(column: block_rows.Column, place: int, known: Mapping[str, Mapping[str, str]], mixed: Container[tuple[str, str]]) -> str:
+    if (column.side, column.name) in mixed:
+        return f"list_transform(c{place}, lambda value: to_json(value))"
+    type_ = _SQL_TYPES.get(known[column.side].get(column.name, "")) or column.type
+    return f"TRY_CAST(c{place} AS {type_}{'[]' * column.depth})"
 
 
 class _Column(msgspec.Struct, frozen=True):
@@ -171,10 +229,19 @@ class _Column(msgspec.Struct, frozen=True):
     type: Any
     """As `json_transform` wants it: `["DOUBLE"]`."""
 
+    @property
+    def depth(self) -> int:
+        """Of the lists that its values lie in."""
+        return _depth(self.type)
+
+
+def _depth(type: Any) -> int:
+    return 1 + _depth(type[0]) if isinstance(type, list) else 0
+
 
 def _seen(cursor: duckdb.DuckDBPyConnection, lines: str, side: str, known: dict[str, str]) -> dict[str, Any]:
-    found = cursor.execute(f"SELECT json_group_structure({_scored(side)}) FROM {lines}").fetchone()
-    structure = msgspec.json.decode(found[0]) if found and found[0] else {}
+    [[found]] = cursor.execute(f"SELECT json_group_structure({_scored(side)}) FROM {lines}").fetchall()
+    structure = msgspec.json.decode(found) if found else {}
     return {name: _typed(shape, known.get(name)) for name, shape in structure.items()} if isinstance(structure, dict) else {}
 
 
@@ -197,14 +264,14 @@ def _value(column: _Column, in_struct: bool) -> str:
     return f"json_transform(json_extract({_scored(column.side)}, {literal(pointer)}), {literal(_json(column.type))})"
 
 
-def _column_names(columns: list[_Column]) -> list[str]:
-    """`in.age`; of two names that differ in case only, the second is `in.Age^1`."""
-    names: list[str] = []
+def _column_names(columns: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """By side and name: `in.age`; of two names that differ in case only, the second is `in.Age^1`."""
+    names: dict[tuple[str, str], str] = {}
     taken: dict[str, int] = {}
-    for column in columns:
-        plain = PREFIX[column.side] + column.name.replace("^", "^^")
+    for side, name in columns:
+        plain = PREFIX[side] + name.replace("^", "^^")
         count = taken[plain.lower()] = taken.get(plain.lower(), -1) + 1
-        names.append(f"{plain}^{count}" if count else plain)
+        names[side, name] = f"{plain}^{count}" if count else plain
     return names
 
 
@@ -215,10 +282,38 @@ def name_of(column: str) -> str:
 
 
 def whole(cursor: duckdb.DuckDBPyConnection, standing: Standing, parquet: Iterable[Path], lines: Iterable[Path]) -> str | None:
-    """Whole typed rows of a deployment's *parquet* files and *lines*; None when it has neither."""
+    """Whole typed rows of a deployment's *parquet* files and *lines*; None when it has neither.  To be called within a `question`."""
     parts = [f"SELECT * FROM {read_parquet(parquet)}"] if parquet else []
-    parts += [typed_lines(cursor, standing.folder, lines)] if lines else []
+    parts += [_for_all(cursor.cursor(), standing.folder, some) for some in _a_few(lines)]
     return " UNION ALL BY NAME ".join(f"({part})" for part in parts) or None
+
+
+def _a_few(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    """As many at a time as may be in memory."""
+    some: list[Path] = []
+    size = 0
+    for path in paths:
+        more = path.stat().st_size
+        if some and size + more > _AT_ONCE_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(path)
+        size += more
+    if some:
+        yield some
+
+
+def _for_all(cursor: duckdb.DuckDBPyConnection, folder: Path, lines: Iterable[Path]) -> str:
+    """SQL of the rows of lines that any cursor can ask."""
+    typed = typed_lines(cursor, folder, lines)
+    if not typed.own:
+        return typed.select
+    asking = _asking.get()
+    if asking is None:
+        raise RuntimeError("rows of lines are read within a question")
+    scratch = Path(asking.enter_context(tempfile.TemporaryDirectory(prefix="mlops-"))) / "lines.parquet"
+    cursor.execute(f"COPY ({typed.select}) TO {literal(str(scratch))} (FORMAT parquet, COMPRESSION snappy)")
+    return f"SELECT * FROM {read_parquet([scratch])}"
 
 
 def read_parquet(paths: Iterable[Path]) -> str:
@@ -229,7 +324,7 @@ def read_parquet(paths: Iterable[Path]) -> str:
 def _read_json(paths: Iterable[Path], *, payload: bool = False) -> str:
     """A table of lines.  One that was half written reads as a row of nothing, which every query passes over."""
     paths = list(paths)
-    columns = _LINE + (", inputs: 'JSON', outputs: 'JSON', packed: 'JSON', packed_outputs: 'JSON'" if payload else "")
+    columns = _LINE + (", inputs: 'JSON', outputs: 'JSON', packed: 'JSON'" if payload else "")
     longest = max(1 << 20, *(path.stat().st_size for path in paths)) + 1
     return f"read_json({_listed(paths)}, format = 'newline_delimited', ignore_errors = true, maximum_object_size = {longest}, columns = {{{columns}}})"
 

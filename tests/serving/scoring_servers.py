@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
@@ -12,13 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
+import numpy as np
+import orjson
 
-from mlops_nb.blocks import parts
+from mlops_nb.column_bytes import arrays_of
 from mlops_nb.store.deployments import Reason
 
 DEADLINE_SECONDS = 150.0
@@ -29,9 +31,11 @@ def _requests(line: dict[str, Any]) -> list[dict[str, Any]]:
     """The requests that a line tells of: one, or those of a block."""
     if not (block := line.get("block")):
         return [line]
+    ends = list(accumulate(block["rows"]))
     inputs, outputs = (
-        map(msgspec.json.decode, parts(block["rows"], json.dumps(line[side]), json.dumps(line[groups])))
+        [{name: values[end - count : end] for name, values in whole.items()} for count, end in zip(block["rows"], ends, strict=True)]
         for side, groups in (("inputs", "packed"), ("outputs", "packed_outputs"))
+        for whole in [line[side] | {name: _told(array) for name, array in arrays_of(line[groups]).items()}]
     )
     times = [datetime.fromtimestamp(micros / 1e6, UTC).isoformat(timespec="microseconds") for micros in block["time"]]
     facts = [dict(zip(("id", "latency_ms", "rows"), values, strict=True)) for values in zip(block["id"], block["latency_ms"], block["rows"], strict=True)]
@@ -39,6 +43,11 @@ def _requests(line: dict[str, Any]) -> list[dict[str, Any]]:
         one | {"time": time, "status": 200, "error": None, "inputs": asked, "outputs": answered}
         for one, time, asked, answered in zip(facts, times, inputs, outputs, strict=True)
     ]
+
+
+def _told(array: np.ndarray) -> list[Any]:
+    """As JSON has it, which knows no NaN."""
+    return msgspec.json.decode(orjson.dumps(array.tolist()))  # type: ignore[no-any-return]
 
 
 class Running:

@@ -169,3 +169,44 @@ def test_a_request_of_no_columns_is_kept_too(workspace: Workspace):
     kept(workspace, [record(number, {"x": np.ones((1, 0))}, {"label": np.ones((1, 0))}) for number in range(MANY)])
 
     assert len(asked()) == MANY
+
+
+EVERY_KIND = {
+    "truth": np.array([True, False]), "small": np.array([1, 2], np.uint8), "large": np.array([0, 2**64 - 1], np.uint64), "count": np.array([[1, 2], [3, 4]]),
+    "half": np.array([0.5, 2], np.float16), "single": np.array([0.1, np.inf], np.float32), "cube": np.arange(8.0).reshape(2, 2, 2),
+    "words": np.array(["a", None], object), "odd": np.array([1, "b"], object), "Age": np.array([1.5, np.nan]), "age": np.array([3, 4]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("compacted", [False, True], ids=["as lines", "as Parquet"])
+def test_values_of_every_kind_read_from_a_block_as_from_a_line(workspace: Workspace, compacted: bool):
+    answered = {"label": np.array([1, 2])}
+    kept(workspace, [record(number, EVERY_KIND, answered, rows=2) for number in range(MANY)], deployment="block")
+    kept(workspace, [record(0, EVERY_KIND, answered, rows=2)], deployment="alone")
+    if compacted:
+        telemetry.compact()
+
+    [alone] = telemetry.requests("e", deployment="alone")
+    together = telemetry.requests("e", deployment="block", most=1000)
+
+    assert len(together) == MANY
+    for one in together:
+        assert one["outputs"] == alone["outputs"]
+        assert one["inputs"].pop("large") == [0, 2**64 - 1]
+        assert one["inputs"].pop("single") == [pytest.approx(0.1), None]
+        for name, values in one["inputs"].items():
+            assert values == alone["inputs"][name], name
+
+
+@pytest.mark.parametrize("compacted", [False, True], ids=["as lines", "as Parquet"])
+def test_a_column_in_lists_of_another_depth_keeps_its_values(workspace: Workspace, compacted: bool):
+    flat = record(MANY, {"x": np.array([7.0])}, {"label": np.zeros(1)})
+    kept(workspace, [*(record(number, {"x": np.array([[1.0, 2.0]])}, {"label": np.zeros(1)}) for number in range(MANY)), flat])
+    if compacted:
+        telemetry.compact()
+
+    found = asked()
+
+    assert len(found) == MANY + 1
+    assert "7" in str(found[f"id-{MANY}"]["inputs"]["x"])
+    assert "2" in str(found["id-0"]["inputs"]["x"])
