@@ -67,8 +67,8 @@ HELP: Mapping[str, tuple[str, str]] = {
     "mlops_hardware_requests_waiting": ("gauge", "Those of them that wait for a model."),
     "mlops_hardware_cpu_cores": ("gauge", "Cores in use by all deployments on it."),
     "mlops_hardware_memory_bytes": ("gauge", "Memory in use by all deployments on it."),
-    "mlops_drift": ("gauge", "1 when the endpoint's last check found drift."),
-    "mlops_drift_features": ("gauge", "How many features differed at the last check."),
+    "mlops_drift": ("gauge", "1 when the endpoint's last check found drift, 0 when it found none; missing where it could not tell."),
+    "mlops_drift_features": ("gauge", "How many features differed at the last check, where each was judged by itself."),
     "mlops_drift_check_time_seconds": ("gauge", "When the last check was (Unix time)."),
     "mlops_rollout_percent": ("gauge", "The share reached by the rollout under way."),
     "mlops_rollout_held": ("gauge", "1 while the rollout under way holds."),
@@ -84,6 +84,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     versions: int
     deployments: list[Deployment]
     splits: dict[str, TrafficChange]
+    restarts: dict[str, int]
+    """How often each was started again since it was deployed; a deployment's own count begins anew after a steady minute."""
     drift: list[DriftCheck]
     rollouts: list[Rollout]
     rules: list[alerts.Rule]
@@ -169,7 +171,7 @@ def exposition(endpoint: str | None = None) -> str:
         page.add("mlops_model_versions", seen.versions)
     carried = _loads(seen.deployments)
     for deployment, (load, text) in zip(seen.deployments, carried, strict=True):
-        _add_deployment(page, deployment, seen.splits.get(deployment.endpoint))
+        _add_deployment(page, deployment, seen.splits.get(deployment.endpoint), restarts=seen.restarts.get(deployment.ref, 0))
         _add_window(page, load.window, "mlops_window", **_labels(deployment))
         _add_saturation(page, load, **_labels(deployment))
         page.merge(text, target=deployment.target, hardware=targets.hardware(deployment))
@@ -207,7 +209,8 @@ def _seen(endpoint: str | None) -> Seen:
         splits = {name: change for name in names if (change := table.split(tx, name))}
         return Seen(
             versions=models.count(tx)[1], deployments=[d for d in table.of(tx, endpoint) if d.wanted == "running"], splits=splits,
-            drift=[check for check in checks.latest_drift(tx) if check.endpoint in names], rollouts=rollouts.going(tx, endpoint), rules=alerts.of(tx, endpoint),
+            restarts=table.restarts(tx), drift=[check for check in checks.latest_drift(tx) if check.endpoint in names],
+            rollouts=rollouts.going(tx, endpoint), rules=alerts.of(tx, endpoint),
         )  # fmt: skip
 
 
@@ -215,11 +218,11 @@ def _labels(deployment: Deployment) -> dict[str, str]:
     return {"endpoint": deployment.endpoint, "deployment": deployment.name, "target": deployment.target, "hardware": targets.hardware(deployment)}
 
 
-def _add_deployment(page: Page, deployment: Deployment, split: TrafficChange | None) -> None:
+def _add_deployment(page: Page, deployment: Deployment, split: TrafficChange | None, *, restarts: int) -> None:
     labels = _labels(deployment)
     page.add("mlops_deployment_info", 1, **labels, model=deployment.model, version=str(deployment.version))
     page.add("mlops_deployment_up", deployment.status == "healthy", **labels)
-    page.add("mlops_deployment_restarts_total", deployment.restarts, **labels)
+    page.add("mlops_deployment_restarts_total", restarts, **labels)
     page.add("mlops_deployment_changed_time_seconds", deployment.changed_at.timestamp(), **labels)
     page.add("mlops_traffic_percent", split.weights.get(deployment.name, 0) if split else 0, **labels)
     page.add("mlops_mirror_percent", split.mirrors.get(deployment.name, 0) if split else 0, **labels)
@@ -272,8 +275,10 @@ def _bytes(megabytes: float | None) -> float | None:
 
 def _add_drift(page: Page, found: Iterable[DriftCheck]) -> None:
     for check in found:
-        page.add("mlops_drift", check.is_drift, endpoint=check.endpoint)
-        page.add("mlops_drift_features", sum(bool(f.get("is_drift")) for f in check.report.get("features", [])), endpoint=check.endpoint)
+        told, features = check.verdict in ("drift", "no drift"), check.report.get("features", [])
+        each = told and not any(f.get("type") == "together" for f in features)
+        page.add("mlops_drift", check.is_drift if told else None, endpoint=check.endpoint)
+        page.add("mlops_drift_features", sum(bool(f.get("is_drift")) for f in features) if each else None, endpoint=check.endpoint)
         page.add("mlops_drift_check_time_seconds", check.time.timestamp(), endpoint=check.endpoint)
 
 

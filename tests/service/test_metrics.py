@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import a_busy_workspace
+import msgspec
 import numpy as np
 import pytest
 from a_canary_under_way import a_canary
@@ -20,7 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from mlops_nb import agent, alerts, cards, commands, errors, metrics, rollout, scraping, store, telemetry
 from mlops_nb.cli import Terminal
 from mlops_nb.settings import Workspace
-from mlops_nb.store import checks
+from mlops_nb.store import checks, events
+from mlops_nb.store.checks import DriftCheck
 from mlops_nb.telemetry import Counted
 
 pytestmark = pytest.mark.xdist_group("metrics")
@@ -166,3 +168,43 @@ def test_the_log_ends_with_what_callers_got_wrong(asked: Workspace) -> None:
     assert whole[-1].startswith("2: 3 × 400 ") and "age" in whole[-1] and "\x1b" not in whole[-1]
     assert one[-1] == whole[-1].removeprefix("2: ")
     assert not any("got wrong" in line for line in other)
+
+
+def _watched(**check: object) -> DriftCheck:
+    """What the only endpoint's last drift check found."""
+    found = a_busy_workspace.drift_check(3, days=0, endpoint="delays")
+    return msgspec.structs.replace(found, id="the last", **check)
+
+
+def test_a_check_that_could_not_tell_is_neither_drift_nor_none(workspace: Workspace) -> None:
+    a_busy_workspace.fill()
+    few = [feature | {"test": "none", "is_drift": False} for feature in _watched().report["features"]]
+    with store.writing() as tx:
+        checks.add_drift_check(tx, _watched(is_drift=False, report={**_watched().report, "features": few}))
+
+    found = families(metrics.exposition("delays"))
+
+    assert "mlops_drift" not in found and "mlops_drift_features" not in found and found["mlops_drift_check_time_seconds"]
+
+
+def test_features_that_were_judged_together_are_not_counted(workspace: Workspace) -> None:
+    a_busy_workspace.fill()
+    whole = {"name": "all features together", "type": "together", "test": "MMD²", "is_drift": True}
+    with store.writing() as tx:
+        checks.add_drift_check(tx, _watched(report={**_watched().report, "features": [whole]}))
+
+    found = families(metrics.exposition("delays"))
+
+    assert [sample.value for sample in found["mlops_drift"]] == [1] and "mlops_drift_features" not in found
+
+
+def test_restarts_do_not_fall_when_a_steady_minute_has_passed(workspace: Workspace) -> None:
+    a_busy_workspace.fill()
+    with store.writing() as tx:
+        for _ in range(2):
+            events.record(tx, "DeploymentRestarting", subject="delays/1")
+        tx.execute("UPDATE deployments SET restarts = 0")
+
+    restarts = {sample.labels["deployment"]: sample.value for sample in families(metrics.exposition("delays"))["mlops_deployment_restarts"]}
+
+    assert restarts["1"] == 2 and set(restarts.values()) == {0, 2}
