@@ -110,7 +110,7 @@ def _load(load: Any) -> list[Any]:
     waiting = "" if load.waiting is None else str(load.waiting)
     latency = "" if load.p999_ms is None else f"{load.p999_ms:,.3g} ms"
     cores = "" if load.cpus is None else f"{load.cpus:.2f}{f' of {load.cpus_limit:g} ({load.cpu_share:.0%})' if load.cpus_limit else ''}"
-    of_limit = f" of {load.memory_limit_mb:,.0f} ({load.memory_share:.0%})" if load.memory_limit_mb else ""
+    of_limit = f" of {load.memory_limit_mb:,.0f} ({load.memory_share:.0%})" if load.memory_share is not None else ""
     memory = "" if load.memory_mb is None else f"{load.memory_mb:,.0f}{of_limit} MB"
     return [in_flight, waiting, f"{load.window.requests:,}", f"{load.window.refused:,}", latency, cores, memory]
 

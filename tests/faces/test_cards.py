@@ -179,3 +179,11 @@ def test_the_card_of_an_answer_names_its_id_as_its_attribute_and_labels_do():
     answer = Answer(endpoint="delays", deployment="1", request_id="r-7", latency_ms=1.0, outputs={"label": [1]})
 
     assert "request_id" in cards.as_text(answer) and answer.request_id in cards.as_text(answer)
+
+
+def test_what_is_not_known_of_a_limited_deployments_memory_is_left_out() -> None:
+    from mlops_nb.cards.serving import _load
+    from mlops_nb.metrics import Load
+
+    assert _load(Load(deployment="1", cpus_limit=2.0, memory_limit_mb=512))[-2:] == ["", ""]
+    assert _load(Load(deployment="1", memory_mb=128, memory_limit_mb=512))[-1] == "128 of 512 (25%) MB"
