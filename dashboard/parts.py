@@ -58,6 +58,7 @@ MARKS = {
     "cancelled": ("○", "gray"),
     "kept": ("●", "green"),
     "violated": ("■", "red"),
+    "beyond, not proven": ("▲", "orange"),
 }
 """A shape beside every colour, so that neither has to be told apart alone."""
 

@@ -33,13 +33,17 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     refuted_at: float
     """The candidate is rolled back once the evidence reaches this."""
     violated: bool
+    beyond: bool = False
+    """Whether what was seen lies beyond its bound, proven or not."""
     known: bool = True
     """Whether anything came that it could be judged by: answers of the candidate, or labels of them."""
 
     @property
     def verdict(self) -> str:
-        """`kept`, `violated`, or `not tested` while there is nothing to judge it by."""
-        return "violated" if self.violated else "kept" if self.known else "not tested"
+        """`kept`; `violated`, or `beyond, not proven` while chance may explain it; `not tested` while there is nothing to judge it by."""
+        if self.violated or not self.known:
+            return "violated" if self.violated else "not tested"
+        return "beyond, not proven" if self.beyond else "kept"
 
     @property
     def share(self) -> float:
@@ -65,6 +69,7 @@ def judged(rollout: Rollout) -> list[Judged]:
             evidence=_ratio(latest[guard]),
             refuted_at=_ratio(found.level),
             violated=latest[guard] >= found.level,
+            beyond=guard in found.beyond,
             known=_known(found, guard),
         )
         for guard, words in zip(latest, [*seen, *[""] * len(latest)], strict=False)

@@ -146,7 +146,9 @@ def _evidence(plan: Any) -> tuple[list[tuple[str, str]], list[list[Any]]]:
 
 
 def _verdict(one: Any, *, going: bool) -> Mark:
-    return Mark("good", "so far" if going else "yes") if one.verdict == "kept" else Mark("bad" if one.violated else "idle", one.verdict)
+    if one.verdict == "kept":
+        return Mark("good", "so far" if going else "yes")
+    return Mark("bad" if one.violated else "warn" if one.beyond else "idle", one.verdict)
 
 
 def steps(plan: Any) -> str:

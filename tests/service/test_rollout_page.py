@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import a_busy_workspace
+import msgspec
 import pytest
-from a_canary_under_way import a_canary
+from a_canary_under_way import GUARDS, a_canary
 from living import X, wait_for
 
 from mlops_nb import canary, canary_figures, cards, errors, labels, rollout, store, telemetry, traffic
@@ -41,6 +42,14 @@ def test_a_canary_shows_steps_bounds_and_the_evidence_against_each_guard(open_pa
     assert list(table["verdict"]) == [["● kept"], ["● kept"]]
     assert table.loc["error_rate<=+0.5pp", "seen in this step"].startswith("error_rate 0.40% of 1,000, the others 0.40% of 3,000")
     assert "the candidate's error rate lies in" in alts(page)[1]
+
+
+def test_a_guard_that_what_was_seen_does_not_keep_is_not_called_kept(busy):
+    plan = a_canary()
+    seen = msgspec.structs.replace(plan, evidence=plan.evidence | {"beyond": [GUARDS[0]]})
+
+    assert [one.verdict for one in canary_figures.judged(seen)] == ["beyond, not proven", "kept"]
+    assert "! beyond, not proven" in cards.as_text(seen)
 
 
 def test_a_link_to_an_earlier_rollout_shows_that_one(open_page, busy):
