@@ -6,11 +6,15 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from mlops_nb import alerts, metrics, telemetry
+import numpy as np
+import pandas as pd
+
+from mlops_nb import alerts, datasets, metrics, monitoring, telemetry
+from mlops_nb.monitoring import DriftMap, over_time
 from mlops_nb.settings import Workspace
 from mlops_nb.telemetry import labels, rows
 
-from . import timing, workspaces
+from . import reporting, timing, workspaces
 from .table import Figure
 
 REQUESTS = 10_000_000
@@ -29,16 +33,20 @@ def measure() -> list[Figure]:
     """Each question of each page, at each period it offers, and what the agent and a scrape ask again and again; beside a plain look at every row's time.
 
     The first compaction counts them all: its time is told too.  Of the pages, Overview and Rollout ask about requests, Performance about answers and
-    Drift about both (its map is measured with the drift checks); Deployments, Events, Fleet, Hardware, Models, Profiling and Targets read the store.
+    Drift about both; Deployments, Events, Fleet, Hardware, Models, Profiling and Targets read the store.  Drift's map is counted once, over all rows,
+    by whoever opens it first; that has no goal, and what is asked from then on has.
     """
     with workspaces.fresh() as workspace:
         fill(workspace, requests=REQUESTS)
         label(workspace)
+        watch()
         first = timing.timed(telemetry.compact)()
         plain = f"every row's time ({REQUESTS:,} requests)"
         seconds = timing.medians({name: timing.timed(ask) for name, ask in {plain: _plainly(workspace), **_pages(), **_watching()}.items()}, rounds=5)
+        opened = timing.medians({name: timing.timed(ask) for name, ask in _map_opened_first().items()}, rounds=2)
     figures = [Figure(name=name, value=taken, unit="s", baseline=plain, at_most=_GOAL_SECONDS) for name, taken in seconds.items() if name != plain]
-    return [Figure(name=plain, value=seconds[plain], unit="s"), *figures, Figure(name="counting them all, once", value=first, unit="s")]
+    once = [Figure(name=name, value=taken, unit="s", baseline=plain) for name, taken in opened.items()]
+    return [Figure(name=plain, value=seconds[plain], unit="s"), *figures, *once, Figure(name="counting them all, once", value=first, unit="s")]
 
 
 def _pages() -> dict[str, Callable[[], object]]:
@@ -50,9 +58,19 @@ def _pages() -> dict[str, Callable[[], object]]:
             "delays", since=_ago(lasts), bucket_seconds=bucket
         )
     asked["drift: when the first came"] = lambda: telemetry.traffic("delays", since=_ago(timedelta(days=400)), bucket_seconds=86_400)
+    asked["drift: the map of a week by six hours, with labels"] = _map
+    asked["drift: the same, when more labels have come"] = lambda: (over_time._labels.forget(), _map())
     asked["performance: answers with their labels"] = lambda: labels.answers("delays", most=MOST_JUDGED)
     asked["logs: what callers got wrong in a day"] = lambda: telemetry.refused("delays", since=_ago(timedelta(days=1)))
     return asked
+
+
+def _map() -> DriftMap:
+    return monitoring.drift_map("delays", seconds=21_600, since=_ago(timedelta(days=7)), until=datetime.now(UTC))
+
+
+def _map_opened_first() -> dict[str, Callable[[], object]]:
+    return {"drift: the map, opened first": lambda: (over_time._windows.forget(), over_time._labels.forget(), _map())}
 
 
 def _watching() -> dict[str, Callable[[], object]]:
@@ -93,6 +111,13 @@ def label(workspace: Workspace) -> None:
     """A label of every request."""
     requests = f"read_parquet({rows.literal(f'{workspace.telemetry}/*/*/date=*/*.parquet')}, hive_partitioning = false)"
     labels.put("delays", f"SELECT id, 0::BIGINT AS row, (random() < 0.5)::INTEGER::VARCHAR AS label FROM {requests}")
+
+
+def watch() -> None:
+    """The endpoint as one whose model takes `temp` and `hour`, and was trained beside a column of labels."""
+    train = pd.DataFrame(np.random.default_rng(1).random((10_000, 3)), columns=["temp", "hour", "late"])
+    datasets.register("train", train.assign(late=(train.late < 0.5).astype(int)))
+    reporting.behind(train[["temp", "hour"]])
 
 
 def _rows(day: datetime, count: int, lasts: float) -> str:

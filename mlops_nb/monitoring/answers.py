@@ -39,8 +39,8 @@ _PATIENCE_SECONDS = 300.0
 _FIRST = timedelta(days=1)
 
 
-MOST_LABELLED = 150_000
-"""Of more answers than that a deployment's labels on a map are told by a sample."""
+MOST_LABELLED = 50_000
+"""Of about so many answers of a deployment a map tells the labels, where it has more than three times as many."""
 
 
 class Outputs(msgspec.Struct, frozen=True):

@@ -471,6 +471,12 @@ class _Kept(Generic[T]):
             while self._bytes > self._most:
                 self._bytes -= len(self._values.popitem(last=False)[1])
 
+    def forget(self) -> None:
+        """Let go of them all."""
+        with self._lock:
+            self._values.clear()
+            self._bytes = 0
+
 
 _windows = _Kept(_Counted)
 _labels = _Kept(ColumnSummary)
