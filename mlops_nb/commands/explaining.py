@@ -36,5 +36,5 @@ def causes(endpoint: str, deployment: str | None) -> Causes:
 
     with face().reporting(f"explaining the drift of {endpoint}") as report:
         told = found.of(endpoint, deployment=deployment, report=report)
-        report.step(f"{len(told.features)} features moved")
+        report.step(f"{len(told.features)} feature{'s' * (len(told.features) != 1)} moved")
     return told
