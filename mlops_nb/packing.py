@@ -51,6 +51,8 @@ class Packed(msgspec.Struct, frozen=True, kw_only=True):
     """Whether its pickles may be opened: written here, or vouched for by the user."""
     subject: Any = None
     """The model itself, to be asked what it takes and gives; None behind an entry script."""
+    report: dict[str, Any] = {}
+    """How the ONNX form of a torch module was tried beside it and timed."""
 
 
 # ── packing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -192,10 +194,11 @@ def _as_onnx(obj: Any, flavor: str, sample: Any) -> Packed:
             raise SampleNeeded(type(obj).__name__)
         from . import conversion
 
-        content = conversion.from_torch(obj, sample)
+        content, report = conversion.from_torch(obj, sample)
     else:
-        content = obj if isinstance(obj, bytes) else obj.SerializeToString()
-    return _of_onnx(flavor, {flavors.PLACES["onnx"]: content}, subject=_session(content))
+        content, report = obj if isinstance(obj, bytes) else obj.SerializeToString(), {}
+    packed = _of_onnx(flavor, {flavors.PLACES["onnx"]: content}, subject=_session(content))
+    return msgspec.structs.replace(packed, report=report)
 
 
 def _of_onnx(flavor: str, files: Files, *, subject: Any) -> Packed:

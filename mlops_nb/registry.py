@@ -314,6 +314,8 @@ def _understood(packed: Packed, rows_for: Callable[[Any], Any], *, convert: bool
     if packed.subject is None:
         return None, None
     probed = probing.probe(packed.subject, rows_for(packed.subject))
+    if packed.report:
+        return probed, conversion.Conversion(report=packed.report)
     if not convert or probed is None or packed.engine != "python":
         return probed, None
     report.step("converting to ONNX and comparing answers")

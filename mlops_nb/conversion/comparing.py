@@ -45,9 +45,19 @@ class Session:
     def run(self, columns: Arrays) -> list[Any]:
         """The outputs for *columns*, fed as the server feeds them.  Raises NotConvertible."""
         try:
-            return self._session.run(self.outputs, {arg.name: _fed(columns[arg.name], arg) for arg in self._inputs})
+            return self._session.run(self.outputs, self._feed(columns))
         except Exception as error:  # as above
             raise reasons.of_runtime(error) from error
+
+    def _feed(self, columns: Arrays) -> Arrays:
+        """Several columns side by side to a single input; else by name, else by place."""
+        import numpy as np
+
+        given = list(columns.values())
+        if len(self._inputs) == 1 and len(given) > 1:
+            given = [np.column_stack(given)]
+            columns = {}
+        return {arg.name: _fed(columns[arg.name] if arg.name in columns else given[place], arg) for place, arg in enumerate(self._inputs)}
 
 
 def _fed(column: np.ndarray, arg: Any) -> np.ndarray:

@@ -1,13 +1,14 @@
-"""Torch modules as ONNX, by running them once."""
+"""Torch modules as ONNX, by running them once; tried and timed beside the module while it is there."""
 
 from __future__ import annotations
 
 import copy
 import inspect
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingPackage, NotExportable
-from . import comparing, reasons
+from . import comparing, reasons, speed
 from .comparing import Session
 from .reasons import NotConvertible
 
@@ -15,8 +16,12 @@ if TYPE_CHECKING:
     from .comparing import Arrays
 
 
-def from_torch(module: Any, sample: Any) -> bytes:
-    """A torch module as ONNX with any number of rows, exported by running it on *sample* and tried there.
+_ROWS = (1, 1_000, 100_000)
+_SECONDS = 0.05
+
+
+def from_torch(module: Any, sample: Any) -> tuple[bytes, dict[str, Any]]:
+    """A torch module as ONNX with any number of rows, exported by running it on *sample*, and the report of how it was tried there and timed.
 
     *sample* is a tensor, array or DataFrame (the input `input`), a dict (inputs under its names) or a tuple (named as `forward` does).
     Outputs are called `output`, `output_1`, … or as the dict the module returns.  Raises MissingPackage, NotExportable.
@@ -30,14 +35,27 @@ def from_torch(module: Any, sample: Any) -> bytes:
         expected = _named_answers(module(*inputs.values()))
     content = _exported(module, inputs, list(expected), kind)
     try:
-        session = Session(content)
-        answers = session.run({name: tensor.numpy() for name, tensor in inputs.items()})
-        found = comparing.agreement(dict(zip(session.outputs, answers, strict=True)), expected, None)
+        session, columns = Session(content), {name: tensor.numpy() for name, tensor in inputs.items()}
+        report, equal = comparing.compared(session, [("sample", columns, expected)], None)
+        if not equal:
+            raise NotExportable(kind, f"its answers differ by {report['max_difference']:.2g}")
+        timed = speed.of_module(partial(_asked, module), session, columns, rows=_ROWS, seconds=_SECONDS)
     except NotConvertible as why:
         raise NotExportable(kind, str(why)) from why
-    if not found.equal:
-        raise NotExportable(kind, f"its answers differ by {found.max_difference:.2g}")
-    return content
+    return content, report | {"bytes": len(content)} | speed.verdict(timed) | {"engine": "onnxruntime", "batch_engine": "onnxruntime"}
+
+
+def _asked(module: Any, columns: Arrays, threads: int) -> Arrays:
+    """What the module answers, arrays in and arrays out, with so many threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            return _named_answers(module(*map(torch.from_numpy, columns.values())))
+    finally:
+        torch.set_num_threads(before)
 
 
 def _exported(module: Any, inputs: dict[str, Any], outputs: list[str], kind: str) -> bytes:

@@ -21,6 +21,7 @@ QUICK_SECONDS = 0.008
 SECONDS = 0.2
 """How long one figure is measured; one call is made however long it takes."""
 _MOST_CALLS = 500
+_MOST_BYTES = 64 * 1024 * 1024
 
 
 def measured(
@@ -47,6 +48,18 @@ def of_graphs(original: Session, form: Session, columns: Arrays, *, rows: Sequen
         for size in rows:
             batch = _batch(columns, size)
             found.append(_figure(size, count, *(_best(partial(session.run, batch), seconds) for session in (before, after))))
+    return found
+
+
+def of_module(run: Callable[[Arrays, int], Any], form: Session, columns: Arrays, *, rows: Sequence[int], seconds: float) -> list[dict[str, Any]]:
+    """The same for a module that *run* asks with so many threads, and its ONNX form; no more rows than 64 MB hold."""
+    of_a_row = sum(column.nbytes // len(column) for column in columns.values())
+    found = []
+    for count in (_threads(), 1):
+        after = Session(form.content, threads=count)
+        for size in (size for size in rows if size == 1 or size * of_a_row <= _MOST_BYTES):
+            batch = _batch(columns, size)
+            found.append(_figure(size, count, _best(partial(run, batch, count), seconds), _best(partial(after.run, batch), seconds)))
     return found
 
 

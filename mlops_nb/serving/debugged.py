@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -241,8 +242,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in answered.headers:
             self.send_header(name, value)
         self.send_header("content-length", str(len(answered.body)))
-        self.end_headers()
-        self.wfile.write(answered.body)
+        with suppress(ConnectionError):  # whoever asked may have hung up while the debugger stood at a breakpoint
+            self.end_headers()
+            self.wfile.write(answered.body)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Said by `Served`, with what was asked and how long it took."""

@@ -158,6 +158,16 @@ def test_a_model_registered_as_onnx_keeps_its_first_form_when_optimised(logistic
     assert {file.path: file.sha256 for file in made.files}["original/model.onnx"] == version.files[0].sha256
 
 
+def test_a_matrix_model_registered_with_a_frame_is_optimised_on_the_frames_rows(logistic, flights):
+    from mlops_nb import conversion, signature
+
+    model, rows = registry.load(logistic), flights[NUMBERS].to_numpy()
+    form = conversion.to_onnx(model, signature.infer(rows), rows).onnx
+    version = registry.register(form, name="of_one_matrix", data="flights", sample=flights[NUMBERS][:50]).version
+
+    assert converting.convert(version.ref, options=Options(optimize="basic")).version.conversion["equal"]
+
+
 def test_a_model_that_is_onnx_already_needs_to_be_told_what_else(flights, forest, register):
     form = (registry.laid_out(forest) / "model.onnx").read_bytes()
     version = registry.register(form, name="onnx_already", data="flights", sample=flights[NUMBERS][:50]).version
