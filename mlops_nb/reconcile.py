@@ -26,6 +26,8 @@ UNHEALTHY_SECONDS = 10.0
 STEADY_SECONDS = 60.0
 STRAYS_SECONDS = 10.0
 REREAD_SECONDS = 1.0
+LONG_REREAD_SECONDS = 20.0
+"""How often the store is read again though it seems the same: once a second after a change, then this seldom."""
 _LONGEST_BACKOFF_SECONDS = 30.0
 _LOOP_RESTARTS = 3
 """So many falls without a steady minute between them are a crash loop."""
@@ -37,7 +39,7 @@ class World:
 
     def __init__(self) -> None:
         self._seen: tuple[float, ...] = ()
-        self._read_at = self._swept_at = float("-inf")
+        self._read_at = self._changed_at = self._swept_at = float("-inf")
         self._deployments: list[Deployment] = []
         self._weights: dict[str, dict[str, int]] = {}
         self._splits: dict[str, table.TrafficChange] = {}
@@ -130,9 +132,12 @@ class World:
 
     def _read_if_changed(self) -> None:
         seen = _fingerprint()
-        if seen == self._seen and time.monotonic() - self._read_at < REREAD_SECONDS:  # a file's time is too coarse to be trusted alone
-            return
-        self._read_at = time.monotonic()
+        now = time.monotonic()
+        if seen != self._seen:
+            self._changed_at = now
+        elif now - self._read_at < (LONG_REREAD_SECONDS if self._read_at - self._changed_at > REREAD_SECONDS else REREAD_SECONDS):
+            return  # a file's time is coarse: what is written in the moment of a reading is seen by the next, a second later
+        self._read_at = now
         with store.reading() as tx:
             self._deployments = table.of(tx)
             self._endpoints = [endpoint.name for endpoint in table.endpoints(tx)]
@@ -369,13 +374,14 @@ class GatewayKeeper:
         self._troubled = True  # until it is seen not to be: an earlier agent may have left its word
         self._looked_at = 0.0
         self._noted: dict[str, int] | None = None
+        self._port = 0
 
     def step(self, endpoints: Iterable[str], deployments: list[Deployment], changes: dict[str, table.TrafficChange]) -> None:
         """Bring routes and process in line."""
         endpoints = list(endpoints)
         if not endpoints and not self._handle:
             return
-        port = gateway_port()
+        port = self._port = Workspace.current().settings().gateway_port or self._port or gateway_port()
         routes = [_route(name, [d for d in deployments if d.endpoint == name], changes.get(name)) for name in endpoints]
         try:
             gateway.apply(routes, port=port)
@@ -393,6 +399,7 @@ class GatewayKeeper:
         self._handle = self._handle or _kept_handle()
         if not (self._handle and gateway.observe(self._handle)):
             self._handle = _started_gateway(routes, port)
+            self._port = int((self._handle or {}).get("port") or port)
         if self._handle and self._troubled:
             self._troubled = False
             _note_trouble(None)
