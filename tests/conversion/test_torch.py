@@ -72,8 +72,8 @@ with torch.no_grad():
 def python_with_torch() -> Path:
     """An interpreter with the tests' packages and PyTorch, kept in this user's cache.
 
-    pip takes PyTorch's build for the CPU, 190 MB, where its index has it; elsewhere on Linux that for CUDA, 3 GB, unless
-    PIP_EXTRA_INDEX_URL names PyTorch's index of builds for the CPU.
+    PyTorch's build for the CPU is taken, 190 MB: uv knows where those are; where it cannot be reached, pip's own indexes are asked, which on Linux may
+    have but the build for CUDA, of 3 GB.
     """
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     folder = CACHE / "-".join(["py", version, *PACKAGES])
@@ -83,20 +83,10 @@ def python_with_torch() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
         (folder / "lib" / f"python{version}" / "site-packages" / "beside.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--python",
-            str(python),
-            "install",
-            "--quiet",
-            "--only-binary",
-            ":all:",
-            "--no-compile",
-            "--disable-pip-version-check",
-        ]
-        subprocess.run([*pip, *PACKAGES], check=True)
+        uv = [str(Path(sys.executable).with_name("uv")), "pip", "install", "--quiet", "--python", str(python), "--torch-backend", "cpu"]
+        if subprocess.run([*uv, *PACKAGES], capture_output=True, check=False).returncode:
+            pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--only-binary", ":all:", "--no-compile"]
+            subprocess.run([*pip, "--disable-pip-version-check", *PACKAGES], check=True)
     return python
 
 
