@@ -33,8 +33,7 @@ def measure() -> list[Figure]:
     """Each question of each page, at each period it offers, and what the agent and a scrape ask again and again; beside a plain look at every row's time.
 
     The first compaction counts them all: its time is told too.  Of the pages, Overview and Rollout ask about requests, Performance about answers and
-    Drift about both; Deployments, Events, Fleet, Hardware, Models, Profiling and Targets read the store.  Drift's map is counted once, over all rows,
-    by whoever opens it first; that has no goal, and what is asked from then on has.
+    Drift about both; Deployments, Events, Fleet, Hardware, Models, Profiling and Targets read the store.
     """
     with workspaces.fresh() as workspace:
         fill(workspace, requests=REQUESTS)
@@ -45,7 +44,7 @@ def measure() -> list[Figure]:
         seconds = timing.medians({name: timing.timed(ask) for name, ask in {plain: _plainly(workspace), **_pages(), **_watching()}.items()}, rounds=5)
         opened = timing.medians({name: timing.timed(ask) for name, ask in _map_opened_first().items()}, rounds=2)
     figures = [Figure(name=name, value=taken, unit="s", baseline=plain, at_most=_GOAL_SECONDS) for name, taken in seconds.items() if name != plain]
-    once = [Figure(name=name, value=taken, unit="s", baseline=plain) for name, taken in opened.items()]
+    once = [Figure(name=name, value=taken, unit="s", baseline=plain, at_most=_GOAL_SECONDS) for name, taken in opened.items()]
     return [Figure(name=plain, value=seconds[plain], unit="s"), *figures, *once, Figure(name="counting them all, once", value=first, unit="s")]
 
 

@@ -96,7 +96,8 @@ def _move(found: DriftMap, span: str, back: int) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Earlier", icon=":material/chevron_left:", on_click=_go, args=(back + 1,), key="heat-earlier")
         st.button("Later", icon=":material/chevron_right:", disabled=back == 0, on_click=_go, args=(back - 1,), key="heat-later")
-        told = f"{sum(slot.rows for slot in found.slots):,} rows in {len(found.slots)} windows, {span} up to {f'{back} × {span} ago' if back else 'now'}"
+        among = f", told by one request in {round(1 / found.share):,} (`%mlops drift` counts all)" if found.share else ""
+        told = f"{sum(slot.rows for slot in found.slots):,} rows{among} in {len(found.slots)} windows, {span} up to {f'{back} × {span} ago' if back else 'now'}"
         st.caption(parts.plain(f"{told}, against {found.dataset} of {found.model}{f', {found.part} on both sides' if found.part else ''}"), width="content")
 
 

@@ -32,6 +32,10 @@ from .judging import Judged
 from .reports import Compared, DriftReport, FeatureDrift
 
 MOST_WINDOWS = 120
+MOST_ROWS = 500_000
+"""Of more rows than that a map is told by a sample."""
+_SAMPLED_ROWS = 100_000
+"""About how many rows such a sample has, or a sixteenth of all where that is less: more than a page can wait for tell no more of a map."""
 _ORIGIN = datetime(2000, 1, 3, tzinfo=UTC)
 """A Monday at midnight, from which windows (as telemetry's stretches) are counted."""
 _MOST_PARTS = 20
@@ -72,6 +76,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     begin: datetime
     end: datetime
     rows: int
+    """Of all requests; about as many where a sample was counted."""
     cells: list[Cell]
 
 
@@ -94,6 +99,8 @@ class DriftMap(msgspec.Struct, frozen=True, kw_only=True):
     """Those with most alarms first, then by the largest share that chance does not explain."""
     sides: dict[str, str] = {}
     """The features that are no inputs: `prediction` or `label`."""
+    share: float | None = None
+    """Of the requests that were counted; None stands for all."""
     slots: list[Slot]
     """Oldest first; windows in which nobody asked are left out."""
     skipped: dict[str, list[str]]
@@ -110,23 +117,26 @@ def drift_map(endpoint: str, *, seconds: float, since: datetime, until: datetime
     """Every window of so many *seconds* from *since* to *until*, at most MOST_WINDOWS of the newest, against the training data.
 
     The training data is that of the version with most traffic; *among* narrows the requests, and the versions, to those deployments,
-    *part* the rows of both sides.  Each window is a look of its own under the settings' budget.  Raises EndpointNotFound, NothingToCompare,
+    *part* the rows of both sides.  Each window is a look of its own under the settings' budget.  Of more than MOST_ROWS rows a sample of the
+    requests is counted, always the same one: `mlops drift` counts them all.  Raises EndpointNotFound, NothingToCompare,
     UnknownColumn for a part by a column that has no categories, FileMissing.
     """
     settings = Workspace.current().settings()
     subject = _subject(endpoint, among, part)
     stretch = _Stretch.around(since, until, seconds)
-    found = _counts(subject, stretch)
+    marks = _marks(subject, stretch)
+    share = _share(marks)
+    found = _counts(subject, stretch, marks, share)
     budget = judging.budget(settings.drift_budget, every_seconds=seconds)
     shown = [place for place in sorted(found) if place >= stretch.shown]
-    slots = [_slot(subject, stretch, found, place, budget.alpha, settings.drift_effect) for place in shown]
+    slots = [_slot(subject, stretch, found, place, budget.alpha, settings.drift_effect, share) for place in shown]
     absent = {r.name for n, r in enumerate(subject.references) if slots and all(not found[place].columns[n].count for place in found)}
     slots = [msgspec.structs.replace(slot, cells=[cell for cell in slot.cells if cell.feature not in absent]) for slot in slots]
     return DriftMap(
         endpoint=endpoint, deployments=subject.names, part=part, parts=subject.parts, model=subject.model, dataset=subject.dataset,
         seconds=seconds, effect=settings.drift_effect,
         alpha=budget.alpha, promise=budget.promise(len(subject.references) - len(absent), len(judging.SPANS)), features=_ordered(slots), slots=slots,
-        sides=subject.sides, skipped=subject.skipped | _absent(absent, subject.sides),
+        sides=subject.sides, share=share, skipped=subject.skipped | _absent(absent, subject.sides),
     )  # fmt: skip
 
 
@@ -150,7 +160,7 @@ def window_check(drift_map: DriftMap, begin: datetime) -> DriftCheck | None:
         return None
     subject = _subject(drift_map.endpoint, drift_map.deployments, drift_map.part)
     stretch = _Stretch.around(begin, slot.end, drift_map.seconds)
-    counted = _counts(subject, stretch)
+    counted = _counts(subject, stretch, _marks(subject, stretch), drift_map.share)
     place = stretch.place_of(begin)
     told = {cell.feature: cell for cell in slot.cells}
     judged = _judged(subject, counted, place, drift_map.effect)
@@ -159,7 +169,7 @@ def window_check(drift_map: DriftMap, begin: datetime) -> DriftCheck | None:
     report = DriftReport(
         is_drift=any(feature.is_drift for feature in features), engine="histograms", alpha=drift_map.alpha, correction="Holm", promise=drift_map.promise,
         reference=Compared(rows=subject.rows, compared=subject.rows, dataset=subject.dataset),
-        window=Compared(rows=slot.rows, compared=slot.rows, since=begin, until=slot.end), features=features,
+        window=Compared(rows=slot.rows, compared=counted[place].rows, since=begin, until=slot.end), features=features,
     )  # fmt: skip
     alone = drift_map.deployments[0] if drift_map.deployments and len(drift_map.deployments) == 1 else None
     return DriftCheck(
@@ -302,30 +312,35 @@ class _Counted(msgspec.Struct, frozen=True):
     """Requests and rows that there were when it was counted, and what labels."""
 
 
-def _key(subject: _Subject, stretch: _Stretch, place: int, mark: tuple[int, ...]) -> tuple[object, ...]:
+def _share(marks: Mapping[int, tuple[int, int]]) -> float | None:
+    """The share of the requests to count, a power of two, so that a few more requests make no other sample; None stands for all."""
+    rows = sum(count for _, count in marks.values())
+    return min(telemetry.SAMPLED, 2.0 ** math.floor(math.log2(_SAMPLED_ROWS / rows))) if rows > MOST_ROWS else None
+
+
+def _key(subject: _Subject, stretch: _Stretch, place: int, mark: tuple[int, ...], share: float | None) -> tuple[object, ...]:
     names = None if subject.names is None else tuple(subject.names)
     part = (subject.segment.asked.shape.name, subject.segment.value) if subject.segment else None
     compared = tuple(subject.sides)
-    return (str(Workspace.current().root), subject.endpoint, names, subject.model, subject.dataset, part, compared, stretch.seconds, place, mark)
+    return (str(Workspace.current().root), subject.endpoint, names, subject.model, subject.dataset, part, compared, stretch.seconds, place, mark, share)
 
 
-def _counts(subject: _Subject, stretch: _Stretch) -> dict[int, _Counted]:
+def _counts(subject: _Subject, stretch: _Stretch, marks: dict[int, tuple[int, int]], share: float | None) -> dict[int, _Counted]:
     """The windows in which somebody asked, by their place; only those that changed since they were last counted are read."""
-    marks = _marks(subject, stretch)
-    found = {place: _windows.get(_key(subject, stretch, place, mark)) for place, mark in marks.items()}
+    found = {place: _windows.get(_key(subject, stretch, place, mark, share)) for place, mark in marks.items()}
     missing = [place for place, known in found.items() if known is None]
     if missing:
-        found |= _read(subject, stretch, marks, min(missing), max(missing) + 1)
-    return _with_labels(subject, stretch, {place: counted for place, counted in found.items() if counted and counted.rows})
+        found |= _read(subject, stretch, marks, min(missing), max(missing) + 1, share)
+    return _with_labels(subject, stretch, {place: counted for place, counted in found.items() if counted and counted.rows}, share)
 
 
-def _with_labels(subject: _Subject, stretch: _Stretch, found: dict[int, _Counted]) -> dict[int, _Counted]:
+def _with_labels(subject: _Subject, stretch: _Stretch, found: dict[int, _Counted], share: float | None) -> dict[int, _Counted]:
     """With the labels of each window, which are read again once any came, or the window changed."""
     target = subject.labelled
     if target is None or not found:
         return found
     came = labels.mark(subject.endpoint)
-    keys = {place: (*_key(subject, stretch, place, one.mark), came) for place, one in found.items()}
+    keys = {place: (*_key(subject, stretch, place, one.mark, share), came) for place, one in found.items()}
     known = {place: column for place, key in keys.items() if (column := _labels.get(key))}
     if missing := [place for place in found if place not in known]:
         late = answers.by_window(
@@ -354,14 +369,16 @@ def _marks(subject: _Subject, stretch: _Stretch) -> dict[int, tuple[int, int]]:
     return marks
 
 
-def _read(subject: _Subject, stretch: _Stretch, marks: dict[int, tuple[int, int]], first: int, end: int) -> dict[int, _Counted]:
+def _read(
+    subject: _Subject, stretch: _Stretch, marks: dict[int, tuple[int, int]], first: int, end: int, share: float | None
+) -> dict[int, _Counted]:  # fmt: skip
     """Windows *first* to *end*, counted in one pass for each deployment, or for all together."""
     read: dict[int, list[telemetry.Windowed]] = {}
     until = stretch.begin_of(end) - timedelta(microseconds=1)  # telemetry's windows end with their last moment, ours before the next one's first
     for name in [None] if subject.names is None else subject.names:
         windows = telemetry.histograms(
             subject.endpoint, subject.asked, deployment=name, since=stretch.begin_of(first), until=until, seconds=stretch.seconds, most=end - first,
-            segment=subject.segment,
+            segment=subject.segment, share=share,
         )  # fmt: skip
         for window in windows:
             read.setdefault(end - 1 - window.number, []).append(window)
@@ -369,7 +386,7 @@ def _read(subject: _Subject, stretch: _Stretch, marks: dict[int, tuple[int, int]
     for place in range(first, end):
         if place in marks:
             found[place] = _counted(subject, read.get(place, []), marks[place])
-            _windows.put(_key(subject, stretch, place, marks[place]), found[place])
+            _windows.put(_key(subject, stretch, place, marks[place], share), found[place])
     return found
 
 
@@ -383,15 +400,17 @@ def _counted(subject: _Subject, parts: Sequence[telemetry.Windowed], mark: tuple
 # ── verdicts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _slot(subject: _Subject, stretch: _Stretch, counted: dict[int, _Counted], place: int, alpha: float, effect: float) -> Slot:
+def _slot(
+    subject: _Subject, stretch: _Stretch, counted: dict[int, _Counted], place: int, alpha: float, effect: float, share: float | None
+) -> Slot:  # fmt: skip
     marks = tuple(counted[before].mark if before in counted else None for before in _before(place))
-    key = (*_key(subject, stretch, place, counted[place].mark), marks, alpha, effect)
+    key = (*_key(subject, stretch, place, counted[place].mark, share), marks, alpha, effect)
     cells = _verdicts.get(key)
     if cells is None:
         told = zip(_judged(subject, counted, place, effect), counted[place].columns, strict=True)
         cells = [_cell(one, window, alpha) for one, window in told if window.rows]  # of labels there may be none
         _verdicts.put(key, cells)
-    return Slot(begin=stretch.begin_of(place), end=stretch.begin_of(place + 1), rows=counted[place].rows, cells=cells)
+    return Slot(begin=stretch.begin_of(place), end=stretch.begin_of(place + 1), rows=round(counted[place].rows / (share or 1)), cells=cells)
 
 
 def _judged(subject: _Subject, counted: dict[int, _Counted], place: int, effect: float) -> list[Judged]:

@@ -21,6 +21,7 @@ deletes the other.  A merged file carries the first and the last stem it covers;
 leftover.  Lines are deleted before their Parquet file may be merged, so lines within a range are late, never leftover.
 """
 
+from .aggregates import SAMPLED
 from .compaction import Compaction, compact
 from .copies import Counted, Pair, by_hour, count, counted, hourly, pairs, together
 from .extremes import extremes
@@ -32,5 +33,5 @@ from .rows import bounded, within_bounds
 __all__ = [
     "requests", "refused", "inputs", "outputs", "traffic", "totals", "captured", "asked_since", "compact", "Compaction", "Captured",
     "count", "counted", "Counted", "hourly", "by_hour", "together", "pairs", "Pair", "histograms", "columns", "shapes", "Asked", "Segment", "Sought",
-    "Windowed", "extremes", "bounded", "within_bounds",
+    "Windowed", "extremes", "bounded", "within_bounds", "SAMPLED",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ import msgspec
 
 from .. import summaries
 from ..summaries import ColumnSummary
-from . import files, rows
+from . import aggregates, files, rows
 from .files import Standing
 from .queries import _any_of, _aware, _columns, _lines, _naive, _parquet, _steady
 
@@ -76,18 +76,19 @@ def histograms(
     months: Collection[int] = (),
     weekdays: Collection[int] = (),
     segment: Segment | None = None,
+    share: float | None = None,
 ) -> list[Windowed]:
     """The counts of the newest *most* windows of so many *seconds* before *until*, or of *size* rows; of one window without either.
 
-    With *months* (1 is January) or *weekdays* (0 is Monday), both in UTC, only requests of those; with *segment* only its rows.  A column that no
-    request had is counted as missing throughout.
+    With *months* (1 is January) or *weekdays* (0 is Monday), both in UTC, only requests of those; with *segment* only its rows; with *share*, 1/16 at
+    most, only those of about so many of the requests, always the same.  A column that no request had is counted as missing throughout.
     """
     end, sides = until or datetime.now(UTC), {a.side for a in (*asked, *([segment.asked] if segment else []))} or {"inputs"}
     if seconds:
         since = max(since or _EPOCH, end - timedelta(seconds=seconds * most))
 
     def ask(standings: list[Standing]) -> list[Windowed]:
-        kept = _kept(standings, sides, since, until, months, weekdays)
+        kept = _kept(standings, sides, since, until, months, weekdays, share=share)
         if kept is None:
             return []
         window = _by_time(end, seconds) if seconds else _by_rows(kept, size, most) if size else "0"
@@ -162,13 +163,28 @@ def _kept(
     months: Collection[int],
     weekdays: Collection[int],
     hours: Collection[int] = (),
+    *,
+    share: float | None = None,
 ) -> _Kept | None:
     cursor = rows.connection()
-    tables = [rows.whole(cursor, s, _parquet(s, since, until), _lines(s)) for s in standings]
+    tables = [part for s in standings for part in (_sampled(cursor, s, since, until, share) if share else [_all(cursor, s, since, until)])]
     table = " UNION ALL BY NAME ".join(f"({table})" for table in tables if table)
     there = {(side, rows.name_of(column)): column for side in sorted(sides) for column in _columns(cursor, table, side)} if table else {}
     wanted = [*_bounds(since, until), *_seasons(months, weekdays, hours), _any_of(list(there.values()))]
     return _Kept(cursor, f"SELECT * FROM ({table}) WHERE {' AND '.join(wanted)}", there) if there else None
+
+
+def _all(cursor: Any, standing: Standing, since: datetime | None, until: datetime | None) -> str | None:
+    return rows.whole(cursor, standing, _parquet(standing, since, until), _lines(standing))
+
+
+def _sampled(cursor: Any, standing: Standing, since: datetime | None, until: datetime | None, share: float) -> list[str]:
+    """The requests of the sample: of files that have one from there, where it lies in the order of its places; of the rest by their ids."""
+    there = [parquet for parquet in standing.parquet if files.within(parquet, since, until)]
+    samples = [parquet.sample for parquet in there if parquet.sample.exists()]
+    rest = rows.whole(cursor, standing, [parquet.path for parquet in there if parquet.sample not in samples], _lines(standing))
+    found = [f"SELECT * EXCLUDE (place) FROM {rows.read_parquet(samples)} WHERE {aggregates.within('place', share)}"] if samples else []
+    return found + ([f"SELECT * FROM ({rest}) WHERE {aggregates.within(aggregates.place('id'), share)}"] if rest else [])
 
 
 def _bounds(since: datetime | None, until: datetime | None) -> list[str]:

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mlops_nb import monitoring, telemetry
+from mlops_nb import datasets, monitoring, telemetry
 from mlops_nb.errors import NothingToCompare, UnknownColumn
-from mlops_nb.monitoring import Part, drift_map, window_check
+from mlops_nb.monitoring import Part, drift_map, over_time, window_check
 
 from .conftest import flights
 
@@ -184,3 +184,39 @@ def test_a_part_says_that_predictions_and_labels_are_told_of_all_rows_alone(dela
     delays.ask(flights(500, seed=3), at=NOON - timedelta(minutes=20))
 
     assert of(1, part=Part("carrier", "AA")).skipped == {"told of all rows alone": ["predictions", "labels"]}
+
+
+@pytest.mark.parametrize("compacted", [False, True], ids=["as lines", "as Parquet"])
+def test_of_many_rows_a_sample_is_counted_and_the_map_says_so(delays, workspace, monkeypatch, compacted):
+    workspace.root.joinpath("config.toml").write_text("capture_days = 36500\n")
+    monkeypatch.setattr(over_time, "MOST_ROWS", 10_000)
+    for number, moment in enumerate(hours(6)):
+        rows = flights(3000, seed=100 + number)
+        delays.ask(rows.assign(dep_delay=rows["dep_delay"] + (8 if number >= 4 else 0)), at=moment, batch=1, ids=f"{number}-")
+    if compacted:
+        telemetry.compact()
+
+    found = of()
+    check = window_check(found, NOON - timedelta(hours=1))
+
+    alarms = {(cell.feature, slot.begin) for slot in found.slots for cell in slot.cells if cell.alarm}
+    compared = check.report["window"]["compared"]
+    assert found.share == 1 / 16
+    assert alarms == {("dep_delay", NOON - timedelta(hours=2)), ("dep_delay", NOON - timedelta(hours=1))}
+    assert all(slot.rows == pytest.approx(3000, rel=0.3) for slot in found.slots)
+    assert compared == found.slots[-1].rows / 16 < 300
+    assert check.report["window"]["rows"] == found.slots[-1].rows
+
+
+def test_a_share_of_the_requests_is_the_same_before_and_after_they_are_compacted(delays, workspace):
+    workspace.root.joinpath("config.toml").write_text("capture_days = 36500\n")
+    delays.ask(flights(4000, seed=1), at=NOON - timedelta(hours=1), batch=1)
+    asked = [telemetry.Asked(shape.name, shape) for shape in datasets.summary(delays.dataset)]
+
+    [before] = telemetry.histograms("delays", asked, share=1 / 32)
+    telemetry.compact()
+    [after] = telemetry.histograms("delays", asked, share=1 / 32)
+
+    assert before.rows == pytest.approx(4000 / 32, rel=0.4)
+    assert after.rows == before.rows
+    assert [(one.counts, one.categories, one.missing) for one in after.columns] == [(one.counts, one.categories, one.missing) for one in before.columns]
