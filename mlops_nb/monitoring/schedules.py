@@ -42,11 +42,11 @@ def add(endpoint: str, words: str, **options: Any) -> Schedule:
 
 
 def _as_long_as(seconds: float) -> str:
-    """A window that leaves no gap between two checks."""
+    """A window as long as checks are apart, on average where they are not evenly: what came before it lies in the earlier windows, which a check sees too."""
     for unit, length in (("d", 86_400.0), ("h", 3600.0)):
         if seconds % length == 0:
             return f"{seconds / length:.0f}{unit}"
-    return f"{math.ceil(seconds / 60)}m"
+    return f"{math.ceil(seconds / 3600)}h" if seconds > 86_400 else f"{math.ceil(seconds / 60)}m"
 
 
 def of(endpoint: str | None = None) -> list[Schedule]:
