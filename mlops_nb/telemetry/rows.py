@@ -284,7 +284,7 @@ def name_of(column: str) -> str:
 def whole(cursor: duckdb.DuckDBPyConnection, standing: Standing, parquet: Iterable[Path], lines: Iterable[Path]) -> str | None:
     """Whole typed rows of a deployment's *parquet* files and *lines*; None when it has neither.  To be called within a `question`."""
     parts = [f"SELECT * FROM {read_parquet(parquet)}"] if parquet else []
-    parts += [_for_all(cursor.cursor(), standing.folder, some) for some in _a_few(lines)]
+    parts += [select for some in _a_few(lines) if (select := _for_all(cursor.cursor(), standing.folder, some))]
     return " UNION ALL BY NAME ".join(f"({part})" for part in parts) or None
 
 
@@ -304,7 +304,7 @@ def _a_few(paths: Iterable[Path]) -> Iterator[list[Path]]:
 
 
 def _for_all(cursor: duckdb.DuckDBPyConnection, folder: Path, lines: Iterable[Path]) -> str:
-    """SQL of the rows of lines that any cursor can ask."""
+    """SQL of the rows of lines that any cursor can ask; empty where there is no line yet."""
     typed = typed_lines(cursor, folder, lines)
     if not typed.own:
         return typed.select

@@ -210,3 +210,15 @@ def test_a_column_in_lists_of_another_depth_keeps_its_values(workspace: Workspac
     assert len(found) == MANY + 1
     assert "7" in str(found[f"id-{MANY}"]["inputs"]["x"])
     assert "2" in str(found["id-0"]["inputs"]["x"])
+
+
+def test_a_file_without_a_line_yet_is_passed_over(workspace: Workspace):
+    kept(workspace, [record(number, *a_tensor(number)) for number in range(MANY)])
+    for name, content in {"live-1.jsonl": b"", "closed-1.jsonl": b"\n"}.items():
+        (workspace.telemetry / "endpoint=e" / "deployment=1" / name).write_bytes(content)
+        (workspace.telemetry / "endpoint=e" / "deployment=2").mkdir(exist_ok=True)
+        (workspace.telemetry / "endpoint=e" / "deployment=2" / name).write_bytes(content)
+
+    assert len(asked()) == MANY
+    telemetry.compact()
+    assert len(asked()) == MANY
