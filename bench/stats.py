@@ -43,15 +43,21 @@ def main() -> int:
     return 0
 
 
-def _others(name: str) -> Iterator[tuple[str, str]]:
-    """The figures of another's drift check, taken in an environment of its own."""
+def _times() -> Iterator[tuple[str, str]]:
+    """Of our check, and of others beside it."""
+    yield from checking.lines()
+    yield from _others("alibi-detect", "ksdrift")
+
+
+def _others(name: str, asked: str = "") -> Iterator[tuple[str, str]]:
+    """The figures of another's drift check, or what is *asked* of it, taken in an environment of its own."""
     try:
         python = peers.installed(name, _BESIDE[name]) if name in _BESIDE else Path(sys.executable)
     except peers.PeerMissing as missing:
         yield name, str(missing)
         return
     # -P: the packages it imports are not to be found among our files
-    command = [str(python), "-P", str(Path(__file__).with_name("drift_peers.py")), name]
+    command = [str(python), "-P", str(Path(__file__).with_name("drift_peers.py")), asked or name]
     log = peers.OUT / f"{name}.log"
     with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=peers.OUT) as process:
         assert process.stdout
@@ -72,7 +78,7 @@ def _write(name: str, found: list[tuple[str, str]]) -> None:
 
 SECTIONS = {
     "drift": drifting.lines, "rows": rows.lines, "scipy": partial(_others, "scipy"), "alibi-detect": partial(_others, "alibi-detect"),
-    "evidently": partial(_others, "evidently"), "canaries": canaries.lines, "labels": labelled.lines, "time": checking.lines,
+    "evidently": partial(_others, "evidently"), "canaries": canaries.lines, "labels": labelled.lines, "time": _times,
     "report": reporting.lines,
 }  # fmt: skip
 

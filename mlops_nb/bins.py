@@ -30,7 +30,9 @@ class Bins:
         import numpy as np
 
         self.edges = np.asarray(edges, float)
-        self._beyond = np.append(self.edges, np.inf)
+        self._bins = len(self.edges) + 1
+        self._beyond = np.append(self.edges, [np.inf, np.inf])
+        """What a value of each bin is compared with; of the last, and of the mark of crowded cells, none is larger."""
         self._grid = next((grid for steps, trim in _TRIES if (grid := _Grid.over(self.edges, steps, trim))), None)
 
     def counts(self, values: np.ndarray) -> np.ndarray:
@@ -38,36 +40,38 @@ class Bins:
         import numpy as np
 
         if self._grid is None:
-            return np.bincount(np.searchsorted(self.edges, values), minlength=len(self._beyond))
-        cells = self._grid.cells(values)
-        places = self._grid.first[cells]
+            return self._searched(values)
+        places = self._grid.first.take(self._grid.cells(values), mode="clip")  # indexing by an array takes three times as long
         for _ in range(self._grid.steps):
-            places += values > self._beyond[places]
-        if self._grid.crowded is not None:
-            searched = self._grid.crowded[cells]
-            places[searched] = np.searchsorted(self.edges, values[searched])
-        return np.bincount(places, minlength=len(self._beyond))
+            places += values > self._beyond.take(places, mode="clip")
+        counts = np.bincount(places, minlength=self._bins + 1)
+        found, crowded = counts[:-1], counts[-1]
+        return found + self._searched(values[places == self._bins]) if crowded else found
+
+    def _searched(self, values: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        return np.bincount(np.searchsorted(self.edges, values), minlength=self._bins)
 
 
 class _Grid:
-    """Cells of equal width, and the first edge that is not before each."""
+    """Cells of equal width, and the first edge that is not before each; of crowded ones a mark, the number of the bins."""
 
     def __init__(self, edges: np.ndarray, low: float, scale: float, steps: int) -> None:
         import numpy as np
 
         self._low, self._scale, self.steps = low, scale, steps
         of_edges = self.cells(edges)
-        self.first = np.searchsorted(of_edges, np.arange(_CELLS)).astype(np.int16)
         crowded = np.bincount(of_edges, minlength=_CELLS) > steps
         self.searched = float(crowded[of_edges].mean())
-        self.crowded = crowded if crowded.any() else None
+        self.first = np.where(crowded, len(edges) + 1, np.searchsorted(of_edges, np.arange(_CELLS)))
 
     @classmethod
     def over(cls, edges: np.ndarray, steps: int, trim: int) -> _Grid | None:
         """A grid from one of the first edges to one of the last; None where it would not help."""
         import numpy as np
 
-        if len(edges) < max(_FEWEST_EDGES, 2 * trim + 2) or len(edges) > np.iinfo(np.int16).max - 1:
+        if len(edges) < max(_FEWEST_EDGES, 2 * trim + 2):
             return None
         low, high = float(edges[trim]), float(edges[-1 - trim])
         scale = (_CELLS - 2) / (high - low) if high > low else 0.0
@@ -83,4 +87,4 @@ class _Grid:
         scaled = values - self._low
         scaled *= self._scale
         np.clip(scaled, 0, _CELLS - 1, out=scaled)
-        return scaled.astype(np.int32)
+        return scaled.astype(np.intp)
