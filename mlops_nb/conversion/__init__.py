@@ -2,8 +2,8 @@
 
 A classifier gives `label` and, where it has them, `probabilities`; a regressor `prediction`; anything else its first output as
 `output`.  Unless a tolerance is given, labels must be equal, probabilities within 1e-4, other numbers within a ten-thousandth
-of their size, on the sample rows and, for trees, on rows just beside their thresholds.  A table's columns are inputs of shape
-[rows, 1] under their own names; an array is one input of floats called `input`.
+of their size, on the sample rows and, for trees, on rows just beside their thresholds.  An array is one input called `input`,
+and so are a table's columns side by side; a model that chooses among columns by name has them as inputs of shape [rows, 1], called as they are.
 """
 
 from __future__ import annotations
