@@ -31,7 +31,9 @@ from .settings import Workspace
 from .store import migrations, state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from . import reconcile
 
 log = logging.getLogger("mlops_nb.agent")
 
@@ -218,7 +220,7 @@ def _be_the_agent(lock: int, pipe: int) -> None:
 def _reconcile_until(ended: threading.Event, lock: int, pipe: int) -> None:
     from . import reconcile
 
-    world, told, left = reconcile.World(), None, None
+    world, ends, told, left = reconcile.World(), processes.Ends(), None, None
     _leave_word(left)
     while not ended.is_set():
         if _deserted(lock):
@@ -236,7 +238,11 @@ def _reconcile_until(ended: threading.Event, lock: int, pipe: int) -> None:
             _leave_word(trouble)
             left = trouble
         told = trouble
-        _sleep(pipe, pause)
+        pids = None if trouble or pause == BUSY_SECONDS else world.quiet()
+        if pids is not None and ends.watch(pids):
+            _be_quiet(world, ends, ended, pipe)
+        else:
+            _sleep(pipe, [], pause)
 
 
 def _leave_word(trouble: Trouble | None) -> None:
@@ -261,10 +267,21 @@ def _deserted(lock: int) -> bool:
         return True
 
 
-def _sleep(pipe: int, seconds: float) -> None:
-    ready, _, _ = select.select([pipe], [], [], seconds)
-    if ready:
+def _be_quiet(world: reconcile.World, ends: processes.Ends, ended: threading.Event, pipe: int) -> None:
+    """Wait a second, or until somebody calls, a process ends, or the store changes: a whole look takes what serves some milliseconds of a core."""
+    until = time.monotonic() + LOOK_SECONDS
+    while time.monotonic() < until and not ended.is_set() and not world.changed():
+        if _sleep(pipe, ends.descriptors, IDLE_SECONDS):
+            ends.forget_ended()
+            return
+
+
+def _sleep(pipe: int, others: Sequence[int], seconds: float) -> bool:
+    """Whether there was a reason to wake before these *seconds* were over."""
+    ready, _, _ = select.select([pipe, *others], [], [], seconds)
+    if pipe in ready:
         os.read(pipe, 4096)
+    return bool(ready)
 
 
 def _keep_compacting(ended: threading.Event) -> None:

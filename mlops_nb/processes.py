@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,6 +135,42 @@ def in_order() -> Iterator[None]:
             signal.signal(sign, signal.SIG_DFL)
         if told:
             os.kill(os.getpid(), told[0])
+
+
+class Ends:
+    """Tells at once when one of some processes ends: Linux has a descriptor for each that can be waited for (pidfd_open(2))."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, int] = {}
+        self._ended: set[int] = set()
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Each is readable once its process has ended."""
+        return list(self._open.values())
+
+    def watch(self, pids: Collection[int]) -> bool:
+        """Watch these processes and no others; False where the system cannot."""
+        if not hasattr(os, "pidfd_open"):
+            return False
+        self._ended &= set(pids)
+        for pid in self._open.keys() - set(pids):
+            os.close(self._open.pop(pid))
+        for pid in set(pids) - self._open.keys() - self._ended:
+            try:
+                self._open[pid] = os.pidfd_open(pid)
+            except ProcessLookupError:
+                self._ended.add(pid)
+            except OSError:  # a kernel without it, or too many open files
+                return False
+        return True
+
+    def forget_ended(self) -> None:
+        """Stop telling of those that have ended."""
+        ready, _, _ = select.select(self.descriptors, [], [], 0)
+        for pid in [pid for pid, descriptor in self._open.items() if descriptor in ready]:
+            os.close(self._open.pop(pid))
+            self._ended.add(pid)
 
 
 def kill_group(pid: int) -> None:

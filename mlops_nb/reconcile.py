@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,18 @@ class World:
         if troubles:
             raise troubles[0]
         return any(self._on_its_way(d) for d in self._deployments)
+
+    def quiet(self) -> set[int] | None:
+        """The processes of which nothing but their end, or a change of the store, must be seen sooner than in a second; None where there is more to see."""
+        steady = all(d.status == "healthy" and d.handle.get("pid") for d in self._deployments if d.wanted == "running" and d.status != "failed")
+        soon = store.now() + timedelta(seconds=HEALTH_SECONDS)
+        if not steady or self._stopping or any(plan.next_time <= soon for plan in self._rollouts):
+            return None
+        return {d.handle["pid"] for d in self._deployments if d.handle.get("pid")} | self._gateway.pids
+
+    def changed(self) -> bool:
+        """Whether the store is another than it was read; costs microseconds."""
+        return _fingerprint() != self._seen
 
     def stop_all(self) -> None:
         """End everything that runs, even where the store cannot be read; what is wanted stays wanted."""
@@ -403,6 +416,11 @@ class GatewayKeeper:
         if self._handle and self._troubled:
             self._troubled = False
             _note_trouble(None)
+
+    @property
+    def pids(self) -> set[int]:
+        """Of its process, while there is one."""
+        return {self._handle["pid"]} if self._handle else set()
 
     def stop(self) -> None:
         """End the gateway's process, this one's or one that an earlier agent started."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -110,3 +111,18 @@ def test_a_process_that_is_about_to_end_is_waited_for_to_learn_what_it_ended_wit
     processes._children[pid].stdin.close()
 
     assert processes.exit_code(pid, patience_seconds=30) == 1  # of the EOFError
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux tells of the end of a process that it is asked about")
+def test_the_end_of_a_process_is_told_once_and_at_once():
+    ends = processes.Ends()
+    with subprocess.Popen(["sleep", "60"]) as one, subprocess.Popen(["sleep", "60"]) as other:
+        assert ends.watch({one.pid, other.pid}) and len(ends.descriptors) == 2
+        assert select.select(ends.descriptors, [], [], 0)[0] == []
+        one.kill()
+        assert len(select.select(ends.descriptors, [], [], 30)[0]) == 1
+        ends.forget_ended()
+        assert ends.watch({one.pid, other.pid}) and len(ends.descriptors) == 1  # still asked for, and told already
+        assert ends.watch({other.pid}) and ends.watch(set()) and ends.descriptors == []
+        other.kill()
+    assert ends.watch({other.pid}) and ends.descriptors == []  # gone before it was asked for
