@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .column_bytes import packed
 
@@ -39,7 +39,7 @@ class Table(NamedTuple):
         return {column.name: self.numbers[:, place].astype(column.type) for place, column in enumerate(self.columns)}
 
 
-class Asked(NamedTuple):
+class Asked(Protocol):
     """One answered request."""
 
     time: float
@@ -49,7 +49,21 @@ class Asked(NamedTuple):
     rows: int
     values: int
     """Cells of its inputs."""
-    given: Arrays | Table
+    given: Any
+    """Arrays by name, or a Table."""
+    outputs: Any
+    """Arrays by name."""
+
+
+class Apart(NamedTuple):
+    """One of the requests of a sheet, by itself."""
+
+    time: float
+    id: str
+    latency_ms: float
+    rows: int
+    values: int
+    given: Arrays
     outputs: Arrays
 
 
@@ -59,6 +73,7 @@ class Sheet:
     def __init__(self, first: Asked, *, most: int, most_values: int) -> None:
         """For *most* requests as large as *first*, but no more than *most_values* values; `room` is zero where such requests are not taken."""
         self.asked: list[tuple[float, str, float, int, int]] = []
+        """Time, id, latency, rows and values of each."""
         self.rows = 0
         given, self._columns = _flat(first.given)
         kinds = [*given.values(), *first.outputs.values()]
@@ -81,7 +96,7 @@ class Sheet:
         if not (_copied(given, self._given, self.rows, end) and _copied(one.outputs, self._outputs, self.rows, end)):
             return False
         self.rows = end
-        self.asked.append(one[:5])
+        self.asked.append((one.time, one.id, one.latency_ms, one.rows, one.values))
         return True
 
     def block(self) -> dict[str, Any]:
@@ -94,11 +109,11 @@ class Sheet:
         outputs, packed_outputs = packed(_between(self._outputs, 0, self.rows), least=1)
         return {"block": facts, "inputs": _plain(inputs), "outputs": _plain(outputs), "packed": packed_inputs, "packed_outputs": packed_outputs}
 
-    def apart(self) -> list[Asked]:
+    def apart(self) -> list[Apart]:
         """The requests one by one."""
         ends = accumulate(facts[3] for facts in self.asked)
         places = [(facts, end - facts[3], end) for facts, end in zip(self.asked, ends, strict=True)]
-        return [Asked(*facts, self._inputs(first, end), _between(self._outputs, first, end)) for facts, first, end in places]
+        return [Apart(*facts, self._inputs(first, end), _between(self._outputs, first, end)) for facts, first, end in places]
 
     def _inputs(self, first: int, end: int) -> Arrays:
         given = _between(self._given, first, end)
@@ -125,13 +140,17 @@ def _like(arrays: Arrays, rows: int) -> dict[str, np.ndarray]:
 
 def _copied(arrays: Arrays, into: Arrays, first: int, end: int) -> bool:
     """Whether *arrays* are all like those they were copied *into*, from row *first* to *end*."""
-    if arrays.keys() != into.keys():
+    if len(arrays) != len(into):
         return False
-    for name, array in arrays.items():
-        there = into[name][first:end]
-        if array.shape != there.shape or array.dtype != there.dtype:
-            return False
-        there[...] = array
+    try:
+        for name, array in arrays.items():
+            there = into[name]
+            # Of arrays of one size and as many axes, numpy broadcasts none: what it copies is of that shape.
+            if array.dtype != there.dtype or array.ndim != there.ndim or array.size * len(there) != there.size * (end - first):
+                return False
+            there[first:end] = array
+    except (KeyError, ValueError):
+        return False
     return True
 
 

@@ -110,12 +110,11 @@ class Capture:
 
     def _put_down(self, record: Record) -> bool:
         """Whether the sheet took *record*; a new one is begun where the last is full, or of another kind."""
-        asked = blocks.Asked(record.time, record.id, record.latency_ms, record.rows, record.values, record.given, record.outputs)  # type: ignore[arg-type]
         with self._turning:
-            if self._sheet and self._sheet.take(asked):
+            if self._sheet and self._sheet.take(record):
                 return True
-            sheet = blocks.Sheet(asked, most=_MOST_TOGETHER, most_values=_MOST_VALUES_TOGETHER)
-            if not sheet.take(asked):
+            sheet = blocks.Sheet(record, most=_MOST_TOGETHER, most_values=_MOST_VALUES_TOGETHER)
+            if not sheet.take(record):
                 return False
             if self._sheet:
                 self._queue.append(self._sheet)

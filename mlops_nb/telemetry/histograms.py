@@ -13,9 +13,9 @@ import msgspec
 
 from .. import summaries
 from ..summaries import ColumnSummary
-from . import aggregates, files, rows
+from . import files, rows
 from .files import Standing
-from .queries import _any_of, _aware, _columns, _lines, _naive, _parquet, _steady
+from .queries import _any_of, _aware, _columns, _lines, _naive, _parquet, _steady, _whole
 
 _AT_ONCE = 25
 """Columns that are counted in one pass: what a check holds does not grow with how many there are."""
@@ -167,24 +167,10 @@ def _kept(
     share: float | None = None,
 ) -> _Kept | None:
     cursor = rows.connection()
-    tables = [part for s in standings for part in (_sampled(cursor, s, since, until, share) if share else [_all(cursor, s, since, until)])]
-    table = " UNION ALL BY NAME ".join(f"({table})" for table in tables if table)
+    table = " UNION ALL BY NAME ".join(f"({table})" for s in standings for table in _whole(cursor, s, since, until, share=share))
     there = {(side, rows.name_of(column)): column for side in sorted(sides) for column in _columns(cursor, table, side)} if table else {}
     wanted = [*_bounds(since, until), *_seasons(months, weekdays, hours), _any_of(list(there.values()))]
     return _Kept(cursor, f"SELECT * FROM ({table}) WHERE {' AND '.join(wanted)}", there) if there else None
-
-
-def _all(cursor: Any, standing: Standing, since: datetime | None, until: datetime | None) -> str | None:
-    return rows.whole(cursor, standing, _parquet(standing, since, until), _lines(standing))
-
-
-def _sampled(cursor: Any, standing: Standing, since: datetime | None, until: datetime | None, share: float) -> list[str]:
-    """The requests of the sample: of files that have one from there, where it lies in the order of its places; of the rest by their ids."""
-    there = [parquet for parquet in standing.parquet if files.within(parquet, since, until)]
-    samples = [parquet.sample for parquet in there if parquet.sample.exists()]
-    rest = rows.whole(cursor, standing, [parquet.path for parquet in there if parquet.sample not in samples], _lines(standing))
-    found = [f"SELECT * EXCLUDE (place) FROM {rows.read_parquet(samples)} WHERE {aggregates.within('place', share)}"] if samples else []
-    return found + ([f"SELECT * FROM ({rest}) WHERE {aggregates.within(aggregates.place('id'), share)}"] if rest else [])
 
 
 def _bounds(since: datetime | None, until: datetime | None) -> list[str]:

@@ -24,7 +24,7 @@ from ..settings import Workspace
 from ..splits import COPY_MARK
 from . import aggregates, files, rows
 from .files import Standing
-from .queries import _during, _lines, _naive, _parquet, _steady
+from .queries import _during, _lines, _naive, _parquet, _steady, _whole
 
 if TYPE_CHECKING:
     import duckdb
@@ -291,17 +291,21 @@ def _known_when(endpoint: str, *, by: int | None = None) -> str | None:
 
 
 def _known(endpoint: str, share: float | None = None) -> str | None:
-    """The labels that count, as SQL, of all requests or of a *share* of them; None when there are none."""
-    standing = [_sample(path) if share and _sample(path).exists() else path for path in _files(endpoint)]
-    if not standing:
-        return None
-    listed = ", ".join(rows.literal(str(path)) for path in standing)
+    """The labels that count, as SQL, of all requests or of a *share* of them, as `_whole` chooses these; None when there are none."""
+    standing = _files(endpoint)
+    samples = [_sample(path) for path in standing if share and _sample(path).exists()]
+    rest = [path for path in standing if _sample(path) not in samples]
+    parts = [_labels_in(samples, aggregates.within("place", share))] if share and samples else []
+    parts += [_labels_in(rest, aggregates.within(aggregates.place("id"), share) if share else "true")] if rest else []
+    if len(standing) < 2:  # one says nothing twice
+        return "".join(parts) or None
+    return f"SELECT id, row, label FROM ({' UNION ALL '.join(parts)}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY stem DESC) = 1"
+
+
+def _labels_in(paths: Sequence[Path], where: str) -> str:
+    listed = ", ".join(rows.literal(str(path)) for path in paths)
     table = f"read_parquet([{listed}], filename = true, union_by_name = true, hive_partitioning = false)"
-    whole = f"SELECT id, row, label{f', {_STEM} AS stem' if len(standing) > 1 else ''} FROM {table}"
-    whole += f" WHERE {_chosen(share, kept=standing != _files(endpoint))}" if share else ""
-    if len(standing) == 1:  # which says nothing twice
-        return whole
-    return f"SELECT id, row, label FROM ({whole}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY stem DESC) = 1"
+    return f"SELECT id, row, label, {_STEM} AS stem FROM {table} WHERE {where}"
 
 
 def _truths_of(endpoint: str, place: Path, spans: Sequence[tuple[datetime, datetime]]) -> list[tuple[int, str, int]]:
@@ -351,7 +355,7 @@ def _told(
     where, bounds = _during(since, until)
     total = _scored(cursor, standing, since, until) if most else 0
     share = min(most / total, aggregates.SAMPLED) if most and total > _WELL_BEYOND * most else None
-    table = rows.whole(cursor, standing, _sampled(standing, since, until) if share else _parquet(standing, since, until), _lines(standing))
+    table = " UNION ALL BY NAME ".join(f"({part})" for part in _whole(cursor, standing, since, until, share=share))
     if not table:
         return None
     types = {row[0]: str(row[1]) for row in cursor.execute(f"DESCRIBE SELECT * FROM ({table})").fetchall()}
@@ -362,7 +366,7 @@ def _told(
     each = ", ".join(f"unnest({rows.quoted(column)}) AS {name}" for name, column in wanted.items())
     id = f"CASE WHEN suffix(id, '{COPY_MARK}') THEN left(id, length(id) - {len(COPY_MARK)}) ELSE id END"
     said_at_all = f"{rows.quoted(wanted['said'])} IS NOT NULL"
-    chosen = f"AND {_chosen(share, kept='place' in types)}" if share else f"AND {id} IN (SELECT id FROM ({known}))" if known_by else ""
+    chosen = f"AND {id} IN (SELECT id FROM ({known}))" if known_by else ""
     scored = f"SELECT time, {id} AS id, unnest(range(rows)) AS row, {each} FROM ({table}) WHERE {where} AND {said_at_all} {chosen}"
     newest = f"SELECT * FROM ({scored}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY time DESC) = 1"
     truth = f"{'' if known_by else 'LEFT '}JOIN ({known}) k USING (id, row)" if known else "CROSS JOIN (SELECT NULL::VARCHAR AS label) k"
@@ -380,18 +384,6 @@ def _scored(cursor: duckdb.DuckDBPyConnection, standing: Standing, since: dateti
     counts = aggregates.counts([standing], since, until, copies=True)
     found = cursor.execute(f"SELECT sum(rows) FROM ({counts}) WHERE status < 400").fetchone() if counts else None
     return int((found and found[0]) or 0)
-
-
-def _chosen(share: float, *, kept: bool) -> str:
-    """Whether a row is in the sample: where places are kept with rows of samples, only others need theirs worked out."""
-    place = aggregates.place("id")
-    return aggregates.within(f"coalesce(place, {place})" if kept else place, share)
-
-
-def _sampled(standing: Standing, since: datetime | None, until: datetime | None) -> list[Path]:
-    """The samples of its files; files that have none yet are there whole."""
-    there = [parquet for parquet in standing.parquet if files.within(parquet, since, until)]
-    return [parquet.sample if parquet.sample.exists() else parquet.path for parquet in there]
 
 
 def _sample(path: Path) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from mlops_nb.serving import capture
@@ -241,6 +242,21 @@ def test_a_value_json_has_no_word_for_does_not_stop_the_writer(tmp_path: Path):
     writer.end()
 
     assert [line["id"] for line in written(tmp_path)] == ["1", "2"]
+
+
+def test_alike_requests_share_a_line_and_those_of_another_shape_have_their_own(tmp_path: Path):
+    shapes = [(1, 2, 3)] * 10 + [(1, 3, 2)] * 10 + [(1, 6)] * 10
+    kept = Capture(tmp_path, payload_percent=100)
+    for number, shape in enumerate(shapes):
+        given = np.arange(number, number + 6, dtype=np.float32).reshape(shape)
+        kept.put(record(number, given={"x": given}, outputs={"y": given.ravel()[:1]}, values=6))
+    kept.start(signature=None)
+    kept.end()
+
+    blocks = written(tmp_path)
+
+    assert [line["block"]["id"] for line in blocks] == [[str(number) for number in range(first, first + 10)] for first in (0, 10, 20)]
+    assert [np.shape(line["inputs"]["x"]) for line in blocks] == [(10, *shape[1:]) for shape in shapes[::10]]
 
 
 def test_about_the_sampled_share_is_kept(tmp_path: Path):
