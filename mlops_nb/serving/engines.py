@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import msgspec
+
 from .. import artifacts, gpus, hardware
 from ..errors import NotAModel, SignatureMismatch, TrustNeeded
 from ..signature import Column, Signature, as_frame
@@ -146,12 +148,24 @@ def _operators(session: onnxruntime.InferenceSession) -> dict[str, int]:
 def signature_of(session: onnxruntime.InferenceSession) -> Signature:
     """What the ONNX file says of itself, for a model registered without data.
 
-    Several inputs of one value a row each are the columns of a table, as converters of pipelines write them; floats may be missing there.
+    Several inputs of one value a row each are the columns of a table, as converters of pipelines write them, and so is one matrix whose columns the
+    file's metadata name, as `conversion` writes it; floats may be missing there.
     """
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    table = len(inputs) > 1 and all(len(arg.shape) == 1 or arg.shape[1:] == [1] for arg in inputs)
-    columns = [_cell_of(arg) if table else _tensor_of(arg) for arg in inputs]
+    names = _columns_of(session)
+    table = bool(names) or (len(inputs) > 1 and all(len(arg.shape) == 1 or arg.shape[1:] == [1] for arg in inputs))
+    columns = [_cell_of(inputs[0].type, name) for name in names] or [_cell_of(arg.type, arg.name) if table else _tensor_of(arg) for arg in inputs]
     return Signature(kind="table" if table else "tensors", inputs=columns, outputs=[_tensor_of(arg) for arg in outputs])
+
+
+def _columns_of(session: onnxruntime.InferenceSession) -> list[str]:
+    """The names of the columns that lie side by side in the one input, where the file tells as many as it is wide."""
+    inputs, told = session.get_inputs(), session.get_modelmeta().custom_metadata_map.get("columns", "")
+    try:
+        names = msgspec.json.decode(told, type=list[str])
+    except msgspec.MsgspecError:
+        return []
+    return names if len(inputs) == 1 and inputs[0].shape[1:] == [len(names)] and len(set(names)) == len(names) else []
 
 
 def _tensor_of(arg: Any) -> Column:
@@ -159,10 +173,10 @@ def _tensor_of(arg: Any) -> Column:
     return Column(name=arg.name, type=_ONNX_TYPES.get(arg.type, "json"), shape=[None, *axes[1:]] if axes else [])  # type: ignore[arg-type]
 
 
-def _cell_of(arg: Any) -> Column:
-    type_ = _ONNX_TYPES.get(arg.type, "json")
+def _cell_of(onnx_type: str, name: str) -> Column:
+    type_ = _ONNX_TYPES.get(onnx_type, "json")
     floating = type_.startswith("float")
-    return Column(name=arg.name, type=type_, nullable=floating, infinite=floating)  # type: ignore[arg-type]
+    return Column(name=name, type=type_, nullable=floating, infinite=floating)  # type: ignore[arg-type]
 
 
 def _matrix_of(signature: Signature, inputs: list[Any]) -> Matrix | None:

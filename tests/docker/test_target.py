@@ -233,7 +233,7 @@ def test_containers_that_belong_to_no_deployment_are_removed(steady: Steady, the
     stray = the_engine.containers.run(base_image, ["sleep", "600"], labels=labels, detach=True)
     other = the_engine.containers.run(base_image, ["sleep", "600"], labels=labels | {containers.WORKSPACE: "somebody else's"}, detach=True)
 
-    wait_for(lambda: stray.id not in {c.id for c in the_engine.containers.list(all=True)}, what="the stray to be removed")
+    wait_for(lambda: stray.id not in {c.id for c in the_engine.containers.list(all=True, ignore_removed=True)}, what="the stray to be removed")
 
     assert other.id in {c.id for c in the_engine.containers.list()}
     other.remove(force=True)
