@@ -78,7 +78,7 @@ def _moved(sample: Any, places: np.ndarray, targets: np.ndarray) -> Any:
 
 
 def _targets(lines: list[Line], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The columns and the values to put there: for each threshold the value that lands on it, and those just beside."""
+    """The columns and the values to put there: for each threshold the value that lands on it, and those just beside, where 32 bits hold them."""
     import numpy as np
 
     start, at, slope = (np.array([getattr(line, name) for line in lines], dtype=np.float64) for name in ("start", "at", "slope"))
@@ -87,7 +87,8 @@ def _targets(lines: list[Line], values: np.ndarray) -> tuple[np.ndarray, np.ndar
         narrow = on.astype(np.float32)
         beside = [np.nextafter(narrow, np.float32(end)).astype(np.float64) for end in (-np.inf, np.inf)]
     targets = np.concatenate([on, np.nextafter(on, -np.inf), np.nextafter(on, np.inf), *beside])
-    return np.tile([line.column for line in lines], _STEPS), targets
+    places, finite = np.tile([line.column for line in lines], _STEPS), np.isfinite(targets)
+    return places[finite], targets[finite]
 
 
 # ── from columns to features ─────────────────────────────────────────────────────────────────────────────────────────
@@ -114,10 +115,11 @@ def _values(sample: Any, place: int) -> np.ndarray | None:
     """A column's present values, if they are plain floats."""
     import numpy as np
 
-    values = sample.iloc[:, place].to_numpy() if hasattr(sample, "iloc") else sample[:, place]
-    if values.dtype.kind != "f":
+    column = sample.iloc[:, place] if hasattr(sample, "iloc") else sample[:, place]
+    if getattr(column.dtype, "kind", "O") != "f":  # whole numbers of pandas' Int64 that miss some turn into floats below
         return None
-    values = values[np.isfinite(values)].astype(np.float64)
+    values = np.asarray(column, dtype=np.float64)
+    values = values[np.isfinite(values)]
     return values if len(values) else None
 
 

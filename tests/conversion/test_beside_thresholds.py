@@ -52,6 +52,20 @@ def test_a_model_without_trees_has_no_thresholds(flights):
     assert thresholds.rows_beside(LogisticRegression().fit(flights[NUMBERS], flights.late), flights[NUMBERS], most=10) is None
 
 
+def test_a_column_of_whole_numbers_that_misses_some_stays_as_it_is(flights):
+    rows = flights[["delay"]].assign(gate=flights.hour.astype(int).astype("Int64").mask(flights.index % 5 == 0))
+    model = HistGradientBoostingClassifier(max_iter=5).fit(rows, (flights.delay + flights.hour > 3).astype(int))
+
+    assert conversion.to_onnx(model, signature.infer(rows), rows).report["equal"]
+
+
+def test_numbers_that_32_bits_do_not_hold_are_no_rows_beside(flights):
+    rows = flights[["delay"]] * 1e300
+    model = HistGradientBoostingClassifier(max_iter=5).fit(rows, (flights.delay > 0).astype(int))
+
+    assert np.isfinite(thresholds.rows_beside(model, rows, most=50).to_numpy()).all()
+
+
 def test_the_types_of_the_columns_stay(flights):
     rows = flights[NUMBERS].astype("float32")
     beside = thresholds.rows_beside(DecisionTreeClassifier().fit(rows, flights.late), rows, most=10)
