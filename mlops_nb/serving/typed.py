@@ -247,13 +247,19 @@ def _takers(columns: list[Column], engine: Engine) -> tuple[Callable[..., Fittin
 def _matrix_takers(columns: list[Column], matrix: Matrix) -> tuple[Callable[..., Fitting | None], Callable[..., Fitting | None]]:
     """All numbers side by side at once: no array for each column is made unless the request is kept."""
     width, whole = len(columns), any("int" in column.type for column in columns)
-    code = "f" if matrix.type == np.float32 and all(column.type == "float32" for column in columns) else "d"
+    code = "f" if all(column.type == "float32" for column in columns) else "d"
+    # A column of 32 bits is rounded to them before it goes into a matrix of 64, as it was when the model was made.
+    narrow = [place for place, column in enumerate(columns) if column.type == "float32"] if code == "d" and matrix.type == np.float64 else []
+    may_overflow = bool(narrow) or np.dtype(code).itemsize > matrix.type.itemsize
 
     def fitting(numbers: np.ndarray, asked: Any) -> Fitting | None:
         if whole and np.abs(numbers).max() > _EXACT:
             return None
+        if narrow:
+            with np.errstate(over="ignore"):
+                numbers[:, narrow] = numbers[:, narrow].astype(np.float32)
         fed = numbers.astype(matrix.type, order="C", copy=False)
-        if code == "d" and matrix.type != np.float64 and not math.isfinite(fed.ravel().dot(fed.ravel())):
+        if may_overflow and not math.isfinite(fed.ravel().dot(fed.ravel())):
             return None
         return Fitting({matrix.name: fed}, Table(numbers, columns), len(fed), asked)
 

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import Pipeline
 
-from mlops_nb import signature
+from mlops_nb import conversion, signature
 from mlops_nb.errors import SignatureMismatch
 from mlops_nb.serving import score
 
@@ -44,6 +45,20 @@ def test_every_shape_of_body_gives_the_same_answer(python_server: Running, late:
 
     frame = pd.DataFrame([ROW, ROW])
     assert answer.json() == {"label": late.predict(frame).tolist(), "probabilities": late.predict_proba(frame).tolist()}
+
+
+def test_a_number_of_32_bits_is_one_in_a_matrix_of_64_whatever_the_shape_of_the_body(start: Start, tmp_path: Path):
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame({"narrow": rng.normal(size=2000).astype("float32"), "wide": rng.normal(size=2000)})
+    model = HistGradientBoostingClassifier(max_iter=20, random_state=0).fit(frame, (frame["narrow"] + frame["wide"] > 0.3).astype(int))
+    (tmp_path / "model.onnx").write_bytes(conversion.to_onnx(model, signature.infer(frame), frame).onnx or b"")
+    server = start(tmp_path, engine="onnxruntime", signature=signature.infer(frame).as_json()).until_ready()
+    rows = [[float(str(narrow)), wide] for narrow, wide in zip(frame["narrow"].to_numpy(), frame["wide"].tolist(), strict=True)]  # as few digits as tell it
+
+    answers = [server.score(body).json()["probabilities"] for body in ([dict(zip(frame, row, strict=True)) for row in rows], {"data": rows})]
+
+    assert answers[0] == answers[1]
+    assert np.allclose(answers[0], model.predict_proba(frame), atol=1e-5)
 
 
 def test_one_record_is_one_row(python_server: Running):
