@@ -318,7 +318,7 @@ def logs(ref: DeploymentRef, lines: int, follow: bool) -> Lines:
 @click.option("--seconds", type=A_NUMBER, help="How long it may take, about.  [default: 75 for a version, 7 for a deployment]")
 @click.option("--isolated", is_flag=True, help="In an environment of its own.  [default: where packages differ from those it was made with]")
 @click.option("--allow-mismatch", is_flag=True, help="Measure it here although packages differ from those it was made with.")
-@click.option("--resume", is_flag=True, help="Go on with one that was interrupted: what was measured is not measured again.")
+@click.option("--resume", is_flag=True, help="Go on with one that was interrupted, as it was asked for: what was measured is not measured again.")
 def profile(
     ref: str,
     hardware: list[str] | None,
@@ -340,7 +340,7 @@ def profile(
 
     with face().reporting(f"profiling {ref}") as report:
         measured = profiling.profile(
-            ref, hardware=hardware or (), cpus=cpus or (), batches=batches or profiling.BATCHES, objective=objective or profiling.Objective(), rps=rps,
+            ref, hardware=hardware or (), cpus=cpus or (), batches=batches or (), objective=objective, rps=rps,
             price=price, seconds=seconds, isolated=isolated, allow_mismatch=allow_mismatch, resume=resume, report=report,
         )  # fmt: skip
         report.step(f"measured {len(measured.points)} settings")

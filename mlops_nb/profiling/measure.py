@@ -22,6 +22,7 @@ from ..store import checks, events, models
 from ..store import deployments as table
 from ..store import environments as environment_table
 from ..store.checks import Profile
+from ..store.database import Transaction
 from ..store.deployments import Deployment, DeploymentSpec, Reason
 from ..store.environments import Environment
 from ..store.models import ModelVersion
@@ -74,8 +75,8 @@ def profile(
     *,
     hardware: Sequence[str] = (),
     cpus: Sequence[float] = (),
-    batches: Sequence[int] = BATCHES,
-    objective: Objective | str = Objective(),  # noqa: B008 - frozen
+    batches: Sequence[int] = (),
+    objective: Objective | str | None = None,
     rps: float | None = None,
     price: float | None = None,
     seconds: float | None = None,
@@ -88,20 +89,27 @@ def profile(
 
     A model version (`churn:3`) is measured on servers of its own, one for each of *hardware* (the CPU unless given) and *cpus* (one
     core and two), held to those cores.  A deployment (`churn/3`) is measured as it runs, beside its callers, who will notice the
-    load.  For every batch size, on a schedule that does not wait for answers (see `load`), rates are tried by bisection.
+    load.  For every batch size (1, 32 and 256), on a schedule that does not wait for answers (see `load`), rates are tried by bisection.
 
     A version whose packages differ from those here, and any with *isolated*, is measured in an environment of its own, built when it is not
     there yet; *allow_mismatch* measures it here all the same.
 
     *rps* is what all callers together send, in requests of the smallest batch; *price* is that of one core for an hour; *seconds* is
     how long the whole may take, about (75 for a version, 7 for a deployment).  Every point is stored as it is measured; *resume* goes
-    on with an earlier profile of the same version, objective and machine.  The requests are kept out of the telemetry.
+    on with an earlier profile of the same version, objective and machine; what is not given is then as the last interrupted one had it.
+    The requests are kept out of the telemetry.
 
     Raises ModelNotFound, DeploymentNotFound and their kin, BadOption, HardwareMissing when nothing that was asked for is here,
     DeploymentFailed when the model does not start or its environment cannot be built, and ModelFailedUnderLoad with its own error;
     KeyboardInterrupt leaves what was measured.
     """
-    plan = _plan(ref, list(hardware), list(cpus), list(batches), _objective(objective), rps, price, seconds, isolated, allow_mismatch)
+    version, deployment = _subject(ref)
+    told = _unfinished(version, deployment) if resume else {}
+    plan = _plan(
+        version, deployment, list(hardware or told.get("hardware", ())), list(cpus or told.get("cpus", ())), list(batches or told.get("batches", BATCHES)),
+        _objective(objective or told.get("objective")), rps or told.get("rps"), price or told.get("price"), seconds or told.get("seconds"),
+        isolated or bool(told.get("environment") and not allow_mismatch), allow_mismatch,
+    )  # fmt: skip
     measured = _earlier(plan) if resume else _new(plan)
     missing = [wanted for wanted in plan.wanted if not _has(measured, *wanted)]
     each = max(_LEAST_SECONDS_EACH, (plan.seconds - _START_SECONDS * len(plan.grid) * (plan.deployment is None)) / len(plan.wanted))
@@ -128,13 +136,12 @@ def _tell_what_is_kept(plan: Plan, measured: Profile, error: BaseException, repo
 
 
 def _plan(
-    ref: ModelRef | DeploymentRef | str, kinds: list[str], cpus: list[float], batches: list[int], objective: Objective,
+    version: ModelVersion, deployment: Deployment | None, kinds: list[str], cpus: list[float], batches: list[int], objective: Objective,
     rps: float | None, price: float | None, seconds: float | None, isolated: bool, allow_mismatch: bool,
 ) -> Plan:  # fmt: skip
     for name, value in (("--rps", rps), ("--price", price), ("--seconds", seconds), *(("--batch", batch) for batch in batches)):
         if value is not None and not 0 < value < 1e9:
             raise BadOption(f"{name} {value:g} is not a number above 0.", hint="--rps 200, --price 0.05, --seconds 60, --batch 1,32")
-    version, deployment = _subject(ref)
     if deployment and (kinds or cpus or isolated or allow_mismatch):
         raise UsageError(f"{deployment.ref} is measured as it runs.", hint=f"%mlops profile {version.ref} --hardware cpu --cpus 1,2")
     environment = None if deployment else environment_for(version, isolated=isolated, allow_mismatch=allow_mismatch)
@@ -145,8 +152,8 @@ def _plan(
     return Plan(subject, version, deployment, grid, sorted(set(batches)) or [1], objective, rps, price, seconds, unavailable, environment)
 
 
-def _objective(told: Objective | str) -> Objective:
-    return Objective.parse(told) if isinstance(told, str) else told
+def _objective(told: Objective | str | None) -> Objective:
+    return Objective.parse(told) if isinstance(told, str) else told or Objective()
 
 
 def _subject(ref: ModelRef | DeploymentRef | str) -> tuple[ModelVersion, Deployment | None]:
@@ -228,13 +235,26 @@ def _new(plan: Plan) -> Profile:
 
 def _earlier(plan: Plan) -> Profile:
     """The newest profile of the same thing, objective, machine and environment, with what is asked now; a new one when there is none."""
-    new, where = _new(plan), plan.deployment
+    new = _new(plan)
     with store.reading() as tx:
-        known = checks.profiles_of(
-            tx, plan.version.model, plan.version.version, endpoint=where.endpoint if where else "", deployment=where.name if where else ""
-        )
+        known = _known(tx, plan.version, plan.deployment)
     same = next((p for p in known if all(p.settings.get(name) == new.settings[name] for name in ("objective", "machine", "environment"))), None)
     return msgspec.structs.replace(same, settings=new.settings, hardware=new.hardware, complete=False) if same else new
+
+
+def _unfinished(version: ModelVersion, deployment: Deployment | None) -> dict[str, Any]:
+    """What the newest profile of the same thing that was interrupted here was told to measure."""
+    with store.reading() as tx:
+        known = _known(tx, version, deployment)
+    told = next((profile.settings for profile in known if not profile.complete and profile.settings["machine"] == machine()), {})
+    if deployment:  # as it runs
+        return {name: value for name, value in told.items() if name not in ("hardware", "cpus", "environment")}
+    return told | {"hardware": [*told.get("hardware", ()), *told.get("unavailable", ())]}
+
+
+def _known(tx: Transaction, version: ModelVersion, deployment: Deployment | None) -> list[Profile]:
+    endpoint, name = (deployment.endpoint, deployment.name) if deployment else ("", "")
+    return checks.profiles_of(tx, version.model, version.version, endpoint=endpoint, deployment=name)
 
 
 def _has(measured: Profile, setting: Setting, batch: int) -> bool:

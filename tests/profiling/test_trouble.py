@@ -89,10 +89,10 @@ def test_an_interrupt_keeps_what_was_measured_and_resume_measures_the_rest(profi
     assert "interrupted; 1 of 2 points are kept, --resume measures the rest" in said
     assert servers_of(workspace) == []
 
-    resumed = subprocess.run([*LINE, "--seconds", "3", "--resume", "--json"], capture_output=True, text=True, timeout=120)
+    resumed = subprocess.run([*LINE[:5], "--seconds", "3", "--resume", "--json"], capture_output=True, text=True, timeout=120)  # all else as before
     result = json.loads(resumed.stdout)["result"]
-    assert [point["batch"] for point in result["points"]] == [1, 2] and result["complete"]
-    assert len(stored()) == 1
+    assert [(point["cpus"], point["batch"]) for point in result["points"]] == [(1, 1), (1, 2)] and result["complete"]
+    assert result["settings"]["objective"] == "p95 ≤ 400 ms" and len(stored()) == 1
 
 
 def test_a_profile_that_is_killed_leaves_neither_server_nor_load_running(profiling_process: subprocess.Popen[str], workspace: Workspace) -> None:
