@@ -110,7 +110,7 @@ class OnnxModel:
         self.providers: list[str] = session.get_providers()
         self.operators: dict[str, int] = _operators(session) if spec.hardware != "cpu" else {}
         hardware.check_given(spec.hardware, self.providers, self.operators)
-        self._run = session.run
+        self._run: Callable[[list[str], Arrays], list[Any]] = _of_its_rows(session.run, session.get_inputs())
         self._outputs = [output.name for output in session.get_outputs()]
         self._names = self._outputs if spec.flavor in ("onnx", "torch") else [_PLAIN_NAMES.get(name, name) for name in self._outputs]
         known = signature or signature_of(session)
@@ -170,7 +170,7 @@ def _columns_of(session: onnxruntime.InferenceSession) -> list[str]:
 
 def _tensor_of(arg: Any) -> Column:
     axes = [size if isinstance(size, int) else None for size in arg.shape]
-    return Column(name=arg.name, type=_ONNX_TYPES.get(arg.type, "json"), shape=[None, *axes[1:]] if axes else [])  # type: ignore[arg-type]
+    return Column(name=arg.name, type=_ONNX_TYPES.get(arg.type, "json"), shape=axes)  # type: ignore[arg-type]
 
 
 def _cell_of(onnx_type: str, name: str) -> Column:
@@ -196,6 +196,21 @@ def _feed(signature: Signature, inputs: list[Any], matrix: Matrix | None) -> Cal
         return lambda columns: {to: _as_type(columns[name], type_, name) for to, name, type_ in pairs}
     flat = {arg.name for arg in inputs if len(arg.shape) == 1}
     return lambda columns: {to: _as_type(columns[name], type_, name).reshape((-1,) if to in flat else (-1, 1)) for to, name, type_ in pairs}
+
+
+def _of_its_rows(run: Callable[..., list[Any]], inputs: list[Any]) -> Callable[..., list[Any]]:
+    """*run*, which refuses another number of rows where the file was written for one; ONNX Runtime's words would be an error of the model's."""
+    wanted = {arg.name: arg.shape[0] for arg in inputs if arg.shape and isinstance(arg.shape[0], int)}
+    if not wanted:
+        return run
+
+    def of_its_rows(outputs: list[str], feed: Arrays) -> list[Any]:
+        for name, rows in wanted.items():
+            if len(feed[name]) != rows:
+                raise SignatureMismatch(f"the model takes {rows} row{'s' * (rows != 1)} a request, got {len(feed[name])}", column=name)
+        return run(outputs, feed)
+
+    return of_its_rows
 
 
 def _dtype(onnx_type: str) -> np.dtype:

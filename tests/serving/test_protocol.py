@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from sklearn.pipeline import Pipeline
+
+from mlops_nb import signature
 
 from .scoring_servers import Running, Start
 
@@ -252,6 +255,20 @@ def test_a_tensor_that_does_not_fit_is_400_and_says_why(double_server: Running, 
 
     assert answer.status_code == 400
     assert message in answer.json()["error"]
+
+
+@pytest.mark.parametrize("sample", [None, np.ones((1, 3), np.float32), pd.DataFrame(np.ones((1, 3)), columns=list("abc"))], ids=["none", "array", "frame"])
+def test_an_onnx_file_for_one_row_refuses_two(start: Start, tmp_path: Path, sample: Any):
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "g", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "model.onnx")
+    known = None if sample is None else signature.infer(sample).as_json()
+    server = start(tmp_path, engine="onnxruntime", flavor="onnx", signature=known).until_ready()
+
+    one, two = (server.score({"data": [[1.0, 2.0, 3.0]] * rows}) for rows in (1, 2))
+
+    assert one.json() == {"y": [[2.0, 4.0, 6.0]]}
+    assert two.status_code == 400 and two.json()["error"].startswith("Column 'x'")
 
 
 @pytest.mark.parametrize("body", [{"data": [[1, 2, 3]]}, [[1, 2, 3]], {"inputs": {"x": [[1, 2, 3]]}}, {"x": [[1, 2, 3]]}, {"input_data": [[1, 2, 3]]}])
