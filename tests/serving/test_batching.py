@@ -145,6 +145,26 @@ def test_a_model_that_looks_at_its_other_rows_is_not_batched(start: Start, pickl
         assert list(pool.map(lambda n: server.score([{"a": float(n)}]).json(), range(16))) == [{"output": [0.0]}] * 16
 
 
+class AlmostAlone:
+    """Answers some rows otherwise beside others: those that begin with 1 and end with 3, which none of its sample does."""
+
+    def predict(self, frame: pd.DataFrame) -> Any:
+        return frame["a"] + frame["b"] + ((frame["a"] == 1) & (frame["b"] == 3)) * (len(frame) > 1)
+
+
+def test_a_model_that_answers_a_few_rows_otherwise_beside_others_is_not_batched(start: Start, pickled: Callable[[Any], Path]):
+    import sys
+
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    known = signature.infer(pd.DataFrame({"a": [1, 2, 3, 4, 5], "b": [1, 2, 3, 4, 5]})).as_json()
+    server = start(pickled(AlmostAlone()), flavor="python", signature=known).until_ready()
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+    assert "differs from the answers to single rows" in server.client.get("/v2/models/late").json()["parameters"]["batching"]
+
+
 def test_answers_on_one_connection_come_in_the_order_of_the_questions(forest: Running):
     """HTTP/1.1 pipelining: the second question is sent before the first is answered."""
     import socket
