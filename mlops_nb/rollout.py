@@ -486,8 +486,9 @@ def _until_gone(endpoint: str, names: Collection[str]) -> None:
         leaving[:] = [d.ref for d in _present(endpoint) if d.name in names and d.wanted == "stopped"]
         return not leaving
 
-    if not until(gone, seconds=_STOP_SECONDS):
-        raise StillRunning(leaving[0], waited_seconds=_STOP_SECONDS)
+    patience = Workspace.current().settings().request_timeout_seconds + _STOP_SECONDS  # those who asked already are answered
+    if not until(gone, seconds=patience):
+        raise StillRunning(leaving[0], waited_seconds=patience)
 
 
 def _patience_seconds() -> float:

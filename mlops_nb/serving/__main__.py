@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from .engines import Engine
     from .server import Server
 
-STOP_SECONDS = 5.0
 QUICK_SECONDS = 0.005
 
 
@@ -152,7 +151,7 @@ def tell(reason: Reason, spec: ServerSpec) -> None:
 
 
 async def serve(server: Server, capture: Capture, spec: ServerSpec) -> None:
-    """Answer until SIGTERM or SIGINT; then finish what is in flight (five seconds at most) and write what waits."""
+    """Answer until SIGTERM or SIGINT; then finish what is in flight (while there is time) and write what waits."""
     listener = Listener(server, server.welcomes)
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for signaled in (signal.SIGTERM, signal.SIGINT):
@@ -165,7 +164,7 @@ async def serve(server: Server, capture: Capture, spec: ServerSpec) -> None:
         tell(failures.why(PortInUse(spec.port), spec, doing="exception while loading"), spec)
     sys.stderr.write(f"deployment.started {spec.endpoint}/{spec.deployment} model={spec.model}:{spec.version} port={spec.port}\n")
     await stop.wait()
-    await listener.stop(seconds=STOP_SECONDS)
+    await listener.stop(seconds=spec.drain_seconds)
     capture.end()
     sys.stderr.write(f"deployment.stopped {spec.endpoint}/{spec.deployment} unfinished={server.scorer.in_flight}\n")
     sys.stderr.flush()

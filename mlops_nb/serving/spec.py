@@ -59,6 +59,8 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The entry script, where it is still being written: not in *folder* but the user's own file."""
     timeout_seconds: float = 60.0
     """What an entry script's run() may take."""
+    drain_seconds: float = 5.0
+    """What those who asked already may take for their answers once the server is to end."""
     most_waiting: int = 512
     """Requests being answered at once; those beyond are refused with 429."""
     cells: list[Cell] = []

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 ABILITIES = frozenset({"traffic", "invoke", "logs", "usage", "capture", "cpus", "memory", "gpus", "port", "variables", "hardware", "isolated"})
 OPTIONS: frozenset[str] = frozenset({"gpu_memory"})
 TRAFFIC = "gateway"
-_STOP_SECONDS = 8.0
+_ENDING_SECONDS = 3.0
+"""What a server may take to end once the last answer is out, or the time for it is over."""
 _DYING_SECONDS = 0.3
 """How long a process that is seen to end may take until it can be asked what it ended with."""
 _LOG_BYTES = 8_000_000
@@ -156,10 +157,18 @@ def share(endpoint: str, deployments: Sequence[Deployment], weights: Mapping[str
 
 
 def stop(deployment: Deployment) -> None:
-    """Ask the server to finish what it has and end; kill it when it does not."""
+    """Ask the server to finish what it has, as long as the gateway waits for an answer, and end; kill it when it does not."""
     process = _process(deployment)
     if process:
-        processes.end(process, patient_seconds=_STOP_SECONDS)
+        processes.end(process, patient_seconds=_drain_seconds(deployment) + _ENDING_SECONDS)
+
+
+def _drain_seconds(deployment: Deployment) -> float:
+    """As its server was told; the workspace's folder may be gone by now."""
+    try:
+        return msgspec.json.decode(_spec_file(deployment).read_bytes(), type=ServerSpec).drain_seconds
+    except (OSError, msgspec.MsgspecError):
+        return 0.0
 
 
 def end_strays(known: Iterable[Deployment]) -> None:
@@ -225,8 +234,8 @@ def _spec(
         token_file=str(token_file), form=context.get("form"), overlay=context.get("overlay", ""), gpu_memory_mb=deployment.spec.options.get("gpu_memory"),
         run_folder=str(folder), capture_folder=str(capture), capture_payload_percent=workspace.settings().capture_payload_percent,
         memory_mb=deployment.spec.memory_mb, cpus=deployment.spec.cpus, hardware=deployment.spec.hardware, cells=context.get("cells", []),
-        timeout_seconds=just_less(workspace.settings().request_timeout_seconds), variables=deployment.spec.variables, trusted=version.trusted,
-        ends_with=context.get("ends_with"), cores=held_to,
+        timeout_seconds=just_less(workspace.settings().request_timeout_seconds), drain_seconds=workspace.settings().request_timeout_seconds,
+        variables=deployment.spec.variables, trusted=version.trusted, ends_with=context.get("ends_with"), cores=held_to,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -25,6 +26,7 @@ def run(raw_data):
 
 TELLS = """
 import os
+from concurrent.futures import ThreadPoolExecutor
 def run(raw_data):
     return os.environ["MODE"]
 """
@@ -78,6 +80,19 @@ def test_a_server_listens_where_it_was_told_with_the_variables_it_was_given_and_
     process = psutil.Process(usage.pid)
     rollout.undeploy("telling/1")
     assert not processes.lives(process)
+
+
+def test_all_who_asked_before_a_withdrawal_are_answered_though_that_takes_long(live_workspace: Workspace, tmp_path) -> None:
+    (tmp_path / "score.py").write_text("import time\ndef run(raw_data):\n    time.sleep(1)\n    return raw_data\n")
+    registry.register(tmp_path, name="slow", entry="score.py")
+    rollout.deploy("slow:1")
+
+    with ThreadPoolExecutor(9) as pool:
+        answers = [pool.submit(rollout.invoke, "slow", f"request {number}") for number in range(9)]
+        wait_for(lambda: any(answer.done() for answer in answers), what="the first answer")
+        rollout.undeploy("slow/1")
+
+    assert [answer.result().outputs for answer in answers] == [f"request {number}" for number in range(9)]
 
 
 def test_a_server_started_again_is_held_to_as_many_cores(live_workspace: Workspace) -> None:
