@@ -398,8 +398,8 @@ class _Cell(msgspec.Struct):
             rows_per_second=(best.rate if best else alone.requests / alone.seconds) * self.batch, p50_ms=at.p50_ms, p95_ms=at.p95_ms, p99_ms=at.p99_ms,
             cpu_percent=best.cpu_percent if best else alone_cpu, memory_mb=self.watch.memory_mb(),
             peak_memory_mb=max(self.watch.peak_mb, servers.peak_until_now(self.server.pid)), cold_start_seconds=self.server.cold_start_seconds,
-            alone_p50_ms=alone.p50_ms, alone_p95_ms=alone.p95_ms, most_rows_per_second=most * self.batch, most_requests_per_second=most,
-            limited=limited or bool(best and best.limited), elsewhere_percent=elsewhere, curve=steps,
+            alone_p50_ms=alone.p50_ms, alone_p95_ms=alone.p95_ms, alone_p99_ms=alone.p99_ms, most_rows_per_second=most * self.batch,
+            most_requests_per_second=most, limited=limited or bool(best and best.limited), elsewhere_percent=elsewhere, curve=steps,
         )  # fmt: skip
 
     def _tried(self, sent: list[str], rate: float) -> Step:

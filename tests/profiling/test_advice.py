@@ -71,6 +71,12 @@ def test_an_impossible_objective_is_said_to_be_impossible_and_what_comes_nearest
     assert "even one request at a time takes 31 ms at best (cpu, 1 core, 1 row a request)" in advice.why
 
 
+def test_an_objective_for_the_99th_percentile_is_judged_by_that_of_one_request_at_a_time() -> None:
+    why = advise([point(rate=0, alone_p95_ms=1.2, alone_p99_ms=3.1)], Objective(99, 2.0)).why
+
+    assert "even one request at a time takes 3.1 ms at best" in why
+
+
 def test_a_deployment_that_may_use_all_cores_is_advised_those_it_used() -> None:
     assert advise([point(cpus=None, cpu_percent=130.0)], P95).cpus == 2
 
