@@ -33,7 +33,9 @@ def _opened(body: Any, signature: Signature | None, names: list[str]) -> dict[st
             if wrapper in body and wrapper not in names:
                 return _opened(body[wrapper], signature, names)
         return _fitted(_columns(body), signature, names)
-    if isinstance(body, list) and body and all(type(row) is dict for row in body):
+    if isinstance(body, list) and any(type(row) is dict for row in body):
+        if (wrong := next((number for number, row in enumerate(body) if type(row) is not dict), None)) is not None:
+            raise SignatureMismatch(f"Row {wrong} is no record of columns, as others are.", hint=_SHAPES)
         return _records(body, signature, names)
     if isinstance(body, list) and body and signature:
         return signature.table_of(body)
@@ -80,10 +82,13 @@ def _split(body: dict[str, Any]) -> dict[str, Any]:
     names, rows = body["columns"], body["data"]
     if not isinstance(rows, list) or not isinstance(names, list):
         raise SignatureMismatch('"columns" and "data" must be lists.', hint=_SHAPES)
+    names = list(map(str, names))
+    if len(set(names)) < len(names):
+        raise SignatureMismatch("two columns have this name", column=next(name for name in names if names.count(name) > 1))
     for number, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != len(names):
             raise SignatureMismatch(f'Row {number} does not have {len(names)} values, one for each of "columns".')
-    return {str(name): list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)} if rows else {str(name): [] for name in names}
+    return {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)} if rows else {name: [] for name in names}
 
 
 def _records(rows: Sequence[Mapping[str, Any]], signature: Signature | None, names: list[str]) -> dict[str, Any]:
