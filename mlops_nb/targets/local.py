@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 ABILITIES = frozenset({"traffic", "invoke", "logs", "usage", "capture", "cpus", "memory", "gpus", "port", "variables", "hardware", "isolated"})
 OPTIONS: frozenset[str] = frozenset({"gpu_memory"})
 TRAFFIC = "gateway"
+_DRAIN_SECONDS = 5.0
+"""What those who asked may take for their answers where a server has to go for a fault of its own, or everything goes."""
 _ENDING_SECONDS = 3.0
 """What a server may take to end once the last answer is out, or the time for it is over."""
 _DYING_SECONDS = 0.3
@@ -157,10 +159,11 @@ def share(endpoint: str, deployments: Sequence[Deployment], weights: Mapping[str
 
 
 def stop(deployment: Deployment) -> None:
-    """Ask the server to finish what it has, as long as the gateway waits for an answer, and end; kill it when it does not."""
+    """Ask the server to finish what it has and end; kill it when it does not: one that is withdrawn has as long as the gateway waits for an answer."""
     process = _process(deployment)
     if process:
-        processes.end(process, patient_seconds=_drain_seconds(deployment) + _ENDING_SECONDS)
+        drain = _drain_seconds(deployment) if deployment.wanted == "stopped" else _DRAIN_SECONDS
+        processes.end(process, patient_seconds=drain + _ENDING_SECONDS)
 
 
 def _drain_seconds(deployment: Deployment) -> float:
