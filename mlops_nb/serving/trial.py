@@ -11,7 +11,7 @@ from .engines import Arrays, Engine
 
 _SIZES = (2, 3, 8, 16, 51, 100, 256)
 """Rows asked together; runtimes change their way at a few, at about fifty and at a hundred."""
-_SECONDS = 0.5
+_SECONDS = 1.0
 """What the trial may take of a server's start, about."""
 
 
