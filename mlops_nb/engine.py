@@ -97,9 +97,10 @@ def client(*, timeout_seconds: float = QUICK_SECONDS, at: str | None = None) -> 
     connection = _connection(at)
     key = connection["base_url"], timeout_seconds, os.getpid()
     with _making:
-        if key not in _clients:
-            _clients[key] = _connected(connection, timeout_seconds)
-        return _clients[key]
+        known = _clients.get(key)  # once: they may be forgotten at any time
+        if known is None:
+            known = _clients[key] = _connected(connection, timeout_seconds)
+        return known
 
 
 def facts() -> Facts:

@@ -107,7 +107,8 @@ def profile(
     told = _unfinished(version, deployment) if resume else {}
     plan = _plan(
         version, deployment, list(hardware or told.get("hardware", ())), list(cpus or told.get("cpus", ())), list(batches or told.get("batches", BATCHES)),
-        _objective(objective or told.get("objective")), rps or told.get("rps"), price or told.get("price"), seconds or told.get("seconds"),
+        _objective(objective or told.get("objective")), told.get("rps") if rps is None else rps, told.get("price") if price is None else price,
+        told.get("seconds") if seconds is None else seconds,
         isolated or bool(told.get("environment") and not allow_mismatch), allow_mismatch,
     )  # fmt: skip
     measured = _earlier(plan) if resume else _new(plan)
