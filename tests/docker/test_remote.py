@@ -169,6 +169,8 @@ def test_why_an_engine_cannot_be_reached_is_said(far: SshServer, docker_world: W
 def test_a_docker_context_leads_over_there(far: SshServer, base_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.setattr(config, "home_dir", lambda: str(tmp_path / "docker"))
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker" / "config.json").write_text("{}")  # beside which contexts are kept; without one, in the current folder
     Context("far", host=far.host).save()
     (tmp_path / "config.toml").write_text(f'container_engine = "far"\nssh_config = "{far.config}"\n')
 
