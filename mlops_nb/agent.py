@@ -238,7 +238,7 @@ def _reconcile_until(ended: threading.Event, lock: int, pipe: int) -> None:
             _leave_word(trouble)
             left = trouble
         told = trouble
-        pids = None if trouble or pause == BUSY_SECONDS else world.quiet()
+        pids = None if trouble else world.quiet()
         if pids is not None and ends.watch(pids):
             _be_quiet(world, ends, ended, pipe)
         else:

@@ -72,9 +72,9 @@ class World:
 
     def quiet(self) -> set[int] | None:
         """The processes of which nothing but their end, or a change of the store, must be seen sooner than in a second; None where there is more to see."""
-        steady = all(d.status == "healthy" and d.handle.get("pid") for d in self._deployments if d.wanted == "running" and d.status != "failed")
+        steady = all(d.status == "failed" or (d.status == "healthy" and d.handle.get("pid")) for d in self._deployments if d.wanted == "running")
         soon = store.now() + timedelta(seconds=HEALTH_SECONDS)
-        if not steady or self._stopping or any(plan.next_time <= soon for plan in self._rollouts):
+        if not steady or any(d.wanted == "stopped" for d in self._deployments) or any(plan.next_time <= soon for plan in self._rollouts):
             return None
         return {d.handle["pid"] for d in self._deployments if d.handle.get("pid")} | self._gateway.pids
 

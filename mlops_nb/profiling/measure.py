@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple, Self
 
@@ -104,12 +104,13 @@ def profile(
     KeyboardInterrupt leaves what was measured.
     """
     version, deployment = _subject(ref)
+    given = {
+        "hardware": list(hardware), "cpus": list(cpus), "batches": list(batches), "objective": objective, "rps": rps, "price": price, "seconds": seconds,
+    }  # fmt: skip
     told = _unfinished(version, deployment) if resume else {}
     plan = _plan(
-        version, deployment, list(hardware or told.get("hardware", ())), list(cpus or told.get("cpus", ())), list(batches or told.get("batches", BATCHES)),
-        _objective(objective or told.get("objective")), told.get("rps") if rps is None else rps, told.get("price") if price is None else price,
-        told.get("seconds") if seconds is None else seconds,
-        isolated or bool(told.get("environment") and not allow_mismatch), allow_mismatch,
+        version, deployment, told | {name: value for name, value in given.items() if value not in (None, "", [])},
+        isolated=isolated or bool(told.get("environment") and not allow_mismatch), allow_mismatch=allow_mismatch,
     )  # fmt: skip
     measured = _earlier(plan) if resume else _new(plan)
     missing = [wanted for wanted in plan.wanted if not _has(measured, *wanted)]
@@ -136,10 +137,9 @@ def _tell_what_is_kept(plan: Plan, measured: Profile, error: BaseException, repo
 # ── what is to be measured ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _plan(
-    version: ModelVersion, deployment: Deployment | None, kinds: list[str], cpus: list[float], batches: list[int], objective: Objective,
-    rps: float | None, price: float | None, seconds: float | None, isolated: bool, allow_mismatch: bool,
-) -> Plan:  # fmt: skip
+def _plan(version: ModelVersion, deployment: Deployment | None, told: Mapping[str, Any], *, isolated: bool, allow_mismatch: bool) -> Plan:
+    kinds, cpus, batches = told.get("hardware", []), told.get("cpus", []), told.get("batches", list(BATCHES))
+    rps, price, seconds = told.get("rps"), told.get("price"), told.get("seconds")
     for name, value in (("--rps", rps), ("--price", price), ("--seconds", seconds), *(("--batch", batch) for batch in batches)):
         if value is not None and not 0 < value < 1e9:
             raise BadOption(f"{name} {value:g} is not a number above 0.", hint="--rps 200, --price 0.05, --seconds 60, --batch 1,32")
@@ -150,7 +150,9 @@ def _plan(
     grid = [_as_it_runs(deployment)] if deployment else [Setting(kind, count) for kind in usable for count in _checked_cpus(cpus)]
     subject = deployment.ref if deployment else version.ref
     seconds = seconds or (SECONDS_OF_A_DEPLOYMENT if deployment else SECONDS_OF_A_VERSION)
-    return Plan(subject, version, deployment, grid, sorted(set(batches)) or [1], objective, rps, price, seconds, unavailable, environment)
+    return Plan(
+        subject, version, deployment, grid, sorted(set(batches)) or [1], _objective(told.get("objective")), rps, price, seconds, unavailable, environment
+    )
 
 
 def _objective(told: Objective | str | None) -> Objective:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from . import files, rows
 from .files import Standing
-from .queries import _columns, _during, _lines, _parquet, _steady
+from .queries import _columns, _during, _steady, _table
 
 
 def extremes(
@@ -18,8 +18,7 @@ def extremes(
 
     def ask(standings: list[Standing]) -> dict[str, tuple[float, float]]:
         cursor = rows.connection()
-        tables = [rows.whole(cursor, s, _parquet(s, since, until), _lines(s)) for s in standings]
-        table = " UNION ALL BY NAME ".join(f"({table})" for table in tables if table)
+        table = _table(cursor, standings, since, until)
         there = {rows.name_of(column): column for column in _columns(cursor, table, "inputs")} if table else {}
         known = [name for name in names if name in there]
         if not known:

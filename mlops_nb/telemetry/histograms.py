@@ -15,7 +15,7 @@ from .. import summaries
 from ..summaries import ColumnSummary
 from . import files, rows
 from .files import Standing
-from .queries import _any_of, _aware, _columns, _lines, _naive, _parquet, _steady, _whole
+from .queries import _any_of, _aware, _columns, _lines, _naive, _parquet, _steady, _table
 
 _AT_ONCE = 25
 """Columns that are counted in one pass: what a check holds does not grow with how many there are."""
@@ -167,7 +167,7 @@ def _kept(
     share: float | None = None,
 ) -> _Kept | None:
     cursor = rows.connection()
-    table = " UNION ALL BY NAME ".join(f"({table})" for s in standings for table in _whole(cursor, s, since, until, share=share))
+    table = _table(cursor, standings, since, until, share=share)
     there = {(side, rows.name_of(column)): column for side in sorted(sides) for column in _columns(cursor, table, side)} if table else {}
     wanted = [*_bounds(since, until), *_seasons(months, weekdays, hours), _any_of(list(there.values()))]
     return _Kept(cursor, f"SELECT * FROM ({table}) WHERE {' AND '.join(wanted)}", there) if there else None

@@ -24,7 +24,7 @@ from ..settings import Workspace
 from ..splits import COPY_MARK
 from . import aggregates, files, rows
 from .files import Standing
-from .queries import _during, _lines, _naive, _parquet, _steady, _whole
+from .queries import _during, _lines, _naive, _parquet, _steady, _table
 
 if TYPE_CHECKING:
     import duckdb
@@ -291,7 +291,7 @@ def _known_when(endpoint: str, *, by: int | None = None) -> str | None:
 
 
 def _known(endpoint: str, share: float | None = None) -> str | None:
-    """The labels that count, as SQL, of all requests or of a *share* of them, as `_whole` chooses these; None when there are none."""
+    """The labels that count, as SQL, of all requests or of a *share* of them, as `_table` chooses these; None when there are none."""
     standing = _files(endpoint)
     samples = [_sample(path) for path in standing if share and _sample(path).exists()]
     rest = [path for path in standing if _sample(path) not in samples]
@@ -355,7 +355,7 @@ def _told(
     where, bounds = _during(since, until)
     total = _scored(cursor, standing, since, until) if most else 0
     share = min(most / total, aggregates.SAMPLED) if most and total > _WELL_BEYOND * most else None
-    table = " UNION ALL BY NAME ".join(f"({part})" for part in _whole(cursor, standing, since, until, share=share))
+    table = _table(cursor, [standing], since, until, share=share)
     if not table:
         return None
     types = {row[0]: str(row[1]) for row in cursor.execute(f"DESCRIBE SELECT * FROM ({table})").fetchall()}

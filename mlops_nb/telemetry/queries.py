@@ -152,12 +152,17 @@ def _lines(standing: Standing) -> list[Path]:
     return [path for path in (*standing.closed, *standing.live) if path.stat().st_size]
 
 
-def _whole(cursor: Any, standing: Standing, since: datetime | None, until: datetime | None, *, share: float | None = None) -> list[str]:
-    """Whole typed rows of a deployment, as SQL of parts; none where there are none.  To be called within a `question`.
+def _table(cursor: Any, standings: Iterable[Standing], since: datetime | None, until: datetime | None, *, share: float | None = None) -> str:
+    """Whole typed rows of deployments, as SQL; empty where there are none.  To be called within a `question`.
 
     With *share*, 1/16 at most, only those of about so many of the requests, always the same: of files that have a sample from there, where they
     lie in the order of their places; of the rest by their ids.
     """
+    parts = [part for standing in standings for part in _parts(cursor, standing, since, until, share)]
+    return " UNION ALL BY NAME ".join(f"({part})" for part in parts)
+
+
+def _parts(cursor: Any, standing: Standing, since: datetime | None, until: datetime | None, share: float | None) -> list[str]:
     there = [parquet for parquet in standing.parquet if files.within(parquet, since, until)]
     samples = [parquet.sample for parquet in there if parquet.sample.exists()] if share else []
     rest = rows.whole(cursor, standing, [parquet.path for parquet in there if parquet.sample not in samples], _lines(standing))
@@ -271,8 +276,7 @@ def _flattened(side: str, endpoint: str, deployment: str | None, since: datetime
 
     def ask(standings: list[Standing]) -> dict[str, np.ndarray]:
         cursor = rows.connection()
-        tables = [rows.whole(cursor, s, _parquet(s, since, until), _lines(s)) for s in standings]
-        table = " UNION ALL BY NAME ".join(f"({table})" for table in tables if table)
+        table = _table(cursor, standings, since, until)
         columns = _columns(cursor, table, side) if table else []
         if not columns:
             return {}

@@ -10,7 +10,7 @@ import msgspec
 from ..splits import COPY_MARK
 from . import files, rows
 from .files import Standing
-from .queries import _any_of, _array, _columns, _during, _lines, _parquet, _sample, _steady
+from .queries import _any_of, _array, _columns, _during, _sample, _steady, _table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,8 +35,7 @@ def sample(endpoint: str, *, deployment: str | None = None, since: datetime | No
 
     def ask(standings: list[Standing]) -> Sample | None:
         cursor = rows.connection()
-        tables = [rows.whole(cursor, s, _parquet(s, since, until), _lines(s)) for s in standings]
-        table = " UNION ALL BY NAME ".join(f"({table})" for table in tables if table)
+        table = _table(cursor, standings, since, until)
         columns = _columns(cursor, table, "inputs") if table else []
         if not columns:
             return None
