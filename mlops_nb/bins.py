@@ -9,6 +9,7 @@ cells that hold more edges are searched.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -41,9 +42,10 @@ class Bins:
 
         if self._grid is None:
             return self._searched(values)
-        places = self._grid.first.take(self._grid.cells(values), mode="clip")  # indexing by an array takes three times as long
+        numbers, cells, places, above = _desk.arrays(len(values))
+        self._grid.first.take(self._grid.cells(values, numbers, cells), mode="clip", out=places)  # indexing by an array takes three times as long
         for _ in range(self._grid.steps):
-            places += values > self._beyond.take(places, mode="clip")
+            places += np.greater(values, self._beyond.take(places, mode="clip", out=numbers), out=above)
         counts = np.bincount(places, minlength=self._bins + 1)
         found, crowded = counts[:-1], counts[-1]
         return found + self._searched(values[places == self._bins]) if crowded else found
@@ -54,6 +56,24 @@ class Bins:
         return np.bincount(np.searchsorted(self.edges, values), minlength=self._bins)
 
 
+class _Desk(threading.local):
+    """A thread's arrays to work in: new ones of this size come from the kernel page by page, which takes as long as the arithmetic."""
+
+    def __init__(self) -> None:
+        self._arrays: tuple[np.ndarray, ...] = ()
+
+    def arrays(self, length: int) -> tuple[np.ndarray, ...]:
+        """One of numbers, two of places and one of answers, each of that length and of any content."""
+        import numpy as np
+
+        if not self._arrays or len(self._arrays[0]) < length:
+            self._arrays = (np.empty(length), np.empty(length, np.intp), np.empty(length, np.intp), np.empty(length, bool))
+        return tuple(array[:length] for array in self._arrays)
+
+
+_desk = _Desk()
+
+
 class _Grid:
     """Cells of equal width, and the first edge that is not before each; of crowded ones a mark, the number of the bins."""
 
@@ -61,7 +81,7 @@ class _Grid:
         import numpy as np
 
         self._low, self._scale, self.steps = low, scale, steps
-        of_edges = self.cells(edges)
+        of_edges = self.cells(edges, np.empty(len(edges)), np.empty(len(edges), np.intp))
         crowded = np.bincount(of_edges, minlength=_CELLS) > steps
         self.searched = float(crowded[of_edges].mean())
         self.first = np.where(crowded, len(edges) + 1, np.searchsorted(of_edges, np.arange(_CELLS)))
@@ -80,11 +100,12 @@ class _Grid:
         grid = cls(edges, low, scale, steps)
         return grid if grid.searched <= _MOST_SEARCHED else None
 
-    def cells(self, values: np.ndarray) -> np.ndarray:
-        """The cell of each value, the outermost for those beyond."""
+    def cells(self, values: np.ndarray, scaled: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """The cell of each value, the outermost for those beyond, worked out in arrays of that length."""
         import numpy as np
 
-        scaled = values - self._low
-        scaled *= self._scale
+        np.subtract(values, self._low, out=scaled)
+        np.multiply(scaled, self._scale, out=scaled)
         np.clip(scaled, 0, _CELLS - 1, out=scaled)
-        return scaled.astype(np.intp)
+        np.copyto(cells, scaled, casting="unsafe")
+        return cells

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -46,3 +47,14 @@ def test_quantiles_of_any_distribution_count_as_a_search_does(values):
 def test_any_edges_and_values_count_as_a_search_does(edges, values):
     with np.errstate(all="ignore"):
         assert Bins(edges).counts(np.append(values, edges)).tolist() == searched(np.array(edges), np.append(values, edges))
+
+
+def test_threads_count_beside_each_other_whatever_they_counted_before():
+    values = DRAWN["normal"]
+    edges = np.quantile(values, np.arange(1, 100) / 100)
+    bins, parts = Bins(edges), [values[start : start + length] for start in range(0, 2000, 10) for length in (20_000, 1, 500, 5_000)]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(bins.counts, parts))
+
+    assert [one.tolist() for one in found] == [searched(edges, part) for part in parts]
