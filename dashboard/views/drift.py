@@ -41,8 +41,7 @@ def show_verdict(check: queries.DriftCheck, report: monitoring.DriftReport) -> N
         st.markdown(f"#### {parts.coloured(check.verdict)}")
         st.text(report.differing)
         st.text(f"{report.window.rows:,} requested rows ({where}) against {report.reference.rows:,} rows of {report.reference.dataset or check.dataset}")
-        how = f"{report.engine}, α = {report.alpha:g}, correction: {report.correction}, {report.reference.kind}, checked {parts.ago(check.time)}"
-        st.caption(parts.plain(how))
+        st.caption(parts.plain(f"{report.how}, {report.reference.kind}, checked {parts.ago(check.time)}"))
         for note in filter(None, [report.promise and f"It {report.promise}.", *report.notes]):
             st.caption(f":material/info: {parts.plain(note)}")
 

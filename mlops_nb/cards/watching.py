@@ -36,6 +36,8 @@ def scraped(scraped: Any) -> Card:
 
 def drift(check: Any) -> Card:
     """A drift check: its verdict, each feature, the data's faults, and what was promised."""
+    from ..monitoring.reports import told_how  # which brings all of monitoring
+
     report = check.report
     reference, window = report.get("reference", {}), report.get("window", {})
     features = sorted(report.get("features", []), key=lambda f: (not f.get("is_drift"), f.get("p_adjusted") if f.get("p_adjusted") is not None else 1))
@@ -48,7 +50,7 @@ def drift(check: Any) -> Card:
         facts=those_given(
             ("requests", f"{window.get('rows', 0):,} rows {f'of {check.endpoint}/{check.deployment}' if check.deployment else ''}".strip()),
             ("compared with", f"{check.dataset}, {reference.get('rows', 0):,} rows"),
-            ("by", f"{check.engine}, alpha {report.get('alpha', 0):.4g}, {report.get('correction', '')}"),
+            ("by", told_how(check.engine, report.get("alpha", 0), report.get("correction", ""))),
             ("thresholds", report.get("promise", "")),
             ("silenced", "; ".join(dict.fromkeys(f["silenced"] for f in features if f.get("silenced")))),
             ("checked", ago(check.time)),

@@ -154,6 +154,8 @@ class _Rows:
         self.left_out = [column.name for n, column in enumerate(columns) if n not in chosen]
         kept = [self._whole([columns[n] for n in chosen], [sides[n][side] for n in chosen]) for side in (0, 1)]
         self.reference, self.window = (self._matrix([sides[n][side][kept[side]] for n in chosen], self.used) for side in (0, 1))
+        self.of = [columns[n] for n in chosen for _ in range(self._matrix([sides[n][0][:0]], [columns[n]]).shape[1])]
+        """Whose each of their columns is: categories have several."""
         if self.reference.shape[1]:
             centre, spread = self.reference.mean(axis=0), self.reference.std(axis=0)
             spread[spread == 0] = 1.0
@@ -284,6 +286,7 @@ ONLINE = {
     "alibi-mmd-online": "MMDDriftOnline",
     "alibi-lsdd-online": "LSDDDriftOnline",
 }
+ONLINE_EACH = ("alibi-cvm-online", "alibi-fet-online")
 
 
 def _online(rows: _Rows, name: str) -> Found:
@@ -295,16 +298,47 @@ def _online(rows: _Rows, name: str) -> Found:
         reference, window = (side.astype(np.float32) for side in (reference, window))  # as TensorFlow has its own
     if min(len(reference), len(window)) < _ONLINE_WINDOW or not reference.shape[1]:
         words = f"{min(len(reference), len(window))} rows without a gap, {_ONLINE_WINDOW} are needed"
-        return {"is_drift": False, "features": [_whole_feature("none", words), *_untested(rows.columns)]}
+        whole = [] if name in ONLINE_EACH else [_whole_feature("none", words)]
+        return {"is_drift": False, "features": [*whole, *({**one, "summary": words} for one in _untested(rows.columns))]}
     detector = _online_detector(make, reference, EXPECTED_RUNS[name])
-    whole = _whole_feature(make, f"no alarm in {len(window):,} rows")
+    return (_each_online if name in ONLINE_EACH else _together_online)(detector, rows, window, make)
+
+
+def _each_online(detector: Any, rows: _Rows, window: np.ndarray, make: str) -> Found:
+    """Every column by itself: its largest statistic, and the first row at which it passed its threshold."""
+    count = window.shape[1]
+    largest, thresholds, alarms = np.full(count, -math.inf), np.full(count, math.nan), np.zeros(count, int)
+    for place, row in enumerate(window):
+        found = detector.predict(row)["data"]
+        statistic, threshold = (np.broadcast_to(np.atleast_2d(found[what])[0], count) for what in ("test_stat", "threshold"))
+        alarms[(alarms == 0) & (statistic > threshold)] = place + 1
+        larger = statistic > largest
+        largest[larger], thresholds[larger] = statistic[larger], threshold[larger]
+    features = _untested(rows.columns)
+    for feature, column in zip(features, rows.columns, strict=True):
+        own = [n for n, of in enumerate(rows.of) if of is column]
+        if own:
+            most, first = max(own, key=lambda n: largest[n]), min((int(alarms[n]) for n in own if alarms[n]), default=0)
+            feature |= {"test": make, "statistic": worker._finite(largest[most]), "threshold": worker._finite(thresholds[most]), "is_drift": bool(first)}
+            feature["summary"] = f"{_alarmed(first, len(window))}; {feature['summary']}"
+    features.sort(key=lambda f: not f["is_drift"])
+    return {"is_drift": bool(alarms.any()), "features": features}
+
+
+def _together_online(detector: Any, rows: _Rows, window: np.ndarray, make: str) -> Found:
+    alarm = 0
     for place, row in enumerate(window):
         found = detector.predict(row)["data"]
         if found["is_drift"]:
-            whole |= {"is_drift": True, "summary": f"first alarm at row {place + 1:,} of {len(window):,}{_which(rows, found)}"}
+            alarm = place + 1
             break
-    whole |= {"statistic": _largest(found["test_stat"]), "threshold": _largest(found["threshold"])}
+    whole = _whole_feature(make, _alarmed(alarm, len(window)))
+    whole |= {"is_drift": bool(alarm), "statistic": worker._finite(float(found["test_stat"])), "threshold": worker._finite(float(found["threshold"]))}
     return {"is_drift": whole["is_drift"], "features": [whole, *_untested(rows.columns)]}
+
+
+def _alarmed(row: int, of: int) -> str:
+    return f"first alarm at row {row:,} of {of:,}" if row else f"no alarm in {of:,} rows"
 
 
 def _online_detector(make: str, reference: np.ndarray, run: int) -> Any:
@@ -315,21 +349,6 @@ def _online_detector(make: str, reference: np.ndarray, run: int) -> Any:
         return getattr(cd, make)(rows, float(run), _ONLINE_WINDOW // 2, backend="tensorflow", n_bootstraps=2 * run, verbose=False)
     draws = 2 * run * reference.shape[1]  # a threshold is a quantile that fewer could not tell
     return getattr(cd, make)(reference, ert=float(run), window_sizes=[_ONLINE_WINDOW], n_bootstraps=draws, verbose=False)
-
-
-def _which(rows: _Rows, found: Found) -> str:
-    """The column whose statistic passed its threshold, where each has one."""
-    statistics, thresholds = np.atleast_2d(found["test_stat"]), np.atleast_1d(found["threshold"])
-    if statistics.shape[-1] != len(rows.used) or len(rows.used) == 1:
-        return f": {rows.used[0].name}" if len(rows.used) == 1 else ""
-    over = np.nan_to_num(statistics[0] - thresholds, nan=-math.inf)
-    return f": {rows.used[int(over.argmax())].name}"
-
-
-def _largest(values: Any) -> float | None:
-    numbers = np.ravel(np.asarray(values, float))
-    finite = numbers[np.isfinite(numbers)]
-    return worker._finite(float(finite.max())) if len(finite) else None
 
 
 def main() -> None:

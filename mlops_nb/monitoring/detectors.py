@@ -283,7 +283,7 @@ def _report(
         engine=f"{detector.name} of {detector.library} {engine.version}",
         reference=reference,
         window=window,
-        alpha=alpha,
+        alpha=0.0 if detector.tells == "statistic" else alpha,
         correction="Holm" if detector.looks == "each feature" and detector.tells != "statistic" else "none",
         features=[*features, *others],
         promise=_promise(detector, len(features), alpha),

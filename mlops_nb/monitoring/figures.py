@@ -62,8 +62,7 @@ def _title(check: DriftCheck, report: DriftReport) -> str:
     else:
         some = f"◆ {len(drifted)} of {len(tested)} features of {_text(who)} drift"
         words = some if drifted else f"● No drift in {len(tested)} features of {_text(who)}"
-    how = f"{_text(report.engine)}, {report.correction}, α = {report.alpha:g}"
-    return f"{words}<br><sup>{report.window.rows:,} rows against {_text(check.dataset)} · {how}</sup>"
+    return f"{words}<br><sup>{report.window.rows:,} rows against {_text(check.dataset)} · {_text(report.how)}</sup>"
 
 
 def _verdict(feature: FeatureDrift) -> str:

@@ -258,7 +258,7 @@ def _compared(check: DriftCheck, report: DriftReport) -> str:
     rows = [
         ("reference", f"{check.dataset} ({reference.kind}), {reference.rows:,} rows{_sampled(reference.compared, reference.rows)}"),
         ("requests", f"{window.rows:,} rows{_sampled(window.compared, window.rows)}, {_span(window.since, window.until)}"),
-        ("by", f"{report.engine}, alpha {report.alpha:.4g}, correction {report.correction}"),
+        ("by", report.how),
         ("check", check.id),
     ]
     facts = "".join(f'<tr><th scope="row">{_(name)}</th><td>{_(value)}</td></tr>' for name, value in rows)

@@ -95,7 +95,7 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     reference: Compared
     window: Compared
     alpha: float
-    """The chance of any false alarm that one check has."""
+    """The chance of any false alarm that one check has; 0 of a detector with thresholds of its own, which `promise` tells."""
     correction: str
     promise: str = ""
     """How many false alarms the thresholds allow, in words."""
@@ -120,6 +120,11 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
         return sum(feature.type != "not compared" and not feature.is_together for feature in self.features)
 
     @property
+    def how(self) -> str:
+        """The detector and what it was held to: `histograms, alpha 0.0033, Holm`."""
+        return told_how(self.engine, self.alpha, self.correction)
+
+    @property
     def differing(self) -> str:
         """`2 of 8 features differ: hour, temp`; or that all do together, where a detector looked at them as one and so names none."""
         drifted = self.drifted
@@ -127,3 +132,9 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
             return "All features together differ"
         named = ", ".join(feature.name for feature in drifted[:8]) + (f" and {len(drifted) - 8} more" if len(drifted) > 8 else "")
         return f"{len(drifted)} of {self.compared} features differ" + (f": {named}" if named else "")
+
+
+def told_how(engine: str, alpha: float, correction: str) -> str:
+    """A detector, and the level and correction of its tests; those of one that has thresholds of its own are in its promise."""
+    corrected = f", corrected by {correction}" if correction not in ("", "none") else ""
+    return f"{engine}, alpha {alpha:.3g}{corrected}" if alpha else engine

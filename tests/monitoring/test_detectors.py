@@ -208,8 +208,21 @@ def test_an_online_detector_says_at_which_row_it_alarmed(alibi_detect: engines.E
 
     report = detected("alibi-fet-online")
 
-    assert report.is_drift and "first alarm at row" in report.features[0].summary and report.features[0].summary.endswith(": wet")
+    assert report.is_drift and drifted(report) == {"wet"} and feature(report, "wet").summary.startswith("first alarm at row ")
     assert report.promise == "on unchanged data one false alarm in about 2,000 rows; the newest 300 are read"
+
+
+@ONE_INSTALLATION
+def test_an_online_detector_of_each_feature_tells_which_one_alarmed(alibi_detect: engines.Engine, delays: Watched):
+    delays.ask(flights(300, seed=1).assign(dep_delay=lambda asked: asked.dep_delay + 60 * (np.arange(300) >= 150)))
+
+    check = detectors.detect("delays", "alibi-cvm-online")
+    report, shown = msgspec.convert(check.report, DriftReport), cards.as_text(check)
+
+    assert drifted(report) == {"dep_delay"} and feature(report, "dep_delay").statistic > feature(report, "dep_delay").threshold
+    assert {f.summary.partition(";")[0] for f in report.features if f.test == "CVMDriftOnline" and not f.is_drift} == {"no alarm in 300 rows"}
+    assert "together" not in shown and "drift in 1 of" in shown
+    assert "alpha" not in shown and "alpha" not in pages.as_page(check) and "Holm" not in shown, "its thresholds come from its run, not from a level"
 
 
 @ONE_INSTALLATION
