@@ -708,6 +708,15 @@ class ServerEnding(Failed):
         super().__init__(f"The server is being restarted: {why}.", hint="ask again in a second")
 
 
+class HungUp(Failed):
+    """A caller left before the model had time for its request; the status is nginx's, for the logs alone."""
+
+    http_status = 499
+
+    def __init__(self) -> None:
+        super().__init__("The caller hung up before the model had time for the request.")
+
+
 class EnvironmentIncomplete(Failed):
     """Something the model imports could not be recorded so that it can be had again."""
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from ..errors import NotAnEntryScript, ServerEnding, SignatureMismatch, TookTooLong
+from ..errors import HungUp, NotAnEntryScript, ServerEnding, SignatureMismatch, TookTooLong
 from ..store.deployments import Reason
 from . import azure, failures, protocol
 from .azure import AMLRequest
@@ -227,11 +227,14 @@ class Desk:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="script")
         self._stuck: asyncio.Future[Reason] | None = None
 
-    async def answer(self, request: AMLRequest) -> Answered:
-        """What the script says.  Raises TookTooLong, ServerEnding, and as `EntryScript.answer`."""
+    async def answer(self, request: AMLRequest, gone: Callable[[], bool]) -> Answered:
+        """What the script says; it is not asked where the caller is *gone* when its turn has come.
+
+        Raises HungUp, TookTooLong, ServerEnding, and as `EntryScript.answer`.
+        """
         loop = asyncio.get_running_loop()
         self._stuck = self._stuck or loop.create_future()
-        turn = _Turn(self._script.answer, request)
+        turn = _Turn(self._script.answer, request, gone)
         call = loop.run_in_executor(self._pool, turn)
         while not call.done() and not self._stuck.done() and (left := turn.left(self._spec.timeout_seconds)) > 0:
             ends: set[asyncio.Future[Any]] = {call, self._stuck}
@@ -250,12 +253,14 @@ class Desk:
 class _Turn:
     """One call of the script: since when it runs, and in which thread."""
 
-    def __init__(self, call: Callable[[AMLRequest], Answered], request: AMLRequest) -> None:
-        self._call, self._request = call, request
+    def __init__(self, call: Callable[[AMLRequest], Answered], request: AMLRequest, gone: Callable[[], bool]) -> None:
+        self._call, self._request, self._gone = call, request, gone
         self._since: float | None = None
         self.thread = 0
 
     def __call__(self) -> Answered:
+        if self._gone():
+            raise HungUp
         self.thread, self._since = threading.get_ident(), time.monotonic()
         try:
             return self._call(self._request)

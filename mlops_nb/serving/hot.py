@@ -37,7 +37,7 @@ import msgspec
 import numpy as np
 
 from ..blocks import Table
-from ..errors import MlopsError, SignatureMismatch
+from ..errors import HungUp, MlopsError, SignatureMismatch
 from . import failures
 from .capture import Capture, Record
 from .engines import Arrays, Engine
@@ -153,6 +153,11 @@ class Scorer:
     def _worked(self, batch: list[Job], done: asyncio.Future[list[Any]]) -> None:
         self._working -= 1
         self._answer(batch, done.result())
+        gone = [job for job in self._pending if job.request.gone]
+        if gone:  # others need not wait for what nobody will read
+            self._pending = [job for job in self._pending if job not in gone]
+            for job in gone:
+                self.fail(job, HungUp())
         self._turn()
 
     def _next_batch(self) -> list[Job]:

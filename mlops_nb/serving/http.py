@@ -46,6 +46,11 @@ class Request:
         """The caller may ask; of others no body is kept."""
         self.keep_alive = True
 
+    @property
+    def gone(self) -> bool:
+        """Whether the caller has hung up, so that nobody waits for the answer."""
+        return self._connection.is_closed
+
     def answer(self, status: int, head: bytes, body: bytes) -> None:
         """Send the answer; *head* is whole header lines.  One whose caller is gone is forgotten."""
         self._connection.send(self, status, head, body)
@@ -68,6 +73,11 @@ class Connection(asyncio.Protocol):
         self._ending = False
         self._full = False
         self._headers_due: asyncio.TimerHandle | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._transport is None or self._transport.is_closing()
 
     # ── in ──
 

@@ -220,7 +220,7 @@ class Server:
             text = body.decode(errors="replace")
             job.payload = partial(_script_payload, self.signature, text)
             asked = AMLRequest(method=request.method, path=path, query=query, headers=_public(request), body=body)
-            status, told, answer, result = await self._script.answer(asked)
+            status, told, answer, result = await self._script.answer(asked, lambda: request.gone)
         except (Exception, SystemExit) as error:  # the script's own code: told to the caller and to the owner, and the server goes on
             return self.scorer.fail(job, error)
         job.rows = len(result) if isinstance(result, list) else 1

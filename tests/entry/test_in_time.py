@@ -6,6 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 from living import deployment, wait_for
@@ -64,6 +65,37 @@ def test_waiting_for_others_is_not_counted_as_running(serve: Serve):
 
     with ThreadPoolExecutor(5) as pool:
         assert {answer.status_code for answer in pool.map(server.score, range(5))} == {200}
+
+
+COUNTS = """
+import json
+import pathlib
+import time
+
+calls = []
+
+def run(raw_data):
+    calls.append(raw_data)
+    pathlib.Path(json.loads(raw_data)).touch()
+    time.sleep(0.5)
+    return len(calls)
+"""
+
+
+def test_a_caller_who_hung_up_while_waiting_costs_the_script_nothing(serve: Serve, tmp_path: Path):
+    server = serve(COUNTS)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.score, str(tmp_path / "first"))
+        wait_for((tmp_path / "first").exists)
+        for _ in range(5):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{server.url}/score", json=str(tmp_path / "left"), headers={"x-mlops-token": server.token}, timeout=0.02, trust_env=False)
+        last = server.score(str(tmp_path / "last"))
+
+    assert (first.result().json(), last.json()) == (1, 2) and not (tmp_path / "left").exists()
+    left = [line for line in server.until_lines(7) if line["status"] == 499]
+    assert len(left) == 5 and left[0]["error"] == "The caller hung up before the model had time for the request."
 
 
 def test_a_script_that_raises_a_timeout_of_its_own_is_an_ordinary_exception(serve: Serve):

@@ -124,6 +124,44 @@ def test_more_than_may_wait_are_told_to_come_again(picky: Callable[..., Running]
     assert {answer.status_code for answer in answers} == {200, 429}
 
 
+class Counting:
+    """Takes its time, and answers with all it was ever asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    def predict(self, frame: pd.DataFrame) -> dict[str, Any]:
+        import json
+        import time
+
+        if (frame["a"] >= 0).all():  # else it is tried before it is served
+            self.asked += frame["a"].tolist()
+            time.sleep(0.5)
+        return {"asked": [json.dumps(self.asked)] * len(frame)}
+
+
+def test_who_hung_up_while_waiting_is_not_computed_for(start: Start, pickled: Callable[[Any], Path]):
+    import sys
+
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    known = signature.infer(pd.DataFrame({"a": [-1.0, -2.0]})).as_json()
+    server = start(pickled(Counting()), flavor="python", signature=known, capture_payload_percent=100).until_ready()
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.score, [{"a": 1.0}])
+        wait_for(lambda: server.metric("mlops_requests_in_flight"), "the model computes")
+        for _ in range(5):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{server.url}/score", json=[{"a": 5.0}], headers={"x-mlops-token": server.token}, timeout=0.02, trust_env=False)
+        last = server.score([{"a": 2.0}])
+
+    assert first.result().json() == {"asked": ["[1.0]"]} and last.json() == {"asked": ["[1.0, 2.0]"]}
+    assert [line["status"] for line in server.until_lines(7)].count(499) == 5
+
+
 class Centred:
     """Answers with the distance from the mean of what it is asked with."""
 
