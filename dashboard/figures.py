@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +90,10 @@ def _add_deployment(figure: go.Figure, name: str, rows: Sequence[Mapping[str, An
 
 
 def frontier(profiles: Sequence[Profile]) -> go.Figure:
-    """Latency against throughput, a line for each profile, hardware and number of cores, a point per batch size, a star on the advised one."""
+    """Latency against throughput, a line for each profile, hardware and number of cores, a point per batch size, a star on the advised one.
+
+    A point is hollow where no rate kept the objective: it tells one request after the other.
+    """
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -100,8 +103,9 @@ def frontier(profiles: Sequence[Profile]) -> go.Figure:
             x=[point["rows_per_second"] for point in points], y=[point["p95_ms"] for point in points], text=[f"{point['batch']:,}" for point in points],
             name=label, mode="lines+markers+text", textposition=("top left", "bottom right", "top center")[number % 3],
             line={"color": COLOURS[number % len(COLOURS)]},
-            marker={"symbol": SHAPES[number % len(SHAPES)], "size": 10},
-            hovertemplate=f"batch %{{text}}: %{{y:.3~g}} ms, %{{x:,.0f}} rows/s<extra>{label}</extra>",
+            marker={"symbol": [_shape(number, kept=_kept_any(point)) for point in points], "size": 10},
+            customdata=["" if _kept_any(point) else ", no rate kept the objective: one request after the other" for point in points],
+            hovertemplate=f"batch %{{text}}: %{{y:.3~g}} ms, %{{x:,.0f}} rows/s%{{customdata}}<extra>{label}</extra>",
         )  # fmt: skip
     stars = [(profile, point) for profile in profiles for point in profile.points if is_advised(profile, point)]
     if stars:
@@ -124,10 +128,9 @@ def curves(profile: Profile) -> go.Figure:
     drawn = [point for point in profile.points if point.get("curve")]
     for number, point in enumerate(drawn):
         label, steps, colour = text_for("html", f"{on(profile, point)} · {rows_each(point)}"), point["curve"], COLOURS[number % len(COLOURS)]
-        shape = SHAPES[number % len(SHAPES)]
         figure.add_scatter(
             x=[step["rate"] for step in steps], y=[step["p95_ms"] for step in steps], name=label, mode="lines+markers", line={"color": colour},
-            marker={"symbol": [shape if step["kept"] else f"{shape}-open" for step in steps], "size": 9},
+            marker={"symbol": [_shape(number, kept=step["kept"]) for step in steps], "size": 9},
             text=["kept" if step["kept"] else "not kept" for step in steps],
             hovertemplate=f"%{{x:,.0f}} requests/s: p95 %{{y:.3~g}} ms, %{{text}}<extra>{label}</extra>",
         )  # fmt: skip
@@ -155,13 +158,27 @@ def is_advised(profile: Profile, point: Mapping[str, Any]) -> bool:
     return bool(advice.get("possible")) and same and advice.get("rows_per_second") == point.get("rows_per_second")
 
 
+def _shape(number: int, *, kept: bool) -> str:
+    shape = SHAPES[number % len(SHAPES)]
+    return shape if kept else f"{shape}-open"
+
+
+def _kept_any(point: Mapping[str, Any]) -> bool:
+    """Whether some rate kept the objective; profiles of old have no rate, for they knew no objective."""
+    return bool(point.get("rate", True))
+
+
 def _profiled(profiles: Sequence[Profile]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A label and the points in order of batch size, for each profile, hardware and number of cores."""
+    """A label and the points in order of batch size, for each profile, hardware and number of cores; when it was, where two would read the same."""
+    found: list[tuple[str, Profile, list[dict[str, Any]]]] = []
     for profile in profiles:
         lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for point in sorted(profile.points, key=lambda point: point["batch"]):
             lines[on(profile, point)].append(point)
-        yield from ((text_for("html", f"{profile.subject} · {place}"), points) for place, points in lines.items())
+        found += [(f"{profile.subject} · {place}", profile, points) for place, points in lines.items()]
+    times = Counter(label for label, _, _ in found)
+    for label, profile, points in found:
+        yield text_for("html", f"{label} · {profile.time:%d %b %H:%M:%S}" if times[label] > 1 else label), points
 
 
 def _log_axis(values: Sequence[float]) -> dict[str, Any]:

@@ -70,7 +70,10 @@ left, right = st.columns(2)
 with left:
     st.subheader("Latency against throughput", anchor=False)
     parts.chart(figures.frontier(newest), key="frontier", alt="p95 latency against rows per second, a line per version and hardware, a point per batch size")
-    st.caption("A point is a batch size, at the highest rate that keeps the objective. Low and to the right is better; a star is what is advised.")
+    st.caption(
+        "A point is a batch size, at the highest rate that keeps the objective; hollow where none does, one request after the other."
+        " Low and to the right is better; a star is what is advised."
+    )
 with right:
     st.subheader("Memory", anchor=False)
     parts.chart(figures.memory(newest), key="memory", alt="The most resident memory per batch size, version and hardware")

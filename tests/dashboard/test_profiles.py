@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from datetime import timedelta
+
 import msgspec
 import pytest
 
@@ -57,6 +60,22 @@ def test_a_measurement_says_what_held_its_server_and_in_which_environment_it_ran
         ("delays:2", "as here", "cores by CPU affinity; memory is measured, not limited"),
         ("delays:3", "made-elsewhere:1", "cores by CPU affinity; memory is measured, not limited"),
     }
+
+
+def test_each_line_of_the_frontier_has_a_name_of_its_own_and_is_hollow_where_nothing_keeps_the_objective(open_page, measured):
+    slow = msgspec.structs.replace(point(1, 32, 1.0), rate=0.0, curve=[])
+    points, earlier = msgspec.to_builtins([point(1, 1, 1.0), slow]), store.now() - timedelta(hours=1)
+    again = checks.Profile(id="again", model="delays", version=2, hardware="cpu, 1 core", points=points, time=earlier)
+    with store.writing() as tx:
+        checks.add_profile(tx, again)
+
+    drawn = json.loads(open_page("profiling", target="own server").get("plotly_chart")[0].proto.spec)["data"]
+
+    names = [line["name"] for line in drawn]
+    assert len(set(names)) == len(names) and sum(name.startswith("delays:2 · cpu, 1 core") for name in names) == 2
+    last = next(line for line in drawn if line["name"] == f"delays:2 · cpu, 1 core · {again.time:%d %b %H:%M:%S}")
+    assert [symbol.endswith("-open") for symbol in last["marker"]["symbol"]] == [False, True]
+    assert "no rate kept the objective" in last["customdata"][1]
 
 
 def test_the_advice_stands_in_words(open_page, measured):
