@@ -30,9 +30,9 @@ from .trial import Batching
 _JSON = ("application/json", "text/json", "text/plain", "application/x-www-form-urlencoded")  # the last is what curl -d says
 _EXTENSIONS = ["binary_tensor_data", "gzip", "arrow_stream"]
 _GZIPPED_BYTES = 16_384
+"""Shorter answers are sent as they are: on one machine, packing takes longer than sending."""
 _GAP = re.compile(rb"[\[:,]\s*-?(?:NaN|Infinity)\b")
 _NO_GAP = " NaN and Infinity are no JSON: a missing value is null."
-"""Shorter answers are sent as they are: on one machine, packing takes longer than sending."""
 
 Handler = Callable[[Request], None]
 
@@ -241,7 +241,8 @@ def _content(request: Request) -> tuple[bytes, str | None]:
         return body, None
     if plain == arrow.CONTENT_TYPE or (plain == "application/octet-stream" and b"inference-header-content-length" in request.headers):
         return body, plain
-    raise Refused(415, f"Content type {plain[:80]!r} is not taken.", hint="content-type: application/json")
+    binary = "inference-header-content-length tells how long the JSON before the binary data is" if plain == "application/octet-stream" else ""
+    raise Refused(415, f"Content type {plain[:80]!r} is not taken.", hint=binary or "content-type: application/json")
 
 
 def _inflated(request: Request) -> bytes:

@@ -197,6 +197,12 @@ def test_the_wrong_method_is_405(onnx_server: Running):
     assert onnx_server.client.get("/v2/models/late/infer").status_code == 405
 
 
+def test_binary_data_without_the_length_of_its_json_is_415_and_told_of_that_header(onnx_server: Running):
+    answer = onnx_server.client.post("/v2/models/delays/infer", content=b"{}", headers={"content-type": "application/octet-stream"})
+
+    assert answer.status_code == 415 and "inference-header-content-length" in answer.json()["error"]
+
+
 @pytest.mark.parametrize("kind", ["application/python-pickle", "application/x-pickle", "application/octet-stream", "application/vnd.bentoml+pickle"])
 def test_a_pickle_is_415_on_every_route(onnx_server: Running, kind: str):
     answers = [onnx_server.client.post(path, content=b"\x80\x04", headers={"content-type": kind}).status_code for path in ("/score", "/v2/models/late/infer")]
