@@ -53,6 +53,23 @@ def test_each_of_many_callers_at_once_gets_its_own_answer(onnx_server: Running, 
     np.testing.assert_allclose([probabilities for _, probabilities in answers], expected, atol=1e-5)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux tells how many pages a process got")
+def test_memory_that_one_request_took_is_kept_for_the_next(onnx_server: Running, flights: Any):
+    body = flights.sample(30_000, replace=True, random_state=0).to_dict("list")
+
+    def pages() -> int:
+        stat = Path(f"/proc/{onnx_server.process.pid}/stat").read_text()
+        return int(stat.rpartition(")")[2].split()[7])
+
+    for _ in range(10):
+        onnx_server.score(body).raise_for_status()
+    before = pages()
+    for _ in range(20):
+        onnx_server.score(body).raise_for_status()
+
+    assert (pages() - before) / 20 < 250, "of 4 KB; about 460 where all was given back"
+
+
 def test_health_answers_while_a_request_takes_long(sleepy: Running, tmp_path: Path):
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(sleepy.score, 1.5)
@@ -172,7 +189,7 @@ def test_swagger_describes_what_scoring_takes(onnx_server: Running):
 
 
 def test_a_large_batch_is_answered_whole(onnx_server: Running, late: Pipeline, flights: Any):
-    rows = flights.sample(20_000, replace=True, random_state=1)
+    rows = flights.sample(30_000, replace=True, random_state=1)
     body = {"inputs": {name: rows[name].tolist() for name in rows}}
 
     assert onnx_server.score(body).json()["label"] == late.predict(rows).tolist()
