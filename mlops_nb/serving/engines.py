@@ -96,7 +96,9 @@ class OnnxModel:
 
     def __init__(self, spec: ServerSpec, signature: Signature | None) -> None:
         import onnxruntime
+        from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
+        self._refusal = InvalidArgument
         options = onnxruntime.SessionOptions()
         # Without a wish, one thread: sums then do not depend on how many rows are asked at once (two threads split a forest's
         # trees for few rows and its rows for many), so requests can be batched, and each spares the hand-over between threads.
@@ -119,9 +121,19 @@ class OnnxModel:
         self.feed = _feed(known, session.get_inputs(), self.matrix)
 
     def compute(self, feed: Arrays) -> Arrays:
-        """Outputs under the model's names; a regression's single column is flat."""
-        values = self._run(self._outputs, feed)
+        """Outputs under the model's names; a regression's single column is flat.  Raises SignatureMismatch for values that an operator refuses."""
+        try:
+            values = self._run(self._outputs, feed)
+        except self._refusal as error:
+            raise SignatureMismatch(_refused(str(error)), column=next(iter(feed)) if len(feed) == 1 and not self.matrix else "") from error
         return {name: _output(name, value) for name, value in zip(self._names, values, strict=True)}
+
+
+def _refused(message: str) -> str:
+    """ONNX Runtime's words for a value beyond what an operator takes, without what only its own people read."""
+    operator, _, why = message.partition("Status Message: ")
+    name = operator.partition("while running ")[2].partition(" node")[0]
+    return f"the model's {name} takes no such value: {why}" if name and why else f"the model takes no such value: {message}"
 
 
 def _told(spec: ServerSpec) -> list[Any]:

@@ -296,3 +296,16 @@ TENSORS = st.fixed_dictionaries({
 def test_no_tensors_make_the_server_stumble(onnx_server: Running, double_server: Running, tensors: list[dict[str, Any]]):
     for server in (onnx_server, double_server):
         assert server.client.post("/v2/models/late/infer", content=json.dumps({"inputs": tensors})).status_code in (200, 400)
+
+
+def test_a_value_that_an_operator_refuses_is_the_callers_fault_and_told_by_its_tensor(start: Start, tmp_path: Path):
+    rows, table = helper.make_tensor_value_info("word", TensorProto.INT64, ["rows"]), helper.make_tensor("table", TensorProto.FLOAT, [4, 2], range(8))
+    answer = helper.make_tensor_value_info("meaning", TensorProto.FLOAT, ["rows", 2])
+    graph = helper.make_graph([helper.make_node("Gather", ["table", "word"], ["meaning"])], "g", [rows], [answer], [table])
+    (tmp_path / "model.onnx").write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString())
+    server = start(tmp_path, engine="onnxruntime").until_ready()
+
+    good, bad = (server.infer({"inputs": [{"name": "word", "shape": [1], "datatype": "INT64", "data": [word]}]}, "late") for word in (3, 9))
+
+    assert good.json()["outputs"][0]["data"] == [6.0, 7.0]
+    assert bad.status_code == 400 and "Column 'word': the model's Gather takes no such value: indices element out of data bounds, idx=9" in bad.text
