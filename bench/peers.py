@@ -105,7 +105,7 @@ def _beside(name: str, model: Path, data: np.ndarray, ours: dict[str, Any], fold
     with _serving(name, model) as (port, pid):
         asked = {f"peer {size}": _theirs(name, port, data, rows) for size, rows in serving.SIZES.items()}
         for each in asked.values():
-            _until_it_answers(name, each)
+            _until_it_answers(each)
         cases = {size: partial(_speed, folder, pid, *each) for size, each in asked.items()} | ours
         rounds = [{case: rate() for case, rate in cases.items()} for _ in range(ROUNDS)]
     return {case: Speed(*(median(each[case][place] for each in rounds) for place in range(2))) for case in cases}
@@ -136,7 +136,7 @@ def _theirs(name: str, port: int, data: np.ndarray, rows: int) -> Asked:
     return port, "/predict", [msgspec.json.encode({"input": part.tolist()}) for part in parts], {}
 
 
-def _until_it_answers(name: str, asked: Asked) -> None:
+def _until_it_answers(asked: Asked) -> None:
     """Ask until the peer answers 200 with as many labels as rows were sent.  Raises PeerMissing."""
     port, path, bodies, headers = asked
     until = time.monotonic() + _START_SECONDS

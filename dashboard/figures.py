@@ -69,7 +69,7 @@ def _add_deployment(figure: go.Figure, name: str, rows: Sequence[Mapping[str, An
         "marker": {"symbol": shape, "size": 6, "color": colour},
     }
 
-    def add(column: str, row: int, col: int, *, opacity: float = 1.0, **line: Any) -> None:
+    def add(column: str, row: int, col: int, **line: Any) -> None:
         values = [point[column] for point in rows]
         trace = go.Scatter(
             **drawn, y=values, showlegend=False, line={"color": colour, "width": 2, **line}, hovertemplate=f"%{{y:.3~g}}<extra>{label} {column}</extra>"
@@ -80,8 +80,8 @@ def _add_deployment(figure: go.Figure, name: str, rows: Sequence[Mapping[str, An
     shares = drawn | {"mode": "lines", "x": [row["time"] for row in rows if row["asked"]]}
     figure.add_trace(go.Scatter(**shares, y=[row["requests"] for row in rows if row["asked"]], showlegend=False, **area), row=1, col=1)
     add("requests_per_second", 1, 2)
-    for percentile, dash, opacity in (("p50_ms", "solid", 1.0), ("p95_ms", "dash", 0.75), ("p99_ms", "dot", 0.5)):
-        add(percentile, 2, 1, dash=dash, opacity=opacity, width=2.4 if dash == "solid" else 1.4)
+    for percentile, dash, width in (("p50_ms", "solid", 2.4), ("p95_ms", "dash", 1.4), ("p99_ms", "dot", 1.4)):
+        add(percentile, 2, 1, dash=dash, width=width)
     add("errors_per_second", 2, 2)
     figure.add_trace(go.Scatter(x=[None], y=[None], name=label, mode="lines+markers", marker=drawn["marker"], line={"color": colour}), row=1, col=2)
 

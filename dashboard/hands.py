@@ -57,7 +57,7 @@ def _confirm(endpoint: str, deed: Deed | None, *, shown: str) -> None:
         st.text(deed.will)
         st.code(deed.line, language=None)
         with st.container(horizontal=True):
-            st.button(f"Yes, {deed.name.lower()}", type="primary", key="deed-yes", on_click=_carry_out, args=(endpoint, deed))
+            st.button(f"Yes, {deed.name.lower()}", type="primary", key="deed-yes", on_click=_carry_out, args=(deed,))
             st.button("No", key="deed-no", on_click=_forget)
 
 
@@ -69,7 +69,7 @@ def _forget() -> None:
     st.session_state.pop("deed", None)
 
 
-def _carry_out(endpoint: str, deed: Deed) -> None:
+def _carry_out(deed: Deed) -> None:
     _forget()
     try:
         deed.do()

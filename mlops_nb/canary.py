@@ -167,7 +167,7 @@ def _looked(rollout: Rollout, terms: Terms, evidence: Evidence) -> Evidence:
     together = _combined(stages, terms, planned=_judged_steps(rollout))
     look = Look(time=now, percent=stage.percent, requests=mine.requests, evidence=together, rates=_rates(mine, others))
     return msgspec.structs.replace(
-        evidence, stages=stages, trail=_thinned([*evidence.trail, look]), level=_level(terms), needed=_needed(terms, stage.percent, others, mine),
+        evidence, stages=stages, trail=_thinned([*evidence.trail, look]), level=_level(terms), needed=_needed(terms, stage.percent, others),
         beyond=[str(guard) for guard in terms.guards if guards.beyond(guard, mine, others, pairs, told=told[str(guard)])],
         verdict="; ".join([*(guards.words(guard, mine, others, pairs, told=told[str(guard)]) for guard in terms.guards), *evidence.shown]),
     )  # fmt: skip
@@ -262,7 +262,7 @@ def _rates(mine: Counted, others: Counted) -> list[float]:
     return [float(end) for pair in ends for end in pair]
 
 
-def _needed(terms: Terms, percent: int, others: Counted, mine: Counted) -> int:
+def _needed(terms: Terms, percent: int, others: Counted) -> int:
     """How many requests the candidate is to have answered before it is promoted."""
     if terms.needed is not None:
         return terms.needed

@@ -82,11 +82,6 @@ def of_table(connection: duckdb.DuckDBPyConnection, parquet: Path, schema: Seque
     return of_rows(connection, table, schema, number="file_row_number", rows=rows if sampled else 0)
 
 
-def of_columns(connection: duckdb.DuckDBPyConnection, table: str, schema: Sequence[Mapping[str, Any]]) -> list[ColumnSummary]:
-    """The same of a table of *connection*'s database."""
-    return of_rows(connection, table, schema, number="rowid", rows=_one(connection, f"SELECT count(*) FROM {table}"))
-
-
 def of_rows(connection: duckdb.DuckDBPyConnection, table: str, schema: Sequence[Mapping[str, Any]], *, number: str, rows: int) -> list[ColumnSummary]:
     """The same of the columns that *schema* names of any SQL *table*; edges come from a sample by the hash of *number* where there are many *rows*."""
     kinds = {column["name"]: _kind(column["type"]) for column in schema}

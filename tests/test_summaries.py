@@ -36,14 +36,15 @@ def test_infinities_lie_outside_all_bins_and_missing_values_in_none(workspace):
     assert (column.mean, column.deviation) == (pytest.approx(0.5), pytest.approx(math.sqrt(1 / 12), abs=1e-3))
 
 
-def test_columns_without_a_value_and_tables_without_a_row_are_told(workspace):
+def test_columns_without_a_value_are_told_and_of_a_table_without_a_row_none(workspace):
     found = of(pd.DataFrame({"none": [math.nan] * 5, "text": pd.Series([None] * 5, dtype="string"), "same": [7.0] * 5}))
 
     assert (found["none"].missing, found["none"].edges, found["none"].mean) == (5, [], None)
     assert found["same"].counts == [0, 5, 0]
     connection = duckdb.connect()
     connection.execute("CREATE TABLE empty (a DOUBLE, b VARCHAR)")
-    assert all(not one.rows for one in summaries.of_columns(connection, "empty", [{"name": "a", "type": "float64"}, {"name": "b", "type": "string"}]))
+    schema = [{"name": "a", "type": "float64"}, {"name": "b", "type": "string"}]
+    assert summaries.of_rows(connection, "empty", schema, number="rowid", rows=0) == []
 
 
 def test_the_edges_of_many_rows_come_from_a_sample_and_the_counts_from_all(workspace):

@@ -120,9 +120,6 @@ def shadow(ref: DeploymentRef, percent: int, why: str) -> EndpointView:
     return division.mirror(ref, percent, why=why)
 
 
-A_PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
-
-
 @mlops.command(
     heading="Traffic",
     examples=[

@@ -55,7 +55,7 @@ def _same(answers: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def _right(answers: Arrays, wanted: Arrays, truth: np.ndarray, *, label: str | None, numbers: str | None) -> dict[str, Any]:
     if label:
         right = {"accuracy": _accuracy(answers[label], truth), "float_accuracy": _accuracy(wanted[label], truth)}
-        return right | (_areas(answers[numbers], wanted[numbers], wanted[label], truth) if numbers else {})
+        return right | (_areas(answers[numbers], wanted[numbers], truth) if numbers else {})
     if numbers and truth.dtype.kind in "iufb" and _flat(wanted[numbers]).shape[1] == 1:
         return {"r2": _r2(_flat(answers[numbers])[:, 0], truth), "float_r2": _r2(_flat(wanted[numbers])[:, 0], truth)}
     return {}
@@ -67,7 +67,7 @@ def _accuracy(labels: np.ndarray, truth: np.ndarray) -> float:
     return float(np.mean([str(a) == str(b) for a, b in zip(labels.tolist(), truth.tolist(), strict=True)]))
 
 
-def _areas(answers: np.ndarray, wanted: np.ndarray, labels: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+def _areas(answers: np.ndarray, wanted: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     classes = sorted(set(truth.tolist()))
     if _flat(wanted).shape[1] != 2 or len(classes) != 2:
         return {}

@@ -58,7 +58,7 @@ def predictions(endpoint: str, deployment: str | None, version: ModelVersion, ag
     if against.kind == "past requests":
         found = _past(endpoint, deployment, wanted, against)
         return Outputs(_asked(wanted, found), "" if found else "Predictions are not compared: none of the reference's time is kept.")
-    found, why = _scored(version, wanted, against, report)
+    found, why = _scored(version, against, report)
     if found:
         return Outputs(_asked(wanted, found))
     first, span = _first_answers(endpoint, deployment, wanted, judged)
@@ -127,7 +127,7 @@ def _first_answers(endpoint: str, deployment: str | None, wanted: Sequence[Wante
 # ── scoring the training data ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _scored(version: ModelVersion, wanted: Sequence[Wanted], against: Reference, report: Reporter) -> tuple[list[ColumnSummary], str]:
+def _scored(version: ModelVersion, against: Reference, report: Reporter) -> tuple[list[ColumnSummary], str]:
     """The counts of its answers to the data set's rows, made once; or why there are none."""
     dataset = against.dataset
     if dataset is None:
@@ -205,7 +205,7 @@ class Truth(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-def truth(endpoint: str, deployment: str | None, against: Reference, found: Sequence[Windowed], judged: Extent) -> Truth | None:
+def truth(endpoint: str, deployment: str | None, against: Reference, found: Sequence[Windowed]) -> Truth | None:
     """The labels of each window beside the target of the training data; None where there are no labels, or no target is known."""
     target = target_of(endpoint, against)
     if target is None:

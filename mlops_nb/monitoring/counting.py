@@ -71,7 +71,7 @@ def compared(side: Side, judged: Extent, *, length: Window, budget: Budget, effe
     )  # fmt: skip
     if not found:
         return None
-    truth = answers.truth(side.endpoint, side.deployment, side.against, found, judged) if inputs else None
+    truth = answers.truth(side.endpoint, side.deployment, side.against, found) if inputs else None
     lines = _Lines([a.shape for a in inputs], [a.shape for a in outputs.asked], truth)
     told, tested = _report(side, lines, skipped, found, budget, effect)
     told = msgspec.structs.replace(told, notes=[*told.notes, *filter(None, (outputs.note, truth.note if truth else ""))])

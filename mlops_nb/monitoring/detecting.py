@@ -69,7 +69,7 @@ def _each(columns: list[worker.Column], test: Callable[[worker.Column], worker.T
     tested = {id(column): test(column) for column in columns if not column.skipped}
     adjusted = dict(zip(tested, worker.holm([t.p_value for t in tested.values()]), strict=True))
     corrected = {("values", key): p for key, p in adjusted.items()}
-    features = [worker._feature(c, tested.get(id(c)), None, corrected, alpha) for c in columns]
+    features = [worker._feature(c, tested.get(id(c)), corrected, alpha) for c in columns]
     features.sort(key=lambda f: (not f["is_drift"], -(f["effect"] or 0)))
     return {"is_drift": any(f["is_drift"] for f in features), "features": features}
 
@@ -209,7 +209,7 @@ def _whole_feature(test: str, words: str) -> Found:
 
 
 def _untested(columns: list[worker.Column]) -> list[Found]:
-    return [worker._feature(column, None, None, {}, 0.0) for column in columns]
+    return [worker._feature(column, None, {}, 0.0) for column in columns]
 
 
 def _maximum_mean_discrepancy(reference: np.ndarray, window: np.ndarray) -> worker.Tested:

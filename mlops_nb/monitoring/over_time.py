@@ -385,12 +385,12 @@ def _read(
     found: dict[int, _Counted] = {}
     for place in range(first, end):
         if place in marks:
-            found[place] = _counted(subject, read.get(place, []), marks[place])
+            found[place] = _counted(read.get(place, []), marks[place])
             _windows.put(_key(subject, stretch, place, marks[place], share), found[place])
     return found
 
 
-def _counted(subject: _Subject, parts: Sequence[telemetry.Windowed], mark: tuple[int, int]) -> _Counted:
+def _counted(parts: Sequence[telemetry.Windowed], mark: tuple[int, int]) -> _Counted:
     if not parts:
         return _Counted(0, [], mark)
     together = [summaries.together(many) for many in zip(*(part.columns for part in parts), strict=True)]

@@ -104,7 +104,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     missing = {id(column): result for column in columns if (result := missing_test(column))}
     adjusted = _adjusted(tested, missing)
     with np.errstate(over="ignore", invalid="ignore"):  # the words about values near the largest number
-        features = [_feature(c, tested.get(id(c)), missing.get(id(c)), adjusted, job["alpha"]) for c in columns]
+        features = [_feature(c, tested.get(id(c)), adjusted, job["alpha"]) for c in columns]
     features.sort(key=lambda f: (not f["is_drift"], -max(f["effect"] or 0, abs(f["missing_window"] - f["missing_reference"]))))
     return {"is_drift": any(f["is_drift"] for f in features), "engine": f"{detector.name} {detector.version}", "features": features}
 
@@ -267,7 +267,7 @@ def holm(p_values: list[float]) -> list[float]:
 # ── verdicts and words ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _feature(column: Column, tested: Tested | None, missing: Tested | None, adjusted: dict[tuple[str, int], float], alpha: float) -> dict[str, Any]:
+def _feature(column: Column, tested: Tested | None, adjusted: dict[tuple[str, int], float], alpha: float) -> dict[str, Any]:
     before, now = column.missing
     p_adjusted, missing_adjusted = adjusted.get(("values", id(column))), adjusted.get(("missing", id(column)))
     effect, new = (_effect(column), _new_share(column)) if tested else (None, 0.0)

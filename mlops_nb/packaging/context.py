@@ -42,7 +42,6 @@ MODEL_FOLDER = f"{HOME}/model"
 TOKEN_FILE = "/run/secrets/mlops-token"  # a place in the image, not a secret
 CONTENT_LABEL, WORKSPACE_LABEL = "org.mlops-nb.content", "org.mlops-nb.packaged-in"
 """The image's labels with the hash of its content, and with the short id of the workspace that made it, which is no part of the content."""
-_UNHASHED = ("README.md", ".dockerignore")
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,7 +40,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 def text(recipe: Recipe) -> str:
     """The Dockerfile."""
-    stages = [_packages(recipe), _server(recipe), _final(recipe)]
+    stages = [_packages(recipe), _server(), _final(recipe)]
     return "\n".join("\n".join(stage) + "\n" for stage in stages)
 
 
@@ -112,7 +112,7 @@ def _settings(recipe: Recipe) -> str:
     return "".join(f"export {variable}=/run/secrets/{name}; " for name, variable in known.items() if name in recipe.secrets)
 
 
-def _server(recipe: Recipe) -> list[str]:
+def _server() -> list[str]:
     return [
         "FROM packages AS server",
         f"COPY server/ {HOME}/server/",

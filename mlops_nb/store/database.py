@@ -22,7 +22,7 @@ from ..settings import Workspace
 from . import migrations
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import duckdb
@@ -311,8 +311,3 @@ def _read(value: Any, kind: str) -> Any:
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC)
     return value
-
-
-def placeholders(values: Iterable[object]) -> str:
-    """`?, ?, ?` for an IN list of *values*."""
-    return ", ".join("?" for _ in values)
