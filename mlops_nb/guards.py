@@ -24,7 +24,13 @@ _HINT = (
     '"rmse<=+10%"'
 )
 _AT_LEAST = ("agreement", *truth.RATES)
-_SHARES = ("accuracy", "precision", "recall")
+_SHARES, _QUANTILES, _ERRORS = ("accuracy", "precision", "recall"), ("p50", "p90", "p95", "p99"), ("rmse", "mae")
+_BELOW_ONE = ("error_rate", "agreement", *_SHARES, "auc", "brier")
+_BOUNDS = {
+    "error_rate": ("", "%", "+pp"), "agreement": ("", "%"), **dict.fromkeys(_QUANTILES, ("ms", "s", "+%")), **dict.fromkeys(_SHARES, ("", "%", "-pp")),
+    "auc": ("", "-"), "brier": ("", "+"), **dict.fromkeys(_ERRORS, ("", "+%")),
+}  # fmt: skip
+"""The sign and the unit that a metric's bound may have."""
 SHORT = {
     "auc": "auc>=-0.02", "accuracy": "accuracy>=-2pp", "precision": "precision>=-2pp", "recall": "recall>=-2pp", "brier": "brier<=+0.01",
     "rmse": "rmse<=+10%", "mae": "mae<=+10%",
@@ -82,46 +88,25 @@ class Guard(msgspec.Struct, frozen=True):
 def parse(text: str) -> Guard:
     """The guard that *text* says.  Raises BadOption."""
     found = _FORM.fullmatch(text.strip())
-    if not found:
-        raise BadOption(f"{text[:60]!r} is no guard.", hint=_HINT)
-    metric, sign, plus, minus, number, unit = found[1], found[2], found[3] == "+", found[3] == "-", float(found[4]), found[5]
-    if metric in truth.METRICS:
-        guard = _by_labels(metric, plus, minus, number, unit)
-    else:
-        guard = None if minus else _guard(metric, plus, number, unit)
-    if guard is None or (sign == ">=") != (metric in _AT_LEAST):
+    guard = _guard(*found.groups(default="")) if found else None
+    if guard is None:
         raise BadOption(f"{text[:60]!r} is no guard.", hint=_HINT)
     return guard
 
 
-def _guard(metric: str, plus: bool, number: float, unit: str | None) -> Guard | None:
-    if metric == "error_rate" and (unit == "pp") == plus and (unit in ("pp", "%") or (unit is None and number < 1)):
-        rate = number / 100 if unit else number
-        return Guard("error_rate", rate, plus) if rate < 1 else None
-    if metric == "agreement" and not plus and unit in (None, "%"):
-        rate = number / 100 if unit else number
-        return Guard("agreement", rate, False) if 0 < rate < 1 else None
-    if metric.startswith("p") and plus and unit == "%" and number > 0:
-        return Guard(metric, number / 100, True)  # type: ignore[arg-type]
-    if metric.startswith("p") and not plus and unit in ("ms", "s") and number > 0:
-        return Guard(metric, number * (1000 if unit == "s" else 1), False)  # type: ignore[arg-type]
-    return None
-
-
-def _by_labels(metric: str, plus: bool, minus: bool, number: float, unit: str | None) -> Guard | None:
-    """`accuracy>=-1pp` and `auc>=-0.02` beside the others', `accuracy>=90%` and `auc>=0.7` by itself; the same of errors, which may be larger."""
-    if metric in _SHARES and unit == "pp":
-        return Guard(metric, -number / 100, True) if (minus or not number) and not plus and number < 100 else None  # type: ignore[arg-type]
-    if metric in _SHARES:
-        rate = number / 100 if unit == "%" else number
-        return Guard(metric, rate, False) if unit in (None, "%") and not minus and not plus and 0 < rate < 1 else None  # type: ignore[arg-type]
-    if metric == "auc":
-        return Guard("auc", -number if minus else number, minus) if unit is None and not plus and 0 <= number < 1 and (minus or number) else None
-    if metric == "brier":
-        return Guard("brier", number, plus) if unit is None and not minus and 0 <= number < 1 and (plus or number) else None
-    if minus or (unit == "%") != plus or unit not in (None, "%") or not number:
+def _guard(metric: str, comparison: str, sign: str, digits: str, unit: str) -> Guard | None:
+    """The guard of these words; None where they do not go together.  A sign says that the bound is beside the others'."""
+    number, is_rate = float(digits), metric in _BELOW_ONE
+    if metric in _SHARES and unit == "pp" and not number:
+        sign = sign or "-"  # `accuracy>=0pp`: nothing may be lost
+    if sign + unit not in _BOUNDS[metric] or (comparison == ">=") != (metric in _AT_LEAST):
         return None
-    return Guard(metric, number / 100, True) if plus else Guard(metric, number, False, cap=truth.CAP * number)  # type: ignore[arg-type]
+    bound = number / 100 if unit in ("pp", "%") else number * 1000 if unit == "s" else number
+    may_be_nought = metric == "error_rate" or (is_rate and sign)
+    if (is_rate and bound >= 1) or not (bound or may_be_nought):
+        return None
+    cap = truth.CAP * bound if metric in _ERRORS and not sign else 1.0
+    return Guard(metric, -bound if sign == "-" else bound, bool(sign), cap=cap)  # type: ignore[arg-type]
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
