@@ -61,13 +61,13 @@ class World:
         """
         self._read_if_changed()
         self._end_strays()
-        troubles = [trouble for deployment in self._deployments if (trouble := self._trouble_settling(deployment))]
-        troubles += [trouble for plan in self._rollouts if plan.next_time <= store.now() and (trouble := self._trouble_with(plan))]
+        troubles = [self._trouble_settling(deployment) for deployment in self._deployments]
+        troubles += [self._trouble_with(plan) for plan in self._rollouts if plan.next_time <= store.now()]
         self._read_if_changed()
         self._gateway.step(self._endpoints, self._deployments, self._splits)
-        troubles += [trouble for name in self._endpoints if (trouble := self._trouble_sharing(name))]
-        if troubles:
-            raise troubles[0]
+        troubles += [self._trouble_sharing(endpoint) for endpoint in self._endpoints]
+        for trouble in filter(None, troubles):
+            raise trouble
         return any(self._on_its_way(d) for d in self._deployments)
 
     def quiet(self) -> set[int] | None:
