@@ -112,26 +112,32 @@ def profile(
         version, deployment, told | {name: value for name, value in given.items() if value not in (None, "", [])},
         isolated=isolated or bool(told.get("environment") and not allow_mismatch), allow_mismatch=allow_mismatch,
     )  # fmt: skip
-    measured = _earlier(plan) if resume else _new(plan)
-    missing = [wanted for wanted in plan.wanted if not _has(measured, *wanted)]
-    each = max(_LEAST_SECONDS_EACH, (plan.seconds - _START_SECONDS * len(plan.grid) * (plan.deployment is None)) / len(plan.wanted))
+    return _finished(plan, _measured(plan, _earlier(plan) if resume else _new(plan), report))
+
+
+def _measured(plan: Plan, measured: Profile, report: Reporter) -> Profile:
+    """*measured* with every point that it lacked, each stored as soon as it is there: one server after the other, with all its batches."""
+    missing, of = _missing(plan, measured), len(plan.wanted)
+    each = max(_LEAST_SECONDS_EACH, (plan.seconds - _START_SECONDS * len(plan.grid) * (plan.deployment is None)) / of)
+    number = of - len(missing)
     try:
         for setting in dict.fromkeys(setting for setting, _ in missing):
             with _server(plan, setting, report) as server, _Generator(server, setting.cpus) as generator, Watch(server) as watch:
                 for batch in [batch for wanted, batch in missing if wanted == setting]:
-                    place = f"{len(measured.points) + 1} of {len(plan.wanted)}: "
-                    point = _Cell(plan, setting, batch, server, generator, watch, each, report, place).measured()
+                    number += 1
+                    point = _Cell(plan, setting, batch, server, generator, watch, each, report, f"{number} of {of}: ").measured()
                     measured = _kept(plan, measured, point)
     except (KeyboardInterrupt, ModelFailedUnderLoad) as error:
         _tell_what_is_kept(plan, measured, error, report)
         raise
-    return _finished(plan, measured)
+    return measured
 
 
 def _tell_what_is_kept(plan: Plan, measured: Profile, error: BaseException, report: Reporter) -> None:
     word = "interrupted" if isinstance(error, KeyboardInterrupt) else "the model failed"
-    done = f"{len(measured.points)} of {len(plan.wanted)} points are kept"
-    report.step(f"{word}; {done}, --resume measures the rest" if measured.points else f"{word} before anything was measured")
+    kept = len(plan.wanted) - len(_missing(plan, measured))
+    rest = f"{kept} of {len(plan.wanted)} points are kept, --resume measures the rest"
+    report.step(f"{word}; {rest}" if kept else f"{word} before anything was measured")
 
 
 # ── what is to be measured ───────────────────────────────────────────────────────────────────────────────────────────
@@ -260,8 +266,10 @@ def _known(tx: Transaction, version: ModelVersion, deployment: Deployment | None
     return checks.profiles_of(tx, version.model, version.version, endpoint=endpoint, deployment=name)
 
 
-def _has(measured: Profile, setting: Setting, batch: int) -> bool:
-    return any((p["hardware"], p["cpus"], p["batch"]) == (*setting, batch) for p in measured.points)
+def _missing(plan: Plan, measured: Profile) -> list[tuple[Setting, int]]:
+    """What of the plan is not measured yet."""
+    known = {(p["hardware"], p["cpus"], p["batch"]) for p in measured.points}
+    return [(setting, batch) for setting, batch in plan.wanted if (*setting, batch) not in known]
 
 
 def _kept(plan: Plan, measured: Profile, point: Point) -> Profile:

@@ -86,6 +86,14 @@ def test_resuming_with_one_batch_more_measures_only_that(profiled: Profile) -> N
     assert [point for point in more.points if point["batch"] != 4] == profiled.points
 
 
+def test_resuming_with_other_batches_counts_what_is_asked_for(profiled: Profile) -> None:
+    told = Told()
+
+    profiling.profile("churn:1", cpus=[1], batches=[2], objective=EASY, seconds=1.5, resume=True, report=told)
+
+    assert {step.split(": ")[0] for step in told.steps if " of " in step} == {"1 of 1"}
+
+
 def test_another_objective_is_another_profile(profiled: Profile) -> None:
     other = profiling.profile("churn:1", **QUICK | {"objective": "p95=0.0001ms"}, resume=True)
 
