@@ -110,19 +110,9 @@ def _causes(name: str, seen: Seen) -> Iterator[Reason]:
         yield from _container_causes(pod, seen.logs.get(pod["metadata"]["name"], []))
     if refused := _condition(workload, "ReplicaFailure"):
         yield _not_created(refused.get("message") or "")
-    for pod in pods:
-        if (pod.get("status") or {}).get("reason") == "Evicted":
-            message = f"Its pod was evicted: {pod['status'].get('message', '')}".strip()
-            yield Reason(kind="evicted", message=message, hint="--memory, so that its node keeps room for it")
-        if (placed := _condition(pod, "PodScheduled", status="False")) and placed.get("reason") == "Unschedulable":
-            hint = "--cpus, --memory, --gpus, --node-selector or --toleration that a node can meet"
-            yield Reason(kind="unschedulable", message=f"No node takes it: {placed.get('message', '')}", hint=hint)
-    for pod in pods:
-        if answer := _probe_answer(pod, seen.events):
-            yield Reason(kind="unhealthy", message=f"It does not answer its health check: {answer}", log=_text(seen.logs.get(pod["metadata"]["name"], [])))
-    for pod in pods:
-        if said := _held_up(pod, seen.events):
-            yield Reason(kind="held up", message=f"Its pod {pod['metadata']['name']} cannot begin yet: {said}")
+    for cause in (_evicted_or_unplaced, _unanswered, _held_up):
+        for pod in pods:
+            yield from cause(pod, seen)
     if (late := _condition(workload, "Progressing", status="False")) and not pods:
         yield Reason(kind="cannot start", message=late.get("message") or "The Deployment makes no progress.")
     if said := _said_by_kserve(seen.services.get(name), begun=bool(pods)):
@@ -188,18 +178,31 @@ def _not_created(said: str) -> Reason:
     return Reason(kind="refused", message=f"The cluster does not make its pod: {said}")
 
 
-def _probe_answer(pod: Manifest, events: Sequence[Manifest]) -> str:
+def _evicted_or_unplaced(pod: Manifest, seen: Seen) -> Iterator[Reason]:
+    """What took the pod from its node, or keeps it from one."""
+    status = pod.get("status") or {}
+    if status.get("reason") == "Evicted":
+        message = f"Its pod was evicted: {status.get('message', '')}".strip()
+        yield Reason(kind="evicted", message=message, hint="--memory, so that its node keeps room for it")
+    placed = _condition(pod, "PodScheduled", status="False") or {}
+    if placed.get("reason") == "Unschedulable":
+        hint = "--cpus, --memory, --gpus, --node-selector or --toleration that a node can meet"
+        yield Reason(kind="unschedulable", message=f"No node takes it: {placed.get('message', '')}", hint=hint)
+
+
+def _unanswered(pod: Manifest, seen: Seen) -> Iterator[Reason]:
     """What the kubelet last said of the pod's probes, unless it is ready now."""
-    if _condition(pod, "Ready"):
-        return ""
-    return _latest(event for event in _about(pod, events) if event.get("reason") == "Unhealthy").get("message") or ""
+    latest = {} if _condition(pod, "Ready") else _latest(event for event in _about(pod, seen.events) if event.get("reason") == "Unhealthy")
+    if said := latest.get("message"):
+        yield Reason(kind="unhealthy", message=f"It does not answer its health check: {said}", log=_text(seen.logs.get(pod["metadata"]["name"], [])))
 
 
-def _held_up(pod: Manifest, events: Sequence[Manifest]) -> str:
+def _held_up(pod: Manifest, seen: Seen) -> Iterator[Reason]:
     """What the kubelet last said of a pod none of whose containers has begun: a volume, its network, a sandbox."""
     begun = any((c.get("state") or {}).get("running") or _ended(c) for c in (pod.get("status") or {}).get("containerStatuses") or [])
-    latest = {} if begun else _latest(event for event in _about(pod, events) if event.get("reason") not in ("FailedScheduling", "Unhealthy"))
-    return f"{latest.get('reason', '')}: {latest.get('message', '')}".strip(": ")
+    latest = {} if begun else _latest(event for event in _about(pod, seen.events) if event.get("reason") not in ("FailedScheduling", "Unhealthy"))
+    if said := f"{latest.get('reason', '')}: {latest.get('message', '')}".strip(": "):
+        yield Reason(kind="held up", message=f"Its pod {pod['metadata']['name']} cannot begin yet: {said}")
 
 
 def _about(pod: Manifest, events: Sequence[Manifest]) -> list[Manifest]:
