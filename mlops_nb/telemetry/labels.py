@@ -352,7 +352,6 @@ def _told(
     cursor: duckdb.DuckDBPyConnection, endpoint: str, standing: Standing, since: datetime | None, until: datetime | None, columns: Sequence[str] = (), *,
     most: int | None = None, known_by: int | None = None,
 ) -> _Told | None:  # fmt: skip
-    where, bounds = _during(since, until)
     total = _scored(cursor, standing, since, until) if most else 0
     share = min(most / total, aggregates.SAMPLED) if most and total > _WELL_BEYOND * most else None
     table = _table(cursor, [standing], since, until, share=share)
@@ -363,21 +362,26 @@ def _told(
     known = _known(endpoint, share) if known_by is None else _known_when(endpoint, by=known_by)
     if "said" not in wanted or (known is None and known_by is not None):
         return None
-    each = ", ".join(f"unnest({rows.quoted(column)}) AS {name}" for name, column in wanted.items())
-    id = f"CASE WHEN suffix(id, '{COPY_MARK}') THEN left(id, length(id) - {len(COPY_MARK)}) ELSE id END"
-    said_at_all = f"{rows.quoted(wanted['said'])} IS NOT NULL"
-    chosen = f"AND {id} IN (SELECT id FROM ({known}))" if known_by else ""
-    scored = f"SELECT time, {id} AS id, unnest(range(rows)) AS row, {each} FROM ({table}) WHERE {where} AND {said_at_all} {chosen}"
-    newest = f"SELECT * FROM ({scored}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY time DESC) = 1"
-    truth = f"{'' if known_by else 'LEFT '}JOIN ({known}) k USING (id, row)" if known else "CROSS JOIN (SELECT NULL::VARCHAR AS label) k"
+    where, bounds = _during(since, until)
+    answers = _by_row(table, wanted, where, labelled=known if known_by is not None else None)
+    truth = f"{'LEFT ' if known_by is None else ''}JOIN ({known}) k USING (id, row)" if known else "CROSS JOIN (SELECT NULL::VARCHAR AS label) k"
     said_type = types[wanted["said"]].removesuffix("[]")
     is_label = _is_label(wanted["said"], said_type)
     shown = ["time", "id", "row", "k.label AS truth", f"{as_label('said', said_type) if is_label else 'said::DOUBLE'} AS said"]
     shown += [_shown(name, types[wanted[name]]) for name in wanted if name != "said"]
     return _Told(
-        sql=f"SELECT {', '.join(shown)} FROM ({newest}) a {truth}", order=f"{'greatest(k.came, epoch_ns(time)), ' if known_by else ''}time, id, row",
+        sql=f"SELECT {', '.join(shown)} FROM ({answers}) a {truth}", order=f"{'' if known_by is None else 'greatest(k.came, epoch_ns(time)), '}time, id, row",
         bounds=bounds, wanted=wanted, is_label=is_label, of=total if share else 0,
     )  # fmt: skip
+
+
+def _by_row(table: str, wanted: dict[str, str], where: str, *, labelled: str | None) -> str:
+    """The newest answer to each row of each request of *table*, a copy's by the id of what it copies; with *labelled*, of requests that these name."""
+    each = ", ".join(f"unnest({rows.quoted(column)}) AS {name}" for name, column in wanted.items())
+    id = f"CASE WHEN suffix(id, '{COPY_MARK}') THEN left(id, length(id) - {len(COPY_MARK)}) ELSE id END"
+    chosen = f"AND {id} IN (SELECT id FROM ({labelled}))" if labelled else ""
+    scored = f"SELECT time, {id} AS id, unnest(range(rows)) AS row, {each} FROM ({table}) WHERE {where} AND {rows.quoted(wanted['said'])} IS NOT NULL {chosen}"
+    return f"SELECT * FROM ({scored}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY time DESC) = 1"
 
 
 def _scored(cursor: duckdb.DuckDBPyConnection, standing: Standing, since: datetime | None, until: datetime | None) -> int:
