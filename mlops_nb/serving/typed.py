@@ -235,8 +235,8 @@ def _takers(columns: list[Column], engine: Engine) -> tuple[Callable[..., Fittin
         return _matrix_takers(columns, engine.matrix)
 
     def of_lists(lists: Sequence[Sequence[Any]], asked: Any) -> Fitting | None:
-        rows = len(lists[0])
-        if not rows or any(len(values) != rows for values in lists):
+        rows = _length(lists)
+        if not rows:
             return None
         arrays = {column.name: _array(column, values) for column, values in zip(columns, lists, strict=True)}
         return Fitting(engine.feed(arrays), arrays, rows, asked)
@@ -248,7 +248,6 @@ def _matrix_takers(columns: list[Column], matrix: Matrix) -> tuple[Callable[...,
     """All numbers side by side at once: no array for each column is made unless the request is kept."""
     width, whole = len(columns), any("int" in column.type for column in columns)
     code = "f" if all(column.type == "float32" for column in columns) else "d"
-    # A column of 32 bits is rounded to them before it goes into a matrix of 64, as it was when the model was made.
     narrow = [place for place, column in enumerate(columns) if column.type == "float32"] if code == "d" and matrix.type == np.float64 else []
     may_overflow = bool(narrow) or np.dtype(code).itemsize > matrix.type.itemsize
 
@@ -256,8 +255,7 @@ def _matrix_takers(columns: list[Column], matrix: Matrix) -> tuple[Callable[...,
         if whole and np.abs(numbers).max() > _EXACT:
             return None
         if narrow:
-            with np.errstate(over="ignore"):
-                numbers[:, narrow] = numbers[:, narrow].astype(np.float32)
+            _round(numbers, narrow)
         fed = numbers.astype(matrix.type, order="C", copy=False)
         if may_overflow and not math.isfinite(fed.ravel().dot(fed.ravel())):
             return None
@@ -268,12 +266,22 @@ def _matrix_takers(columns: list[Column], matrix: Matrix) -> tuple[Callable[...,
         return fitting(_packed(code, flat).reshape(len(rows), width), asked) if rows else None
 
     def of_lists(lists: Sequence[Sequence[Any]], asked: Any) -> Fitting | None:
-        rows = len(lists[0])
-        if not rows or any(len(values) != rows for values in lists):
-            return None
-        return fitting(_packed(code, tuple(chain.from_iterable(lists))).reshape(width, rows).T, asked)
+        rows = _length(lists)
+        return fitting(_packed(code, tuple(chain.from_iterable(lists))).reshape(width, rows).T, asked) if rows else None
 
     return of_rows, of_lists
+
+
+def _length(lists: Sequence[Sequence[Any]]) -> int:
+    """How long each of the lists is; 0 too where one is of another length."""
+    length = len(lists[0])
+    return length if all(len(values) == length for values in lists) else 0
+
+
+def _round(numbers: np.ndarray, narrow: list[int]) -> None:
+    """Round columns of 32 bits to these before they go into a matrix of 64, as they were when the model was made."""
+    with np.errstate(over="ignore"):
+        numbers[:, narrow] = numbers[:, narrow].astype(np.float32)
 
 
 def _taker_of_columns(columns: list[Column], engine: Engine) -> Callable[..., Fitting | None]:
