@@ -147,27 +147,43 @@ def figure(found: DriftMap, measure: str = "moved") -> go.Figure:
     names, times = _rows(found), _times(found)
     half = timedelta(seconds=found.seconds / 2)
     cells = {(cell.feature, slot.begin): (cell, slot) for slot in found.slots for cell in slot.cells}
-    shares = [[_share(cells.get((name, time)), measure) for time in times] for name in names]
-    most = max(0.2, *(share for row in shares for share in row if share is not None), found.effect * 2)
     shown = [(name, time, *cells[name, time]) for name in names for time in times if (name, time) in cells]
-    drawn = go.Figure(
-        go.Heatmap(
-            x=[time + half for time in times], y=[_label(name) for name in names], z=shares, zmin=0, zmax=most, colorscale=_colours(found.effect / most),
-            xgap=1, ygap=1, hoverinfo="skip",
-            colorbar={"tickvals": [found.effect, most], "ticktext": [f"{found.effect:.0%} counts", f"{most:.0%}"], "thickness": 12},
-        )
+    shares = [[_share(cells.get((name, time)), measure) for time in times] for name in names]
+    drawn = go.Figure()
+    _add_colours(drawn, names, [time + half for time in times], shares, found.effect)
+    _add_places(drawn, shown, half)
+    _add_alarms(drawn, [(name, time + half) for name, time, cell, _ in shown if cell.alarm])
+    drawn.update_xaxes(showgrid=False, range=[times[0], times[-1] + 2 * half])
+    drawn.update_yaxes(autorange="reversed", showgrid=False, automargin=True, tickmode="array", tickvals=[_label(name) for name in names])
+    drawn.update_layout(height=90 + 24 * max(len(names), 4), margin={"l": 8, "r": 8, "t": 16, "b": 8}, hovermode="closest", clickmode="event+select")
+    return drawn
+
+
+def _add_colours(drawn: go.Figure, names: Sequence[str], middles: Sequence[datetime], shares: Sequence[Sequence[float | None]], effect: float) -> None:
+    most = max(0.2, *(share for row in shares for share in row if share is not None), effect * 2)
+    drawn.add_heatmap(
+        x=middles, y=[_label(name) for name in names], z=shares, zmin=0, zmax=most, colorscale=_colours(effect / most), xgap=1, ygap=1, hoverinfo="skip",
+        colorbar={"tickvals": [effect, most], "ticktext": [f"{effect:.0%} counts", f"{most:.0%}"], "thickness": 12},
     )  # fmt: skip
+
+
+def _add_places(drawn: go.Figure, shown: Sequence[tuple[str, datetime, Any, Any]], half: timedelta) -> None:
+    """An unseen mark on each cell, which is what a pointer finds and a press chooses: a heatmap's own cells cannot be chosen."""
     drawn.add_scatter(
         x=[time + half for _, time, *_ in shown], y=[_label(name) for name, *_ in shown], mode="markers", showlegend=False, name="",
         marker={"symbol": "square", "size": 18, "color": "#000000", "opacity": 0}, unselected={"marker": {"opacity": 0}},
         selected={"marker": {"opacity": 0}}, customdata=[_custom(*one) for one in shown],
         hovertemplate="<b>%{customdata[2]}</b>, %{customdata[3]}<br>%{customdata[4]}<extra></extra>",
     )  # fmt: skip
-    _add_alarms(drawn, [(name, time + half) for name, time, cell, _ in shown if cell.alarm])
-    drawn.update_xaxes(showgrid=False, range=[times[0], times[-1] + 2 * half])
-    drawn.update_yaxes(autorange="reversed", showgrid=False, automargin=True, tickmode="array", tickvals=[_label(name) for name in names])
-    drawn.update_layout(height=90 + 24 * max(len(names), 4), margin={"l": 8, "r": 8, "t": 16, "b": 8}, hovermode="closest", clickmode="event+select")
-    return drawn
+
+
+def _add_alarms(drawn: go.Figure, alarms: Sequence[tuple[str, datetime]]) -> None:
+    if alarms:
+        drawn.add_scatter(
+            x=[time for _, time in alarms], y=[_label(name) for name, _ in alarms], mode="markers", name="alarm", hoverinfo="skip", showlegend=False,
+            marker={"symbol": "diamond", "size": 9, "color": "#ffffff", "line": {"width": 1.5, "color": _ALARM}},
+            unselected={"marker": {"opacity": 1}},
+        )  # fmt: skip
 
 
 def _rows(found: DriftMap) -> list[str]:
@@ -199,15 +215,6 @@ def _custom(name: str, time: datetime, cell: Any, slot: Any) -> list[str]:
     alarm = f"<br>◆ alarm: {cell.kind}{f', {cell.span} windows together' if cell.span > 1 else ''}" if cell.alarm else ""
     words = f"{moved} of {slot.rows:,} rows<br>missing {cell.missing:.1%}, new {cell.new:.1%}{alarm}"
     return [name, time.isoformat(), _label(name), f"{time:%Y-%m-%d %H:%M}", words]
-
-
-def _add_alarms(drawn: go.Figure, alarms: Sequence[tuple[str, datetime]]) -> None:
-    if alarms:
-        drawn.add_scatter(
-            x=[time for _, time in alarms], y=[_label(name) for name, _ in alarms], mode="markers", name="alarm", hoverinfo="skip", showlegend=False,
-            marker={"symbol": "diamond", "size": 9, "color": "#ffffff", "line": {"width": 1.5, "color": _ALARM}},
-            unselected={"marker": {"opacity": 1}},
-        )  # fmt: skip
 
 
 def _label(name: str) -> str:
