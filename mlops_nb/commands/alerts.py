@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from ..grammar import A_RULE, AN_ENDPOINT, DURATION, Text
+from ..grammar import Text
 from ..shapes import Facts, Listing
+from ..vocabulary import A_RULE, AN_ENDPOINT, DURATION
 from .group import mlops
 
 if TYPE_CHECKING:

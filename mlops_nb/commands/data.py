@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..grammar import A_DATASET, A_DATASET_NAME, A_TAG, DATA, face
+from ..grammar import face
 from ..reference import ModelRef
 from ..shapes import Listing
+from ..vocabulary import A_DATASET, A_DATASET_NAME, A_TAG, DATA
 from .group import mlops
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..grammar import A_MODEL, A_MOMENT, AN_ENDPOINT, DURATION, Word, face
+from ..grammar import face
 from ..reference import ModelRef
 from ..safety import checked_name
 from ..shapes import Facts, Lines, Listing
+from ..vocabulary import A_MODEL, A_MOMENT, AN_ENDPOINT, DURATION, Word
 from .group import mlops
 
 if TYPE_CHECKING:

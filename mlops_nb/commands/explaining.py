@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..grammar import A_DEPLOYMENT_NAME, AN_ENDPOINT, face
+from ..grammar import face
 from ..shapes import Listing
+from ..vocabulary import A_DEPLOYMENT_NAME, AN_ENDPOINT
 from .group import mlops
 
 if TYPE_CHECKING:

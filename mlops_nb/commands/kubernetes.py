@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import click
 
 from ..errors import BadOption, MlopsError
-from ..grammar import A_MODEL, A_VARIABLE, AN_ENDPOINT, CORES, MEMORY, Pair, Several, Text, Word
+from ..grammar import Text
 from ..reference import ModelRef
 from ..shapes import Facts
+from ..vocabulary import A_MODEL, A_VARIABLE, AN_ENDPOINT, CORES, MEMORY, Pair, Several, Word
 from .group import mlops
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -11,9 +11,10 @@ import click
 from ..cards.card import size
 from ..errors import UsageError
 from ..fpga import DEFAULT_PART
-from ..grammar import A_DATASET_OR_FRAME, A_METRIC, A_MODEL, A_MODEL_NAME, A_MODEL_OBJECT, A_PRECISION, A_TAG, AN_ALIAS, DATA, dataset_names, face
+from ..grammar import face
 from ..reference import ModelRef
 from ..shapes import Facts, Listing
+from ..vocabulary import A_DATASET_OR_FRAME, A_METRIC, A_MODEL, A_MODEL_NAME, A_MODEL_OBJECT, A_PRECISION, A_TAG, AN_ALIAS, DATA, dataset_names
 from .group import mlops
 from .words import table_in
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import BadOption
-from ..grammar import A_MODEL, A_PLATFORM, A_SECRET, face
+from ..grammar import face
 from ..reference import ModelRef
 from ..shapes import Listing
+from ..vocabulary import A_MODEL, A_PLATFORM, A_SECRET
 from .group import mlops
 
 if TYPE_CHECKING:

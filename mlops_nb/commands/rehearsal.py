@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..grammar import A_MODEL, A_VARIABLE, DATA, face
+from ..grammar import face
 from ..reference import ModelRef
 from ..shapes import Listing
+from ..vocabulary import A_MODEL, A_VARIABLE, DATA
 from .group import mlops
 from .words import table_in
 

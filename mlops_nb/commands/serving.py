@@ -10,7 +10,10 @@ import click
 import msgspec
 
 from ..errors import UsageError, listed
-from ..grammar import (
+from ..grammar import face
+from ..reference import DeploymentRef, ModelRef
+from ..shapes import Facts, Key, Lines, Listing
+from ..vocabulary import (
     A_DEPLOYMENT,
     A_DEPLOYMENT_NAME,
     A_MODEL,
@@ -33,10 +36,7 @@ from ..grammar import (
     SEVERAL_BATCHES,
     SEVERAL_CORES,
     SEVERAL_HARDWARES,
-    face,
 )
-from ..reference import DeploymentRef, ModelRef
-from ..shapes import Facts, Key, Lines, Listing
 from .edge import on_a_device
 from .group import mlops
 from .kubernetes import A_CONTEXT, placing, said

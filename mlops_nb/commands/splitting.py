@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UsageError, even_split
-from ..grammar import A_DEPLOYMENT, A_MODEL_OR_DEPLOYMENT, A_TIME_TO_COME, A_WEIGHT, AN_ENDPOINT, DURATION, PERCENT, SEVERAL_PERCENT, face
+from ..grammar import face
 from ..reference import DeploymentRef
 from ..shapes import Listing
+from ..vocabulary import A_DEPLOYMENT, A_MODEL_OR_DEPLOYMENT, A_TIME_TO_COME, A_WEIGHT, AN_ENDPOINT, DURATION, PERCENT, SEVERAL_PERCENT
 from .group import mlops
 from .words import whole_percent
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import BadOption
-from ..grammar import A_COLUMN, A_DEPLOYMENT, A_DEPLOYMENT_NAME, A_MODEL, A_MOMENT, AN_ENDPOINT, DATA, Word, face
+from ..grammar import face
 from ..reference import DeploymentRef, ModelRef
 from ..shapes import Listing
+from ..vocabulary import A_COLUMN, A_DEPLOYMENT, A_DEPLOYMENT_NAME, A_MODEL, A_MOMENT, AN_ENDPOINT, DATA, Word
 from .group import mlops
 
 if TYPE_CHECKING:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import LineageRootNotFound, UsageError
-from ..grammar import (
+from ..grammar import Text, face
+from ..reference import ModelRef
+from ..shapes import Facts, Listing
+from ..vocabulary import (
     A_DATASET,
     A_DEPLOYMENT_NAME,
     A_DRIFT_DETECTOR,
@@ -21,11 +24,7 @@ from ..grammar import (
     AN_ENDPOINT,
     AN_ENVIRONMENT,
     DURATION,
-    Text,
-    face,
 )
-from ..reference import ModelRef
-from ..shapes import Facts, Listing
 from .group import mlops
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from IPython.display import display
 
-from .. import cards, commands, grammar, hardware, targets
+from .. import cards, commands, hardware, targets, vocabulary
 from ..errors import MissingExtra, MlopsError
 from ..safety import text_for
 
@@ -202,7 +202,7 @@ def _too_much(name: str, text: str) -> str:
     cores, memory_mb = os.cpu_count() or 1, psutil.virtual_memory().total // 1_000_000
     if name == "cpus" and float(text) > cores:
         return f"this machine has {cores} cores"
-    if name == "memory_mb" and grammar.MEMORY.convert(text, None, None) > memory_mb:
+    if name == "memory_mb" and vocabulary.MEMORY.convert(text, None, None) > memory_mb:
         return f"this machine has {memory_mb:,} MB"
     return ""
 
@@ -210,7 +210,7 @@ def _too_much(name: str, text: str) -> str:
 def _fields(given: Mapping[str, Any]) -> dict[str, Any]:
     import ipywidgets as widgets
 
-    names = list(grammar.model_names())
+    names = list(vocabulary.model_names())
     ref = given.get("ref")
     memory = given.get("memory_mb")
     filled = {
@@ -229,7 +229,7 @@ def _fields(given: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": field(widgets.Dropdown, "model", options=names, value=ref.name if ref and ref.name in names else next(iter(names), None)),
         "version": field(widgets.Dropdown, "version", options=[(_NEWEST, _NEWEST)], value=_NEWEST),
-        "endpoint": field(widgets.Combobox, "endpoint", options=list(grammar.endpoint_names()), value=text["endpoint"], continuous_update=True),
+        "endpoint": field(widgets.Combobox, "endpoint", options=list(vocabulary.endpoint_names()), value=text["endpoint"], continuous_update=True),
         "to": field(widgets.Dropdown, "to", options=list(targets.NAMES), value=given.get("to", "local")),
         "name": field(widgets.Text, "name", value=text["name"], placeholder="the version's number"),
         "hardware": field(widgets.Dropdown, "hardware", options=list(hardware.NAMES), value=given.get("hardware", "cpu")),
