@@ -2,28 +2,30 @@
 
     MlopsError                     exit 1   HTTP 500   something was asked for and could not be done
     ├── UsageError                 exit 2   HTTP 400   the request itself cannot be right
-    │   ├── BadName  BadReference  BadOption  UnsafePath  UnsafeText  UnsafeUrl
-    │   ├── WeightsDoNotSum        SignatureMismatch  CannotAnswer  NotAModel  NotAnEntryScript  TrustNeeded  TargetCannot
-    │   ├── NotPicklable           SampleNeeded  LicenceNotAccepted  SecretVariable
-    │   ├── BrokerNotSet  SecretReadable  EngineElsewhere  ImageOfAnother  UnknownColumn
-    │   └── UnknownVariable        UnknownCommand  UnknownOption  BadExpression
+    │   ├── BadName  BadReference  BadOption  BadExpression  UnsafePath  UnsafeText  UnsafeUrl
+    │   ├── UnknownCommand  UnknownOption  UnknownVariable  UnknownColumn
+    │   ├── NotAModel  NotAnEntryScript  NotPicklable  SampleNeeded  CannotAnswer  SignatureMismatch
+    │   ├── TrustNeeded  LicenceNotAccepted  SecretVariable  SecretReadable
+    │   └── TargetCannot  EngineElsewhere  ImageOfAnother  BrokerNotSet  WeightsDoNotSum
     ├── NotFound                   exit 3   HTTP 404   no such thing in this workspace
     │   └── WorkspaceNotFound  ModelNotFound  VersionNotFound  AliasNotFound  DatasetNotFound  EnvironmentNotFound
     │       EndpointNotFound  DeploymentNotFound  FileMissing  LineageRootNotFound  FeatureNotFound  DeviceNotFound  RuleNotFound
     │       ScheduleNotFound
     ├── Busy                       exit 4   HTTP 409   somebody or something holds it
-    │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  StillRunning  NotOurs  RolloutUnderWay  LastHealthy
-    │       AnswersCallers  ComparedWith
+    │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  NotOurs  DeviceTaken  StillRunning
+    │       RolloutUnderWay  AnswersCallers  ComparedWith  LastHealthy
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
     │   └── AnswersDiffer  RehearsalFailed  ReplayFailed
-    └── Failed                     exit 1   HTTP 500
-        └── StoreTooNew  StoreCorrupt  StoreFull  FileChanged  MissingExtra  MissingPackage  EnvironmentIncomplete
-            EnvironmentMismatch  NotExportable  CannotConvert  ConversionFailed
-            WorkspaceStopped  DeploymentFailed  NothingToRollBack  NothingToPromote  DashboardFailed  GatewayUnreachable  BrokerUnreachable
-            NothingToCompare  HardwareMissing  ModelFailedUnderLoad
-            DriftCheckFailed  EngineMissing  DetectorMissing  EngineInstallFailed  TookTooLong  ServerEnding
-            NoContainerEngine  ImageMissing  BaseMissing  BaseUnfit  ImageNotBuilt  ImageNotPushed  WheelsMissing  ClusterUnreachable  ClusterRefused
-            EnvironmentNotBuilt  EntryScriptFailed  CompilerMissing  EmulationNotBuilt  SynthesisFailed  …
+    └── Failed                     exit 1   HTTP 500   the attempt was made and did not succeed
+        ├── StoreTooNew  StoreCorrupt  StoreFull  FileChanged  AgentDown  WorkspaceStopped  DashboardFailed  MissingExtra
+        ├── EnvironmentIncomplete  EnvironmentMismatch  EnvironmentNotBuilt  EnvironmentMissing  MissingPackage
+        ├── NotExportable  CannotConvert  ConversionFailed  CompilerMissing  EmulationNotBuilt  SynthesisFailed  HardwareMissing
+        ├── DeploymentFailed  EntryScriptFailed  ModelFailedUnderLoad  InvocationFailed
+        ├── TookTooLong (504)  ServerEnding (503)  HungUp (499)
+        ├── GatewayUnavailable  GatewayUnreachable  GatewayRefused  NothingToRollBack  NothingToPromote
+        ├── NothingToCompare  DriftCheckFailed  EngineMissing  DetectorMissing  EngineInstallFailed
+        ├── NoContainerEngine  BaseMissing  BaseUnfit  ImageMissing  ImageNotBuilt  ImageNotPushed  WheelsMissing
+        └── ClusterUnreachable  ClusterRefused  BrokerUnreachable
 
 A leaf takes data and words itself.  The base knows the exit code, the HTTP status, the JSON shape and the two lines that a
 notebook shows.
@@ -448,13 +450,6 @@ class FileMissing(NotFound):
         super().__init__(f"No file or folder {str(path)!r}.", hint="a path relative to the folder you are in")
 
 
-class FileChanged(Failed):
-    """A stored file is not, byte for byte, what was registered."""
-
-    def __init__(self, path: object) -> None:
-        super().__init__(f"{path} is no longer what was registered; it was not opened.", hint="register the model again, and deploy that version")
-
-
 # ── busy ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -504,6 +499,43 @@ class DeviceTaken(Busy):
 
     def __init__(self, device: str, *, by: str) -> None:
         super().__init__(f"The device {device!r} already runs {by}; a device runs one model.", hint=f"%mlops undeploy {by}")
+
+
+class AnswersCallers(Busy):
+    """A deployment that was to be a shadow, whose answers nobody gets, answers callers."""
+
+    def __init__(self, endpoint: str, name: str, *, share: int, without: Mapping[str, int]) -> None:
+        hint = f"%mlops traffic {endpoint} {_weights(without)}, and then the shadow" if without else f"%mlops deploy MODEL --endpoint {endpoint} --traffic 0"
+        super().__init__(f"{endpoint}/{name} answers {share} % of the callers of {endpoint}; a shadow answers none.", hint=hint)
+
+
+class RolloutUnderWay(Busy):
+    """The endpoint's split changes by itself already."""
+
+    def __init__(self, endpoint: str, *, kind: str, since: datetime) -> None:
+        super().__init__(f"A {kind} of {endpoint} is under way since {since:%Y-%m-%d %H:%M} UTC.", hint=f"%mlops rollouts cancel {endpoint}")
+
+
+class ComparedWith(Busy):
+    """Withdrawing it would leave a canary with nothing to be compared with, and nowhere to roll back to."""
+
+    def __init__(self, ref: str, *, endpoint: str, candidate: str) -> None:
+        said = f"A canary of {endpoint}/{candidate} is under way, which is compared with {ref} and rolled back to it"
+        super().__init__(f"{said}; {ref} was not withdrawn.", hint=f"%mlops rollouts cancel {endpoint}")
+
+
+class LastHealthy(Busy):
+    """Withdrawing it would leave its endpoint's callers without an answer."""
+
+    def __init__(self, ref: str, *, endpoint: str) -> None:
+        super().__init__(f"{ref} is the last healthy deployment of {endpoint}; its callers would get no answer.", hint=f"%mlops undeploy {endpoint}")
+
+
+class StillRunning(Busy):
+    """A deployment that is being withdrawn does not end."""
+
+    def __init__(self, ref: str, *, waited_seconds: float) -> None:
+        super().__init__(f"{ref} is being withdrawn and has not ended within {waited_seconds:.0f} s.", hint="%mlops down ends it")
 
 
 # ── gates ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -601,6 +633,13 @@ class StoreFull(Failed):
         super().__init__(f"No space left on the disk of {path}; nothing was recorded.", hint="free some space, or %mlops clean")
 
 
+class FileChanged(Failed):
+    """A stored file is not, byte for byte, what was registered."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"{path} is no longer what was registered; it was not opened.", hint="register the model again, and deploy that version")
+
+
 class AgentDown(Failed):
     """The background agent did not come up, or does not end."""
 
@@ -613,43 +652,6 @@ class WorkspaceStopped(Failed):
 
     def __init__(self) -> None:
         super().__init__("The workspace was stopped meanwhile. What was asked for is kept, and done once it is started again.", hint="%mlops up")
-
-
-class AnswersCallers(Busy):
-    """A deployment that was to be a shadow, whose answers nobody gets, answers callers."""
-
-    def __init__(self, endpoint: str, name: str, *, share: int, without: Mapping[str, int]) -> None:
-        hint = f"%mlops traffic {endpoint} {_weights(without)}, and then the shadow" if without else f"%mlops deploy MODEL --endpoint {endpoint} --traffic 0"
-        super().__init__(f"{endpoint}/{name} answers {share} % of the callers of {endpoint}; a shadow answers none.", hint=hint)
-
-
-class RolloutUnderWay(Busy):
-    """The endpoint's split changes by itself already."""
-
-    def __init__(self, endpoint: str, *, kind: str, since: datetime) -> None:
-        super().__init__(f"A {kind} of {endpoint} is under way since {since:%Y-%m-%d %H:%M} UTC.", hint=f"%mlops rollouts cancel {endpoint}")
-
-
-class ComparedWith(Busy):
-    """Withdrawing it would leave a canary with nothing to be compared with, and nowhere to roll back to."""
-
-    def __init__(self, ref: str, *, endpoint: str, candidate: str) -> None:
-        said = f"A canary of {endpoint}/{candidate} is under way, which is compared with {ref} and rolled back to it"
-        super().__init__(f"{said}; {ref} was not withdrawn.", hint=f"%mlops rollouts cancel {endpoint}")
-
-
-class LastHealthy(Busy):
-    """Withdrawing it would leave its endpoint's callers without an answer."""
-
-    def __init__(self, ref: str, *, endpoint: str) -> None:
-        super().__init__(f"{ref} is the last healthy deployment of {endpoint}; its callers would get no answer.", hint=f"%mlops undeploy {endpoint}")
-
-
-class StillRunning(Busy):
-    """A deployment that is being withdrawn does not end."""
-
-    def __init__(self, ref: str, *, waited_seconds: float) -> None:
-        super().__init__(f"{ref} is being withdrawn and has not ended within {waited_seconds:.0f} s.", hint="%mlops down ends it")
 
 
 class DeploymentFailed(Failed):
