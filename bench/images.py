@@ -17,7 +17,8 @@ import msgspec
 from mlops_nb import engine, packaging, registry
 from mlops_nb.errors import BaseUnfit, MissingExtra, NoContainerEngine
 from mlops_nb.packaging import Image, context
-from mlops_nb.targets.local import free_port, ready
+from mlops_nb.ports import free_port
+from mlops_nb.targets.local import ready
 
 from . import examples, workspaces
 from .table import Figure

@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 import psutil
 
-from mlops_nb.targets.local import free_port
+from mlops_nb.ports import free_port
 
 from . import load, processes, serving, table, workspaces
 from .table import Figure

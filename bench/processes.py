@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import psutil
 
-from mlops_nb.targets.local import free_port
+from mlops_nb.ports import free_port
 
 _SECONDS = 60
 

@@ -22,12 +22,13 @@ import msgspec
 import numpy as np
 
 from mlops_nb import artifacts, hardware, keys, registry, rollout, store
+from mlops_nb.ports import free_port
 from mlops_nb.profiling import load as schedule
 from mlops_nb.profiling.servers import cores_for, pin
 from mlops_nb.serving.spec import ServerSpec
 from mlops_nb.settings import Workspace
 from mlops_nb.store import deployments
-from mlops_nb.targets.local import free_port, run_folder
+from mlops_nb.targets.local import run_folder
 
 from . import examples, load, processes, table, workspaces
 from .table import Figure

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import psutil
 
-from . import processes
+from . import ports, processes
 from .errors import DashboardFailed, MissingExtra, PortInUse
 from .settings import Workspace
 
@@ -111,7 +110,7 @@ def folder() -> Path:
 def _started(port: int | None) -> Running:
     if not importlib.util.find_spec("streamlit"):
         raise MissingExtra("streamlit", extra="dashboard", doing="The dashboard")
-    chosen = _free_port(port)
+    chosen = _chosen_port(port)
     running = Running(_launch(chosen), chosen)
     try:
         _wait_until_it_answers(running)
@@ -157,38 +156,25 @@ def _end(running: Running) -> None:
         processes.end(process, patient_seconds=_STOP_SECONDS)
 
 
-def _free_port(port: int | None) -> int:
+def _chosen_port(port: int | None) -> int:
     if port is not None:
-        if not _is_free(port):
+        if ports.taken(port):
             raise PortInUse(port)
         return port
     before = _read()
     if before and _is_left(before.port):
         return before.port
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return ports.free_port()
 
 
 def _is_left(port: int) -> bool:
     """Whether it is free, or soon is: a process that was killed is told as dead a moment before the last of its threads lets go of its sockets."""
     deadline = time.monotonic() + _LEAVE_SECONDS
-    while not _is_free(port):
+    while ports.taken(port):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
     return True
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        if os.name == "posix":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left is free, as it is for the server
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def _running() -> Running | None:

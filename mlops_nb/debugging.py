@@ -19,11 +19,11 @@ import msgspec
 
 from . import artifacts, drafting, processes, registry
 from .errors import FileMissing, MissingExtra
+from .ports import free_port
 from .reference import ModelRef
 from .safety import path_inside
 from .serving.spec import Cell, ServerSpec
 from .settings import Workspace
-from .targets.local import free_port
 
 _STOP_SECONDS = 3.0
 

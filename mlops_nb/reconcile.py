@@ -14,6 +14,7 @@ import msgspec
 
 from . import canary, gateway, keys, progression, splits, store, targets
 from .errors import MlopsError, PortInUse
+from .ports import free_port
 from .reference import ModelRef
 from .settings import Workspace
 from .store import deployments as table
@@ -439,8 +440,6 @@ def gateway_port() -> int:
 
 
 def _new_port() -> int:
-    from .targets.local import free_port
-
     port = free_port()
     with store.writing() as tx:
         state.put(tx, "gateway_port", port)

@@ -14,6 +14,7 @@ import msgspec
 
 from . import metrics, store
 from .errors import MlopsError
+from .ports import free_port
 from .safety import text_for
 from .settings import Workspace
 from .store import state
@@ -35,8 +36,6 @@ class Scraped(msgspec.Struct, frozen=True, kw_only=True):
 
 def begin() -> Scraped:
     """Want the metrics served from now on; the port is picked once and kept."""
-    from .targets.local import free_port
-
     _token()
     with store.writing() as tx:
         port = state.get(tx, _KEY) or free_port()

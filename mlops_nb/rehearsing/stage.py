@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import secrets
-import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +17,7 @@ import msgspec
 
 from .. import artifacts, processes, rebuilding
 from ..expected import Expected
+from ..ports import free_port
 from ..progress import Reporter
 from ..serving.observed import Seen
 from ..serving.spec import Cell, ServerSpec
@@ -99,8 +98,8 @@ def served(play: Play, python: Path, *, engine: str = "") -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="server-", dir=play.folder))
     spec = spec_of(play, folder, engine or play.version.engine)
     token = secrets.token_urlsafe(24)
-    _write_private(Path(spec.token_file), token.encode())
-    _write_private(folder / "spec.json", msgspec.json.encode(spec))
+    local.write_private(Path(spec.token_file), token.encode())
+    local.write_private(folder / "spec.json", msgspec.json.encode(spec))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [str(python), "-m", "mlops_nb.serving.observed", str(folder / "spec.json"), *play.hidden], cwd=folder / "elsewhere", env=variables(play, folder),
@@ -132,7 +131,7 @@ def spec_of(play: Play, folder: Path, engine: Any) -> ServerSpec:
     (folder / "elsewhere").mkdir()
     return ServerSpec(
         endpoint=version.model, deployment="rehearsal", model=version.model, version=version.version, folder=str(laid_out(play, folder / "model")),
-        files=version.files, flavor=version.flavor, engine=engine, signature=version.signature, port=_free_port(), token_file=str(folder / "token"),
+        files=version.files, flavor=version.flavor, engine=engine, signature=version.signature, port=free_port(), token_file=str(folder / "token"),
         run_folder=str(folder), capture_folder=str(folder / "capture"), capture_payload_percent=0.0, cells=list(play.cells),
         timeout_seconds=Workspace.current().settings().request_timeout_seconds, variables=dict(play.variables), trusted=version.trusted,
     )  # fmt: skip
@@ -174,26 +173,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(_STOP_SECONDS)
     except BaseException:  # too slow, or a second Ctrl-C
-        _kill(process.pid)
+        processes.kill_group(process.pid)
         process.wait()
         raise
     finally:
-        _kill(process.pid)
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # nothing is left of it
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
+        processes.kill_group(process.pid)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .. import engine, hardware, packaging, ssh
+from .. import engine, hardware, packaging, ports, ssh
 from ..errors import BadOption, EngineElsewhere, HardwareMissing, ImageMissing, ImageOfAnother, MlopsError, PortInUse
 from ..packaging import images
 from ..safety import path_inside
@@ -124,7 +124,7 @@ def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, A
     """Have its container brought up beside this, and return its handle: container, port, token_file.  Raises PortInUse for a fixed port."""
     folder = local.run_folder(deployment)
     ssh.end(folder)  # it holds the port that is asked for
-    if deployment.spec.port and local.taken(deployment.spec.port):
+    if deployment.spec.port and ports.taken(deployment.spec.port):
         raise PortInUse(deployment.spec.port)
     for leftover in ("failure.json", "request_error.json"):
         (folder / leftover).unlink(missing_ok=True)
@@ -132,7 +132,7 @@ def start(deployment: Deployment, version: ModelVersion, *, context: dict[str, A
     local.write_private(folder / "deployment.json", msgspec.json.encode(_told(deployment, context)))
     _capture(deployment).mkdir(parents=True, exist_ok=True, mode=0o700)
     attempts.remember(_address(deployment))
-    port = deployment.spec.port or local.free_port()
+    port = deployment.spec.port or ports.free_port()
     _attempts[_name(deployment)] = Attempt(partial(_ran, deployment, request(deployment, port), folder))
     return {"container": _name(deployment), "port": port, "token_file": str(token_file)}
 

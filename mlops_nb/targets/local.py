@@ -6,7 +6,6 @@ import http.client
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import psutil
 
 from .. import environments, gpus, hardware, processes, rebuilding, registry
 from ..errors import BadOption, DeploymentFailed, EnvironmentMismatch, EnvironmentNotBuilt, PortInUse
+from ..ports import free_port, taken
 from ..safety import names_a_secret, path_inside
 from ..serving.spec import ServerSpec
 from ..settings import Workspace
@@ -267,24 +267,6 @@ def open_log(folder: Path) -> Any:
     if path.exists() and path.stat().st_size > _LOG_BYTES:
         path.replace(folder / "log.1")
     return path.open("ab")
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def taken(port: int) -> bool:
-    """Whether somebody listens on the port of 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
 
 
 def _process(deployment: Deployment) -> psutil.Process | None:

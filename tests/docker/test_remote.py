@@ -22,6 +22,7 @@ from ssh_server import SshServer
 
 from mlops_nb import agent, engine, profiling, rollout, ssh, targets, telemetry
 from mlops_nb.errors import BadOption, DeploymentFailed, InvocationFailed, NoContainerEngine
+from mlops_nb.ports import free_port
 from mlops_nb.rollout import Deployed
 from mlops_nb.settings import Workspace, using
 from mlops_nb.targets import local
@@ -36,7 +37,7 @@ ContainerOf = Callable[[str], Any]
 @pytest.fixture(scope="module")
 def far(container_engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
     """The other machine."""
-    server = SshServer(tmp_path_factory.mktemp("far"), local.free_port(), container_engine)
+    server = SshServer(tmp_path_factory.mktemp("far"), free_port(), container_engine)
     yield server
     server.stop()
 

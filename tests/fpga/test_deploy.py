@@ -14,9 +14,9 @@ from living import deployment, wait_for
 from mlops_nb import cards, hls, metrics, overview, processes, rollout, store, targets, telemetry
 from mlops_nb.errors import BadOption, FileMissing, HardwareMissing, TargetCannot
 from mlops_nb.fpga import NAME
+from mlops_nb.ports import free_port
 from mlops_nb.store import deployments as table
 from mlops_nb.store.deployments import DeploymentSpec
-from mlops_nb.targets.local import free_port
 
 from .conftest import NUMBERS
 

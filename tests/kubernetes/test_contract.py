@@ -16,9 +16,9 @@ from living import churn_model, wait_for
 
 from mlops_nb import registry
 from mlops_nb.kubernetes import manifests
+from mlops_nb.ports import free_port
 from mlops_nb.serving.spec import ServerSpec
 from mlops_nb.settings import Workspace
-from mlops_nb.targets.local import free_port
 
 from .conftest import workload
 

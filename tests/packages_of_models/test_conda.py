@@ -15,9 +15,9 @@ from living import wait_for
 
 from mlops_nb import engine, packaging, registry
 from mlops_nb.packaging import Wanted, images, wheels
+from mlops_nb.ports import free_port
 from mlops_nb.settings import Workspace
 from mlops_nb.store.environments import Package
-from mlops_nb.targets.local import free_port
 
 pytestmark = pytest.mark.xdist_group("engine")
 _FILES = Path(__file__).parent / "conda"

@@ -23,6 +23,7 @@ from mlops_nb import engine, packaging, registry, rollout
 from mlops_nb.client import invoke
 from mlops_nb.errors import BadOption, BaseMissing, BaseUnfit, FileMissing, ImageNotBuilt, ImageNotPushed, ImageOfAnother
 from mlops_nb.packaging import Image, Wanted, context, images
+from mlops_nb.ports import free_port
 from mlops_nb.progress import SILENT
 from mlops_nb.registry import Provenance
 from mlops_nb.settings import Workspace, using
@@ -30,7 +31,6 @@ from mlops_nb.store.deployments import DeploymentSpec
 from mlops_nb.store.models import ModelVersion
 from mlops_nb.store.packages import Package
 from mlops_nb.targets import docker
-from mlops_nb.targets.local import free_port
 
 pytestmark = pytest.mark.xdist_group("engine")
 NASTY = 'it\'s "quoted" $HOME ${PATH} $(touch /no) `touch /no` {{.Id}} # ONBUILD RUN \\ é'

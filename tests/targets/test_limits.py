@@ -11,9 +11,9 @@ from living import ROWS, churn_model, deployment, wait_for
 
 from mlops_nb import cards, datasets, hardware, processes, registry, rollout, targets, telemetry
 from mlops_nb.errors import DeploymentFailed
+from mlops_nb.ports import free_port
 from mlops_nb.settings import Workspace
 from mlops_nb.store.deployments import DeploymentSpec
-from mlops_nb.targets.local import free_port
 
 pytestmark = pytest.mark.xdist_group("limits")
 
