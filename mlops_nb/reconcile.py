@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from . import canary, gateway, keys, progression, splits, store, targets
-from .errors import MlopsError, PortInUse
-from .ports import free_port
+from . import canary, progression, splits, store, targets
+from .errors import MlopsError
+from .gateway.keeping import Keeper
 from .reference import ModelRef
 from .settings import Workspace
 from .store import deployments as table
@@ -52,7 +50,7 @@ class World:
         self._looking: dict[str, Future[Exception | None]] = {}
         self._look_due: dict[str, float] = {}
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="beside")
-        self._gateway = GatewayKeeper()
+        self._gateway = Keeper()
         self._shared: dict[str, Any] = {}
 
     def step(self) -> bool:
@@ -378,136 +376,3 @@ def _fingerprint() -> tuple[float, ...]:
             continue
         marks += [stat.st_mtime_ns, stat.st_size, stat.st_ino]
     return tuple(marks)
-
-
-class GatewayKeeper:
-    """Keeps one gateway running with the routes that the deployments call for."""
-
-    def __init__(self) -> None:
-        self._handle: dict[str, Any] | None = None
-        self._troubled = True  # until it is seen not to be: an earlier agent may have left its word
-        self._looked_at = 0.0
-        self._noted: dict[str, int] | None = None
-        self._port = 0
-
-    def step(self, endpoints: Iterable[str], deployments: list[Deployment], changes: dict[str, table.TrafficChange]) -> None:
-        """Bring routes and process in line."""
-        endpoints = list(endpoints)
-        if not endpoints and not self._handle:
-            return
-        port = self._port = Workspace.current().settings().gateway_port or self._port or gateway_port()
-        routes = [_route(name, [d for d in deployments if d.endpoint == name], changes.get(name)) for name in endpoints]
-        try:
-            gateway.apply(routes, port=port)
-        except MlopsError as error:  # what Envoy served before, it serves still
-            self._troubled = True
-            _note_trouble(error)
-            return
-        noted = {name: change.sequence for name, change in changes.items()}
-        if self._noted != noted:
-            gateway.note_splits(noted)
-            self._noted = noted
-        if time.monotonic() - self._looked_at < HEALTH_SECONDS / 2 and self._handle and not self._troubled:
-            return
-        self._looked_at = time.monotonic()
-        self._handle = self._handle or _kept_handle()
-        if not (self._handle and gateway.observe(self._handle)):
-            self._handle = _started_gateway(routes, port)
-            self._port = int((self._handle or {}).get("port") or port)
-        if self._handle and self._troubled:
-            self._troubled = False
-            _note_trouble(None)
-
-    @property
-    def pids(self) -> set[int]:
-        """Of its process, while there is one."""
-        return {self._handle["pid"]} if self._handle else set()
-
-    def stop(self) -> None:
-        """End the gateway's process, this one's or one that an earlier agent started."""
-        gateway.stop(self._handle or {})
-        self._handle = None
-
-
-def gateway_port() -> int:
-    """The port of this workspace's gateway: set by the user, or picked once and kept."""
-    fixed = Workspace.current().settings().gateway_port
-    if fixed:
-        return fixed
-    with store.reading() as tx:
-        kept = state.get(tx, "gateway_port")
-    return kept or _new_port()
-
-
-def _new_port() -> int:
-    port = free_port()
-    with store.writing() as tx:
-        state.put(tx, "gateway_port", port)
-    return port
-
-
-def _started_gateway(routes: list[gateway.Route], port: int) -> dict[str, Any] | None:
-    """Its handle, on another port where *port* is taken and the user did not choose it; None when there is none, and why is noted."""
-    try:
-        handle = _on_a_free_port(routes, port)
-    except MlopsError as error:
-        log.warning("gateway.failed port=%s %s", port, error)
-        _note_trouble(error)
-        return None
-    log.info("gateway.started pid=%s port=%s", handle.get("pid"), handle.get("port"))
-    with store.writing() as tx:
-        state.put(tx, "gateway", handle)
-        state.put(tx, "gateway_trouble", None)
-    return handle
-
-
-def _on_a_free_port(routes: list[gateway.Route], port: int) -> dict[str, Any]:
-    try:
-        return gateway.start(port)
-    except PortInUse:
-        if Workspace.current().settings().gateway_port:
-            raise
-    port = _new_port()
-    gateway.apply(routes, port=port)
-    return gateway.start(port)
-
-
-def _note_trouble(error: MlopsError | None) -> None:
-    """Keep why there is no gateway where every face finds it; tell it once, and take it back once it is over."""
-    said = error.as_json() if error else None
-    with store.reading() as tx:
-        known = state.get(tx, "gateway_trouble")
-    if known != said:
-        with store.writing() as tx:
-            state.put(tx, "gateway_trouble", said)
-
-
-def _kept_handle() -> dict[str, Any] | None:
-    with store.reading() as tx:
-        return state.get(tx, "gateway")
-
-
-def _route(endpoint: str, deployments: list[Deployment], change: table.TrafficChange | None) -> gateway.Route:
-    reachable = {d.name: d for d in deployments if d.wanted == "running" and d.handle.get("port")}
-    able = {d.name for d in reachable.values() if d.status == "healthy"}
-    laid_out = change.slots or list(change.weights.items()) if change else []
-    slots = [(name, count) for name, count in splits.able_slots(laid_out, able) if name in reachable and count > 0]
-    shares: dict[str, int] = {}
-    for name, count in slots:
-        shares[name] = shares.get(name, 0) + count
-    backends = [gateway.Backend(name=n, port=d.handle["port"], token=_read(d.handle["token_file"]), weight=shares.get(n, 0)) for n, d in reachable.items()]
-    mirrors = [(name, percent) for name, percent in change.mirrors.items() if name in able and percent] if change else []
-    return gateway.Route(
-        endpoint=endpoint, key=keys.key(endpoint), backends=tuple(backends), slots=tuple(slots), sticky=splits.sticky(change.sticky) if change else None,
-        mirrors=tuple(mirrors),
-    )  # fmt: skip
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-
-
-__all__ = ["GatewayKeeper", "World", "gateway_port"]
