@@ -50,13 +50,13 @@ def invoke(endpoint: str, data: Any, *, deployment: str | None = None) -> Answer
             table.get(tx, endpoint, deployment)
         running = {d.name: f"{d.model}:{d.version}" for d in table.of(tx, endpoint)}
         takes_raw = any(models.get(tx, ModelRef.parse(ref)).engine == "script" for ref in running.values())
-        port = Workspace.current().settings().gateway_port or state.get(tx, "gateway_port") or 0
+        gateway = state.gateway_url(tx)
     sent = body(data, takes_raw=takes_raw)
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {keys.key(endpoint)}"}
     if deployment:
         headers["azureml-model-deployment"] = deployment
     began = time.perf_counter()
-    status, answered, text = _sent("POST", f"http://127.0.0.1:{port}/{endpoint}/score", sent, headers)
+    status, answered, text = _sent("POST", f"{gateway}/{endpoint}/score", sent, headers)
     latency_ms = (time.perf_counter() - began) * 1000
     if status != 200:
         name = answered.get("azureml-model-deployment", "")
@@ -127,8 +127,7 @@ class Client:
 def _url_of(endpoint: str) -> str:
     with store.reading() as tx:
         table.endpoint(tx, endpoint)
-        port = Workspace.current().settings().gateway_port or state.get(tx, "gateway_port") or 0
-    return f"http://127.0.0.1:{port}/{endpoint}"
+        return f"{state.gateway_url(tx)}/{endpoint}"
 
 
 def _connection(url: str) -> http.client.HTTPConnection:

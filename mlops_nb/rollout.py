@@ -189,7 +189,7 @@ def endpoints(name: str | None = None) -> list[EndpointView]:
     """Every endpoint, or the one called *name*.  Raises EndpointNotFound."""
     with store.reading() as tx:
         chosen = [table.endpoint(tx, name)] if name else table.endpoints(tx)
-        base = _base_url(tx)
+        base = state.gateway_url(tx)
         return [_endpoint_view(tx, endpoint.name, base) for endpoint in chosen]
 
 
@@ -227,7 +227,7 @@ def status() -> WorkspaceStatus:
     with store.reading() as tx:
         trouble = state.get(tx, "gateway_trouble")
         return WorkspaceStatus(
-            workspace=str(Workspace.current().root), agent=agent.running(), gateway=_base_url(tx), gateway_trouble=(trouble or {}).get("error", ""),
+            workspace=str(Workspace.current().root), agent=agent.running(), gateway=state.gateway_url(tx), gateway_trouble=(trouble or {}).get("error", ""),
             dashboard=dashboards.address(), models=len(models.names(tx)), endpoints=views,
         )  # fmt: skip
 
@@ -257,7 +257,7 @@ def url_of(endpoint: str) -> str:
     """Where an endpoint answers; below it stand `/v2/…` and `/score`.  Raises EndpointNotFound."""
     with store.reading() as tx:
         table.endpoint(tx, endpoint)
-        return f"{_base_url(tx)}/{endpoint}"
+        return f"{state.gateway_url(tx)}/{endpoint}"
 
 
 class _Called(NamedTuple):
@@ -410,7 +410,7 @@ def _until_reachable(deployment: Deployment, report: Reporter, *, stops: int) ->
     deadline = time.monotonic() + 15
     while why := _ways_missing(deployment):
         with store.reading() as tx:
-            base, trouble = _base_url(tx), state.get(tx, "gateway_trouble")
+            base, trouble = state.gateway_url(tx), state.get(tx, "gateway_trouble")
         if trouble or time.monotonic() > deadline:
             raise GatewayUnreachable(base, (trouble or {}).get("error") or why)
         agent.ensure(stops=stops)
@@ -420,7 +420,7 @@ def _until_reachable(deployment: Deployment, report: Reporter, *, stops: int) ->
 def _ways_missing(deployment: Deployment) -> str:
     """Why requests do not reach it yet — picked by name, or by its share — or nothing."""
     with store.reading() as tx:
-        url, shares = f"{_base_url(tx)}/{deployment.endpoint}", table.traffic(tx, deployment.endpoint)
+        url, shares = f"{state.gateway_url(tx)}/{deployment.endpoint}", table.traffic(tx, deployment.endpoint)
     picked = client.ready(url, deployment.endpoint, deployment=deployment.name)
     if picked or not shares.get(deployment.name):
         return picked
@@ -433,7 +433,7 @@ def _deployed(deployment: Deployment) -> Deployed:
         share = table.traffic(tx, now.endpoint).get(now.name, 0)
         return Deployed(
             endpoint=now.endpoint, deployment=now.ref, model=now.model_ref, target=now.target, hardware=targets.hardware(now), limits=targets.limits(now),
-            status=now.status, traffic=share, url=_url(_base_url(tx), now.endpoint, [now]), untried=untried(tx, now),
+            status=now.status, traffic=share, url=_url(state.gateway_url(tx), now.endpoint, [now]), untried=untried(tx, now),
         )  # fmt: skip
 
 
@@ -527,8 +527,3 @@ def _deployment_view(deployment: Deployment, share: int, copies: int, *, untried
         traffic=share, copies=copies, wanted=deployment.wanted, reason=deployment.reason, restarts=deployment.restarts, since=deployment.changed_at,
         untried=untried,
     )  # fmt: skip
-
-
-def _base_url(tx: store.Transaction) -> str:
-    port = Workspace.current().settings().gateway_port or state.get(tx, "gateway_port") or 0
-    return f"http://127.0.0.1:{port}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..settings import Workspace
 from .database import Transaction
 
 
@@ -19,3 +20,9 @@ def put(tx: Transaction, key: str, value: object) -> None:
 
     sql = "INSERT INTO workspace_state VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
     tx.execute(sql, [key, msgspec.json.encode(value).decode()])
+
+
+def gateway_url(tx: Transaction) -> str:
+    """Where the endpoints are: the port of the settings, else the one that was picked; port 0 before there is any."""
+    port = Workspace.current().settings().gateway_port or get(tx, "gateway_port") or 0
+    return f"http://127.0.0.1:{port}"
