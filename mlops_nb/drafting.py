@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,8 +18,6 @@ from .serving.draft import Broke, Tried
 from .serving.spec import ServerSpec
 from .settings import Workspace
 from .store.deployments import Reason
-
-_MOST_LINES = 200
 
 
 def write(path: Path, source: str) -> Path:
@@ -81,16 +78,11 @@ def _tried(script: Path, files: Path, scratch: Path, sample: bytes | None, repor
     if sample is not None:
         (scratch / "sample.json").write_bytes(sample)
     command = [sys.executable, "-m", "mlops_nb.serving.draft", str(scratch)]
-    printed: list[str] = []
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
-        assert process.stdout
-        for line in process.stdout:
-            printed = [*printed, line.rstrip("\n")][-_MOST_LINES:]
-            report.log(printed[-1])
+    ended, printed = processes.reported(command, report)
     try:
         return msgspec.json.decode((scratch / "tried.json").read_bytes(), type=Tried | Broke)
     except FileNotFoundError:
-        reason = Reason(kind="exited", message=f"its process ended with exit code {process.returncode}", traceback="\n".join(printed[-20:]))
+        reason = Reason(kind="exited", message=f"its process ended with exit code {ended}", traceback="\n".join(printed))
         return Broke(reason=reason)
 
 

@@ -10,7 +10,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
 
     import psutil
 
+    from .progress import Reporter
+
 _LOOK_SECONDS = 0.5
 _BEHIND = 10
+_LAST_LINES = 20
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
@@ -134,6 +138,34 @@ def in_order() -> Iterator[None]:
             signal.signal(sign, signal.SIG_DFL)
         if told:
             os.kill(os.getpid(), told[0])
+
+
+def put_in_place(scratch: Path, home: Path, *, mark: str = ".") -> None:
+    """Have the folder *scratch* become *home*; where another process was faster its folder is as good, if it holds *mark*."""
+    try:
+        scratch.rename(home)
+    except OSError:
+        if not (home / mark).exists():
+            raise
+
+
+def reported(command: Sequence[str], report: Reporter, *, env: Mapping[str, str] | None = None) -> tuple[int, list[str]]:
+    """Run a command, its lines reported as they come; what it ended with, and its last lines.  Whatever interrupts us, Ctrl-C too, kills it."""
+    import subprocess
+
+    last: deque[str] = deque(maxlen=_LAST_LINES)
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env
+    ) as process:  # fmt: skip
+        assert process.stdout
+        try:
+            for line in process.stdout:
+                last.append(line.rstrip())
+                report.log(last[-1])
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode, list(last)
 
 
 class Ends:

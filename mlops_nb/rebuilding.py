@@ -16,7 +16,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from . import environments, hardware
+from . import environments, hardware, processes
 from .distributions import normalised
 from .errors import EnvironmentMissing, EnvironmentNotBuilt, MissingExtra
 from .progress import SILENT, Reporter
@@ -35,6 +34,7 @@ SERVER_NEEDS = ("cloudpickle", "httptools", "msgspec", "numpy", "orjson", "packa
 """What `mlops_nb.serving` imports besides the model's own packages and its runtime."""
 OLDEST_PYTHON = (3, 11)
 _LAST_LINES = 12
+_PYTHON = "Scripts/python.exe" if os.name == "nt" else "bin/python"
 
 
 def build(environment: Environment, report: Reporter = SILENT, *, runtime: str | None = None) -> Path:
@@ -44,12 +44,12 @@ def build(environment: Environment, report: Reporter = SILENT, *, runtime: str |
     Raises EnvironmentNotBuilt with uv's last lines, MissingExtra (uv).
     """
     home = _home(environment, runtime)
-    if _interpreter(home).exists():
+    if python_in(home).exists():
         report.step(f"environment {environment.ref} is there")
-        return _interpreter(home)
+        return python_in(home)
     report.step(f"building environment {environment.ref} with {len(environment.packages)} packages{f' and {runtime}' if runtime else ''}")
     _build(environment, home, _content(environment, runtime), report)
-    return _interpreter(home)
+    return python_in(home)
 
 
 def build_in(folder: Path, environment: Environment, report: Reporter = SILENT, *, runtime: str | None = None) -> Path:
@@ -60,7 +60,7 @@ def build_in(folder: Path, environment: Environment, report: Reporter = SILENT, 
     report.step(f"building environment {environment.ref} from nothing, with {len(environment.packages)} packages")
     folder.mkdir(parents=True)
     _build_at(folder, environment, _content(environment, runtime), report)
-    return _interpreter(folder)
+    return python_in(folder)
 
 
 def installed_in(python: Path) -> dict[str, str]:
@@ -71,7 +71,7 @@ def installed_in(python: Path) -> dict[str, str]:
 
 def interpreter(environment: Environment, *, runtime: str | None = None) -> Path:
     """The interpreter of an environment that was built, with the same *runtime*.  Raises EnvironmentMissing."""
-    found = _interpreter(home := _home(environment, runtime))
+    found = python_in(home := _home(environment, runtime))
     if not found.exists():
         raise EnvironmentMissing(environment.ref, str(home))
     return found
@@ -115,7 +115,7 @@ def _build_at(folder: Path, environment: Environment, content: str, report: Repo
     wanted = folder / "requirements.txt"
     wanted.write_text(content, encoding="utf-8")
     _run([uv(), "venv", "--quiet", "--relocatable", "--allow-existing", "--python", _python(environment), str(folder)], environment, report)
-    _run([uv(), "pip", "install", "--no-config", "--python", str(_interpreter(folder)), "-r", str(wanted)], environment, report)
+    _run([uv(), "pip", "install", "--no-config", "--python", str(python_in(folder)), "-r", str(wanted)], environment, report)
 
 
 def _content(environment: Environment, runtime: str | None) -> str:
@@ -137,31 +137,16 @@ def _minor(environment: Environment) -> tuple[int, ...]:
 
 
 def _run(command: list[str], environment: Environment, report: Reporter) -> None:
-    """Run one step, its lines reported as they come.  Raises EnvironmentNotBuilt with the last of them."""
-    lines: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=variables()) as process:
-        assert process.stdout
-        try:
-            for line in process.stdout:
-                lines.append(line.rstrip())
-                report.log(lines[-1])
-        except BaseException:  # Ctrl-C: uv would go on installing
-            process.kill()
-            raise
-    if process.returncode:
-        why = f"uv {command[1]} ended with {process.returncode}"
-        raise EnvironmentNotBuilt(environment.ref, why=why, log="\n".join(lines[-_LAST_LINES:]))
+    """Run one step.  Raises EnvironmentNotBuilt with its last lines."""
+    ended, lines = processes.reported(command, report, env=variables())
+    if ended:
+        raise EnvironmentNotBuilt(environment.ref, why=f"uv {command[1]} ended with {ended}", log="\n".join(lines[-_LAST_LINES:]))
 
 
 def _put_in_place(scratch: Path, home: Path) -> None:
-    if home.is_dir() and not _interpreter(home).exists():
+    if home.is_dir() and not python_in(home).exists():
         shutil.rmtree(home)  # its base Python is gone
-    try:
-        scratch.rename(home)
-    except OSError:
-        if not _interpreter(home).exists():
-            raise
-        # another process was faster; its environment is as good
+    processes.put_in_place(scratch, home, mark=_PYTHON)
 
 
 def _home(environment: Environment, runtime: str | None) -> Path:
@@ -176,8 +161,9 @@ def _root() -> Path:
     return Path(named).expanduser().absolute() if named else Path(cache) / "mlops_nb" / "environments"
 
 
-def _interpreter(home: Path) -> Path:
-    return home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+def python_in(home: Path) -> Path:
+    """The interpreter of an environment in the folder *home*."""
+    return home / _PYTHON
 
 
 def uv(*, extra: str = "isolated", doing: str = "Building an environment") -> str:

@@ -7,7 +7,6 @@ workspace, and opened only while its own hash is the one noted when it was compi
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import shutil
 import subprocess
 import tarfile
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from .. import artifacts, processes
 from ..errors import CompilerMissing, EmulationNotBuilt, FileChanged, SignatureMismatch
 from ..progress import SILENT, Reporter
 from ..safety import path_inside
@@ -57,7 +57,7 @@ def library(archive: Path, *, report: Reporter = SILENT) -> Path:
 
     Raises CompilerMissing, EmulationNotBuilt with the compiler's first lines, FileChanged for a library that is not what was compiled.
     """
-    home = path_inside(Workspace.current().run, FOLDER, _digest(archive)[:_HASH_LETTERS])
+    home = path_inside(Workspace.current().run, FOLDER, artifacts.sha256_of(archive)[:_HASH_LETTERS])
     if not (home / _NOTED).exists():
         report.step(f"compiling {archive.name.removesuffix('.tar.gz')} as C++")
         _build(archive, home)
@@ -81,7 +81,7 @@ def forget(needed: Collection[str], *, older_than_seconds: float = 3600) -> int:
 
 def _check(home: Path) -> None:
     noted = msgspec.json.decode((home / _NOTED).read_bytes(), type=dict[str, str])
-    if noted != {"sha256": _digest(home / _LIBRARY)}:
+    if noted != {"sha256": artifacts.sha256_of(home / _LIBRARY)}:
         raise FileChanged(home / _LIBRARY)
 
 
@@ -102,8 +102,8 @@ def _build(archive: Path, home: Path) -> None:
         with tarfile.open(archive) as content:
             content.extractall(scratch, filter="data")
         _compile(command, scratch)
-        (scratch / _NOTED).write_bytes(msgspec.json.encode({"sha256": _digest(scratch / _LIBRARY)}))
-        _put_in_place(scratch, home)
+        (scratch / _NOTED).write_bytes(msgspec.json.encode({"sha256": artifacts.sha256_of(scratch / _LIBRARY)}))
+        processes.put_in_place(scratch, home, mark=_NOTED)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -117,20 +117,6 @@ def _compile(command: str, folder: Path) -> None:
         raise EmulationNotBuilt(f"took longer than {COMPILE_SECONDS:.0f} s") from None
     if done.returncode:
         raise EmulationNotBuilt(f"ended with {done.returncode}", log="\n".join(done.stderr.splitlines()[:12]))
-
-
-def _put_in_place(scratch: Path, home: Path) -> None:
-    try:
-        scratch.rename(home)
-    except OSError:
-        if not (home / _NOTED).exists():
-            raise
-        # another process was faster; what it compiled is as good
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class Logic:

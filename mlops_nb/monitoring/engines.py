@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from .. import rebuilding
+from .. import processes, rebuilding
 from ..errors import BadOption, DriftCheckFailed, EngineInstallFailed, EngineMissing, LicenceNotAccepted, MissingExtra, suggested
 from ..progress import SILENT, Reporter
 from ..version import __version__
@@ -111,7 +111,7 @@ def alibi_detect(*, needs: str = "") -> Engine:
     for recipe in RECIPES:
         for home in [_home(recipe, TENSORFLOW)] if needs else [_home(recipe), _home(recipe, TENSORFLOW)]:
             if home.is_dir() and (found := _installed(home)):
-                return _ready(found, python=str(_interpreter(home)), where=str(home))
+                return _ready(found, python=str(rebuilding.python_in(home)), where=str(home))
     return Engine(name="alibi-detect", licence=f"{_APACHE} up to 0.11.4, {_BUSINESS} since", ready=False)
 
 
@@ -182,33 +182,19 @@ def _build(recipe: Recipe, python: str, report: Reporter, needs: str) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
     try:
         _run([_uv(), "venv", "--relocatable", "--allow-existing", "--python", python, str(scratch)], report)
-        _run([_uv(), "pip", "install", "--python", str(_interpreter(scratch)), "--only-binary", ":all:", *requirements], report)
+        _run([_uv(), "pip", "install", "--python", str(rebuilding.python_in(scratch)), "--only-binary", ":all:", *requirements], report)
         report.step("importing it once")
-        _run([str(_interpreter(scratch)), "-c", f"import {', '.join(('alibi_detect.cd', *filter(None, [needs])))}"], report)
-        _put_in_place(scratch, home)
+        _run([str(rebuilding.python_in(scratch)), "-c", f"import {', '.join(('alibi_detect.cd', *filter(None, [needs])))}"], report)
+        processes.put_in_place(scratch, home)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _put_in_place(scratch: Path, home: Path) -> None:
-    try:
-        scratch.rename(home)
-    except OSError:
-        if not home.is_dir():
-            raise
-        # another process was faster; its environment is as good
-
-
 def _run(command: list[str], report: Reporter) -> None:
-    """Run one step, its lines reported as they come.  Raises EngineInstallFailed with the last of them."""
-    lines: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=rebuilding.variables()) as process:
-        assert process.stdout
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            report.log(lines[-1])
-    if process.returncode:
-        raise EngineInstallFailed("alibi-detect", why=f"{Path(command[0]).name} ended with {process.returncode}", detail="\n".join(lines[-8:]))
+    """Run one step.  Raises EngineInstallFailed with its last lines."""
+    ended, lines = processes.reported(command, report, env=rebuilding.variables())
+    if ended:
+        raise EngineInstallFailed("alibi-detect", why=f"{Path(command[0]).name} ended with {ended}", detail="\n".join(lines[-8:]))
 
 
 def answer(engine: Engine, script: Path, job: str) -> str:
@@ -234,10 +220,6 @@ def _home(recipe: Recipe, needs: str = "") -> Path:
     named = os.environ.get("MLOPS_ENGINES")
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return (Path(named).expanduser() if named else Path(cache) / "mlops_nb" / "engines") / "-".join(filter(None, ("alibi-detect", recipe.version, needs)))
-
-
-def _interpreter(home: Path) -> Path:
-    return home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def _uv() -> str:

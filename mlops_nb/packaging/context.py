@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from .. import environments, registry
+from .. import artifacts, environments, registry
 from ..errors import BadOption, FileMissing, UnsafePath, listed
 from ..progress import SILENT, Reporter
 from ..rebuilding import OLDEST_PYTHON
@@ -286,14 +286,9 @@ def _hash(folder: Path, written: str) -> str:
         place = file.relative_to(folder).as_posix()
         if place.split("/")[0] in ("requirements.txt", "environment.yml", "wheelhouse", "server", "files", "version"):
             executable = bool(file.lstat().st_mode & stat.S_IXUSR)
-            content = f"-> {file.readlink()}" if file.is_symlink() else _digest(file)
+            content = f"-> {file.readlink()}" if file.is_symlink() else artifacts.sha256_of(file)
             whole.update(f"{place}\0{executable}\0{content}\n".encode())
     return whole.hexdigest()
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _write(place: Path, text: str) -> None:

@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -21,7 +20,7 @@ from pathlib import Path
 import msgspec
 from packaging.utils import parse_wheel_filename
 
-from .. import environments, rebuilding
+from .. import environments, processes, rebuilding
 from ..errors import WheelsMissing
 from ..progress import SILENT, Reporter
 from ..store.environments import Package
@@ -71,7 +70,7 @@ def lock(packages: Sequence[Package], *, python: str, platform: str, wheelhouse:
         locked = (_fetched if wheelhouse else _compiled)(packages, python, platform, scratch, report)
         locked = msgspec.structs.replace(locked, folder=str(home) if wheelhouse else "")
         (scratch / "locked.json").write_bytes(msgspec.json.encode(locked))
-        _put_in_place(scratch, home)
+        processes.put_in_place(scratch, home, mark="locked.json")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return locked
@@ -126,18 +125,9 @@ def _licence(file: Path) -> str:
 
 
 def _run(command: list[str], doing: str, report: Reporter) -> None:
-    """Run one step, its lines reported as they come.  Raises WheelsMissing with the last of them."""
-    lines: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=rebuilding.variables()) as process:
-        assert process.stdout
-        try:
-            for line in process.stdout:
-                lines.append(line.rstrip())
-                report.log(lines[-1])
-        except BaseException:  # Ctrl-C: pip would go on fetching
-            process.kill()
-            raise
-    if process.returncode:
+    """Run one step.  Raises WheelsMissing with its last lines."""
+    ended, lines = processes.reported(command, report, env=rebuilding.variables())
+    if ended:
         raise WheelsMissing(doing, log="\n".join(lines[-_LAST_LINES:]))
 
 
@@ -146,15 +136,6 @@ def _pip() -> list[str]:
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     return [rebuilding.uv(doing="Fetching wheels"), "tool", "run", "pip"]
-
-
-def _put_in_place(scratch: Path, home: Path) -> None:
-    try:
-        scratch.rename(home)
-    except OSError:
-        if not (home / "locked.json").exists():
-            raise
-        # another process was faster; its folder is as good
 
 
 def _home(packages: Sequence[Package], python: str, platform: str, wheelhouse: bool) -> Path:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from mlops_nb import monitoring
@@ -33,6 +34,14 @@ class Lines:
     def log(self, line: str) -> None:
         """A line of uv's."""
         self.lines.append(line)
+
+
+class Interrupting(Lines):
+    """Somebody presses Ctrl-C at the first line."""
+
+    def log(self, line: str) -> None:
+        super().log(line)
+        raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -95,6 +104,21 @@ def test_a_licence_that_is_not_free_is_never_taken_silently(no_engine, monkeypat
 
     assert "--accept-licence" in told.value.hint
     assert not no_engine.exists()
+
+
+def test_an_installation_that_is_interrupted_ends_what_it_started(no_engine, monkeypatch, tmp_path):
+    slow = tmp_path / "uv"
+    slow.write_text("#!/bin/sh\necho $$\nexec sleep 60\n")
+    slow.chmod(0o700)
+    monkeypatch.setattr(engines, "_uv", lambda: str(slow))
+    monkeypatch.setattr(engines, "_python", lambda versions: sys.executable)
+    report = Interrupting()
+
+    with pytest.raises(KeyboardInterrupt):
+        engines.install("alibi-detect", report=report)
+
+    assert not psutil.pid_exists(int(report.lines[0]))
+    assert list(no_engine.iterdir()) == []
 
 
 def test_a_failed_installation_shows_the_last_lines_and_leaves_nothing(no_engine, monkeypatch):
