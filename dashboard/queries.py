@@ -267,15 +267,7 @@ def log_lines(deployment: Deployment, *, most: int = 200) -> list[str]:
 def usages(deployments: Sequence[Deployment]) -> dict[str, Usage]:
     """What each deployment uses now, by its reference; asked of all at once, because a target may be slow to tell."""
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return dict(zip((d.ref for d in deployments), pool.map(_usage, deployments), strict=True))
-
-
-def _usage(deployment: Deployment) -> Usage:
-    """Nothing of one whose place does not answer."""
-    try:
-        return targets.get(deployment.target).usage(deployment)
-    except MlopsError:
-        return Usage()
+        return dict(zip((d.ref for d in deployments), pool.map(targets.usage, deployments), strict=True))
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):

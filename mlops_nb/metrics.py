@@ -18,7 +18,6 @@ from pathlib import Path
 import msgspec
 
 from . import store, targets, telemetry
-from .errors import MlopsError
 from .safety import text_for
 from .serving.spec import ServerSpec
 from .store import alerts, checks, models, rollouts
@@ -300,7 +299,7 @@ def _add_rollouts(page: Page, under_way: Iterable[Rollout]) -> None:
 def _loads(deployments: Sequence[Deployment]) -> list[tuple[Load, str]]:
     """What each has to carry, and its server's own page; all are asked at once."""
     with ThreadPoolExecutor(max_workers=8) as pool:
-        used, pages = list(pool.map(_usage, deployments)), list(pool.map(_server_page, deployments))
+        used, pages = list(pool.map(targets.usage, deployments)), list(pool.map(_server_page, deployments))
     since = store.now() - WINDOW
     counted = {name: telemetry.counted(name, since=since) for name in {d.endpoint for d in deployments}}
     return [
@@ -322,13 +321,6 @@ def _gauge(text: str, name: str) -> int | None:
     """A server's count; None where it does not tell, as one of an earlier version."""
     found = re.search(rf"^{name}\{{.*\}} (\d+)$", text, re.MULTILINE)
     return int(found[1]) if found else None
-
-
-def _usage(deployment: Deployment) -> Usage:
-    try:
-        return targets.get(deployment.target).usage(deployment)
-    except MlopsError:
-        return Usage()  # its place does not answer now; the page tells what is known
 
 
 def _server_page(deployment: Deployment) -> str:

@@ -172,9 +172,7 @@ def tag(ref: ModelRef | str, tags: Mapping[str, str | None]) -> ModelVersion:
 def delete(ref: ModelRef | str) -> int:
     """Delete a version and the files only it needs, and return the bytes freed.  Raises VersionInUse when it is deployed."""
     with store.writing() as tx:
-        version = table.get(tx, _parsed(ref))
-        if users := deployment_table.running_version(tx, version.model, version.version):
-            raise VersionInUse(version.ref, [d.ref for d in users])
+        version = _unused(tx, ref)
         table.delete(tx, version)
         events.record(tx, "ModelDeleted", subject=version.ref, data={"hash": version.hash})
     with store.writing() as tx:  # only what is committed may cost files, and under the lock nobody can start to need one
@@ -185,11 +183,17 @@ def delete(ref: ModelRef | str) -> int:
 def deletable_bytes(ref: ModelRef | str) -> int:
     """What `delete` would free.  Raises VersionInUse as it would."""
     with store.reading() as tx:
-        version = table.get(tx, _parsed(ref))
-        if users := deployment_table.running_version(tx, version.model, version.version):
-            raise VersionInUse(version.ref, [d.ref for d in users])
+        version = _unused(tx, ref)
         others = {file.sha256 for other in table.search(tx, most=1_000_000) if other.ref != version.ref for file in _kept_with(other)}
     return sum({file.sha256: file.bytes for file in _kept_with(version) if file.sha256 not in others}.values())
+
+
+def _unused(tx: store.Transaction, ref: ModelRef | str) -> ModelVersion:
+    """The version *ref* names.  Raises VersionInUse when a deployment runs it."""
+    version = table.get(tx, _parsed(ref))
+    if users := deployment_table.running_version(tx, version.model, version.version):
+        raise VersionInUse(version.ref, [d.ref for d in users])
+    return version
 
 
 def download(ref: ModelRef | str, folder: str | Path) -> Path:

@@ -178,7 +178,7 @@ def _drifted(told: DriftReport, coded: Mapping[str, Coded]) -> list[FeatureDrift
     if not alone:
         moved = [msgspec.structs.replace(f, effect=_gap(coded[f.name])) for f in told.features if f.name in coded and f.side == "input"]
         alone = [feature for feature in moved if (feature.effect or 0.0) >= 0.05]
-    return sorted(alone, key=_effect, reverse=True)[:_MOST_FEATURES]
+    return sorted(alone, key=lambda feature: feature.size, reverse=True)[:_MOST_FEATURES]
 
 
 def _gap(one: Coded) -> float:
@@ -186,14 +186,10 @@ def _gap(one: Coded) -> float:
     return float(np.abs(before / max(before.sum(), 1) - now / max(now.sum(), 1)).sum() / 2)
 
 
-def _effect(feature: FeatureDrift) -> float:
-    return max(feature.effect or 0.0, feature.new, abs(feature.missing_window - feature.missing_reference))
-
-
 def _began(feature: FeatureDrift, coded: Mapping[str, Coded], asked: Sample) -> Changed:
     one = coded.get(feature.name) if feature.side == "input" else None
     began = change_point.beginning(asked.time, one.window, one.counts[0]) if one else None
-    return Changed(feature=feature.name, effect=_effect(feature), summary=feature.summary, began=began)
+    return Changed(feature=feature.name, effect=feature.size, summary=feature.summary, began=began)
 
 
 def _start(asked: Sample, began: Beginning | None, told: DriftReport) -> int:

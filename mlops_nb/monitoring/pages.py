@@ -90,9 +90,9 @@ def _sentence(words: str) -> str:
 
 def _moved(report: DriftReport) -> str:
     shown = [feature for feature in report.features if feature.type != "not compared"]
-    longest = max([0.2, *(_size(feature) for feature in shown)])
+    longest = max([0.2, *(feature.size for feature in shown)])
     rows = [
-        _row(_link(number, feature), _bar(feature, longest), _mark(feature), _share(_size(feature)), _p(feature), _(feature.summary))
+        _row(_link(number, feature), _bar(feature, longest), _mark(feature), _share(feature.size), _p(feature), _(feature.summary))
         for number, feature in enumerate(shown)
     ]
     return f"<h2>What moved</h2>{_table(['feature', '', 'verdict', 'moved', 'p corrected', 'what is seen'], rows)}"
@@ -102,13 +102,9 @@ def _link(number: int, feature: FeatureDrift) -> str:
     return f'<a href="#f{number}">{_(feature.name)}</a>'
 
 
-def _size(feature: FeatureDrift) -> float:
-    return max(feature.effect or 0.0, feature.new, abs(feature.missing_window - feature.missing_reference))
-
-
 def _bar(feature: FeatureDrift, longest: float) -> str:
     mark = f'<b style="left:{100 * feature.minimum_effect / longest:.1f}%"></b>' if 0 < feature.minimum_effect <= longest else ""
-    return f'<div class="bar{" drift" if feature.is_drift else ""}"><i style="width:{100 * _size(feature) / longest:.1f}%"></i>{mark}</div>'
+    return f'<div class="bar{" drift" if feature.is_drift else ""}"><i style="width:{100 * feature.size / longest:.1f}%"></i>{mark}</div>'
 
 
 def _mark(feature: FeatureDrift) -> str:

@@ -54,6 +54,11 @@ class FeatureDrift(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it stands for all features, which a detector looked at as one."""
         return self.type == "together"
 
+    @property
+    def size(self) -> float:
+        """Share of the rows, 0–1, that it moved: by values, by new ones, or by what is missing, whichever is most."""
+        return max(self.effect or 0.0, self.new, abs(self.missing_window - self.missing_reference))
+
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """Something about the data themselves, whatever the model makes of them."""

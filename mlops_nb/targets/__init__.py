@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from .. import store
-from ..errors import BadOption, TargetCannot, closest, listed
+from ..errors import BadOption, MlopsError, TargetCannot, closest, listed
 from ..progress import Reporter
 from ..store import deployments as table
 from ..store.deployments import Deployment, DeploymentSpec, Reason
@@ -134,6 +134,14 @@ def get(name: str) -> Target:
         return importlib.import_module(f".{name}", __name__)  # type: ignore[return-value]
     near = closest(name, NAMES)
     raise BadOption(f"No target {name!r}. Targets: {listed(NAMES)}.", hint=f"--to {near or NAMES[0]}")
+
+
+def usage(deployment: Deployment) -> Usage:
+    """What a deployment uses now; nothing where its place does not answer."""
+    try:
+        return get(deployment.target).usage(deployment)
+    except MlopsError:
+        return Usage()
 
 
 def require(name: str, *abilities: str) -> None:
