@@ -46,7 +46,9 @@ def test_each_window_has_every_feature_with_its_effect(delays):
 def test_unchanged_windows_raise_no_alarm(delays):
     asked_hourly(delays)
 
-    assert not any(cell.alarm for slot in of().slots for cell in slot.cells)
+    found = of()
+
+    assert {cell.alarm for slot in found.slots for cell in slot.cells} == {False}
 
 
 def test_a_change_alarms_in_the_window_it_began_in_and_stands_first(delays):
