@@ -145,7 +145,7 @@ class Module:
             self._read_own(event.message)
             event.link.acknowledge(event)
         elif isinstance(event, Confirmed):
-            self._confirmed([event])
+            self._confirmed(event)
         elif isinstance(event, Loaded):
             self._loaded(event)
         elif isinstance(event, Up):
@@ -265,10 +265,10 @@ class Module:
                 self._leaving[(id(link), mid)] = sequence
                 self._sent[near] = sequence
 
-    def _confirmed(self, confirmed: list[Confirmed]) -> None:
-        sequences = [self._leaving.pop((id(event.link), event.mid), None) for event in confirmed]
-        if gone := [sequence for sequence in sequences if sequence is not None]:
-            self._ledger.delivered(gone)
+    def _confirmed(self, event: Confirmed) -> None:
+        sequence = self._leaving.pop((id(event.link), event.mid), None)
+        if sequence is not None:
+            self._ledger.delivered([sequence])
 
     # ── the link ──
 
