@@ -25,23 +25,31 @@ def columns(body: Any, signature: Signature | None) -> dict[str, Any]:
 
 def _opened(body: Any, signature: Signature | None, names: list[str]) -> dict[str, Any]:
     if isinstance(body, dict):
-        if names and body.keys() >= set(names):
-            return _columns(body)
-        if "columns" in body and "data" in body:
-            return _split(body)
-        for wrapper in _WRAPPERS:
-            if wrapper in body and wrapper not in names:
-                return _opened(body[wrapper], signature, names)
-        return _fitted(_columns(body), signature, names)
-    if isinstance(body, list) and any(type(row) is dict for row in body):
-        if (wrong := next((number for number, row in enumerate(body) if type(row) is not dict), None)) is not None:
-            raise SignatureMismatch(f"Row {wrong} is no record of columns, as others are.", hint=_SHAPES)
-        return _records(body, signature, names)
-    if isinstance(body, list) and body and signature:
-        return signature.table_of(body)
+        return _of_object(body, signature, names)
     if isinstance(body, list) and body:
-        return to_columns(body)
+        return _of_rows(body, signature, names)
     raise SignatureMismatch("The body has no rows." if body in ([], None) else "The body is not rows of data.", hint=_SHAPES)
+
+
+def _of_object(body: dict[str, Any], signature: Signature | None, names: list[str]) -> dict[str, Any]:
+    """Columns, one record, pandas' split form, or a wrapper around whatever may be sent."""
+    if names and body.keys() >= set(names):
+        return _columns(body)
+    if "columns" in body and "data" in body:
+        return _split(body)
+    for wrapper in _WRAPPERS:
+        if wrapper in body and wrapper not in names:
+            return _opened(body[wrapper], signature, names)
+    return _fitted(_columns(body), signature, names)
+
+
+def _of_rows(rows: list[Any], signature: Signature | None, names: list[str]) -> dict[str, Any]:
+    """Records; or rows without names, in the signature's order."""
+    if not any(type(row) is dict for row in rows):
+        return signature.table_of(rows) if signature else to_columns(rows)
+    if (wrong := next((number for number, row in enumerate(rows) if type(row) is not dict), None)) is not None:
+        raise SignatureMismatch(f"Row {wrong} is no record of columns, as others are.", hint=_SHAPES)
+    return _records(rows, signature, names)
 
 
 def _fitted(columns: dict[str, Any], signature: Signature | None, names: list[str]) -> dict[str, Any]:
