@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
+from mlops_nb.ports import free_port
 from mlops_nb.settings import Workspace
 
 
@@ -95,13 +95,6 @@ def answers(lab: Lab) -> bool:
         return lab.ask("api/status")[0] == 200
     except OSError:
         return False
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until(true: Callable[[], object], *, seconds: float) -> None:

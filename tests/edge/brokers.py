@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from mlops_nb.edge.broker import Broker
+from mlops_nb.ports import free_port
 
 MOSQUITTO = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
 USER, PASSWORD = "gate", "s3cret-of-the-gate"
@@ -22,7 +23,7 @@ class Mosquitto:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
-        self.port = _free_port()
+        self.port = free_port()
         make_certificates(folder)
         subprocess.run(["mosquitto_passwd", "-b", "-c", str(folder / "passwords"), USER, PASSWORD], check=True)
         (folder / "credentials").write_text(f"{USER}\n{PASSWORD}\n")
@@ -84,12 +85,6 @@ def make_certificates(folder: Path) -> None:
     (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
     ca = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"]
     openssl("x509", "-req", "-in", "server.csr", *ca, "-days", "2", "-extfile", "names", "-out", "server.crt")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _listens(port: int) -> bool:

@@ -17,6 +17,7 @@ import pytest
 
 from mlops_nb import gateway, keys
 from mlops_nb.gateway import Route
+from mlops_nb.ports import free_port
 from mlops_nb.settings import Workspace
 
 
@@ -100,12 +101,6 @@ def eventually(true: Callable[[], Any], *, seconds: float = 20.0) -> Any:
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.02)
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

@@ -13,9 +13,10 @@ import pytest
 
 from mlops_nb import gateway, keys
 from mlops_nb.errors import PortInUse
+from mlops_nb.ports import free_port
 from mlops_nb.settings import Workspace
 
-from .conftest import Gate, Server, ask_on, eventually, free_port
+from .conftest import Gate, Server, ask_on, eventually
 
 
 class Load:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import numpy as np
 import orjson
 
 from mlops_nb.column_bytes import arrays_of
+from mlops_nb.ports import free_port
 from mlops_nb.store.deployments import Reason
 
 DEADLINE_SECONDS = 150.0
@@ -127,12 +127,6 @@ def wait_for(condition: Callable[[], Any], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS:.0f} s: {what}"
         time.sleep(0.005)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 Start = Callable[..., Running]

@@ -13,8 +13,9 @@ from sklearn.pipeline import Pipeline
 import mlops_nb
 from mlops_nb import gateway, keys
 from mlops_nb.errors import InvocationFailed, SignatureMismatch
+from mlops_nb.ports import free_port
 
-from .scoring_servers import Running, free_port, wait_for
+from .scoring_servers import Running, wait_for
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from mlops_nb import signature
+from mlops_nb.ports import free_port
 
-from .scoring_servers import Start, free_port, wait_for
+from .scoring_servers import Start, wait_for
 
 CELL = {
     "number": 12,
