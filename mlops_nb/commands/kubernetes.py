@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-from ..errors import BadOption, MlopsError
+from ..errors import MlopsError
 from ..grammar import Text
 from ..reference import ModelRef
 from ..shapes import Facts
-from ..vocabulary import A_MODEL, A_VARIABLE, AN_ENDPOINT, CORES, MEMORY, Pair, Several, Word
+from ..vocabulary import A_MODEL, A_VARIABLE, AN_ENDPOINT, CORES, MEMORY, SEVERAL_PERCENT, Pair, Word
 from .group import mlops
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,16 +28,7 @@ def _contexts(fragment: str) -> Sequence[str]:
 
 
 A_CONTEXT = Word("CONTEXT", str, _contexts)
-
-
-def _share(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 100):
-        raise BadOption(f"{text!r} is not a whole percentage from 0 to 100.", hint="--split 90,10")
-    return int(text)
-
-
 A_NODE_LABEL = Pair("LABEL=VALUE")
-SEVERAL_SHARES = Several(Word("PERCENT", _share), "PERCENT,…")
 
 
 def placing(command: F) -> F:
@@ -74,7 +65,7 @@ def said(words: dict[str, Any]) -> dict[str, Any]:
 )
 @click.argument("refs", metavar="MODEL[:VERSION]...", type=A_MODEL, nargs=-1, required=True)
 @click.option("--endpoint", type=AN_ENDPOINT, help="Where callers find it.  [default: the model's name]")
-@click.option("--split", "shares", type=SEVERAL_SHARES, help="The percentage of each version, in their order.  [default: all to the first]")
+@click.option("--split", "shares", type=SEVERAL_PERCENT, help="The percentage of each version, in their order.  [default: all to the first]")
 @click.option("--style", type=click.Choice(["plain", "kserve"]), default="plain", help="Deployments and a route, or an InferenceService.  [default: plain]")
 @click.option("--image", "images", metavar="REFERENCE", multiple=True, help="The image of each version, in their order.  [default: those that were pushed]")
 @click.option("--cpus", type=CORES, help="Cores each pod may use.  [default: all]")
