@@ -160,7 +160,7 @@ def test_the_log_ends_with_what_callers_got_wrong(asked: Workspace) -> None:
     for _ in range(3):
         with pytest.raises(errors.MlopsError):
             rollout.invoke("churn", {"age": ["\x1b[31mold"], "income": [1.0]}, deployment="2")
-    wait_for(lambda: telemetry.refused("churn"), what="the captured requests")
+    wait_for(lambda: sum(row["requests"] for row in telemetry.refused("churn")) == 3, what="the captured requests")
 
     whole, one, other = (commands.run(["logs", ref], Terminal(quiet=True)) for ref in ("churn", "churn/2", "churn/1"))
 
