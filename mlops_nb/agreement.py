@@ -93,8 +93,9 @@ def of_shadow(ref: DeploymentRef | str, *, since: datetime | None = None, until:
     if not pairs:
         targets.require_kept(ref.endpoint)
         raise NothingToCompare.no_copies(ref.endpoint, shadow)
-    everything = labels.answers(ref.endpoint, since=since, until=until, columns=performance.inputs_of(ref.endpoint))
-    mine, others = [one for one in everything if one.deployment == shadow], [one for one in everything if one.deployment != shadow]
+    columns = performance.inputs_of(ref.endpoint)
+    mine = labels.answers(ref.endpoint, deployment=shadow, since=since, until=until, columns=columns)
+    others = labels.answers(ref.endpoint, since=since, until=until, columns=columns, copies=False)  # another shadow answered no caller
     copied = {pair.id for pair in pairs}
     failed = sum(pair.rows for pair in pairs if (pair.status < 400) != (pair.shadow_status < 400))
     before = side([pair.latency_ms for pair in pairs], [pair.status for pair in pairs])

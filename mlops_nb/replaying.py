@@ -254,7 +254,7 @@ def _recorded(version: ModelVersion, most: int) -> list[dict[str, Any]]:
 def _before(endpoint: str, deployment: str | None, window: tuple[datetime, datetime], asked: Sequence[Past]) -> list[Answers]:
     """What was answered then, of all deployments together where they gave the same kind of answer."""
     ids = {one.id for one in asked}
-    found = labels.answers(endpoint, deployment=deployment, since=window[0], columns=performance.inputs_of(endpoint))
+    found = labels.answers(endpoint, deployment=deployment, since=window[0], columns=performance.inputs_of(endpoint), copies=False)
     return [kept for one in found if len(kept := one.where(np.fromiter((id in ids for id in one.id), bool, len(one))))]
 
 

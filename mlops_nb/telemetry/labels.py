@@ -218,15 +218,16 @@ def count(endpoint: str) -> int:
 
 def answers(
     endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None, columns: Sequence[str] = (),
-    most: int | None = None
+    most: int | None = None, copies: bool = True
 ) -> list[Answers]:  # fmt: skip
     """What each deployment answered, one row for each scored row, by time, with the truth where it is known and the inputs called *columns*.
 
-    A deployment that was sent copies is judged by the labels of the requests they are copies of.  Of requests with one id the newest counts.
+    A deployment that was sent copies is judged by the labels of the requests they are copies of; without *copies* only what callers were answered is
+    there.  Of requests with one id the newest counts.
     Only answers whose payload is kept are there.  With *most*, of a deployment that has more than three times as many, about so many rows or
     a sixteenth of its own where that is less: always the same sample of the requests.
     """
-    found = [_answers_of(endpoint, place, since, until, columns, most) for place in files.folders(endpoint, deployment)]
+    found = [_answers_of(endpoint, place, since, until, columns, most, copies=copies) for place in files.folders(endpoint, deployment)]
     return [one for one in found if one is not None and len(one)]
 
 
@@ -335,11 +336,12 @@ class _Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _answers_of(
-    endpoint: str, place: Path, since: datetime | None, until: datetime | None, columns: Sequence[str], most: int | None, *, known_by: int | None = None
+    endpoint: str, place: Path, since: datetime | None, until: datetime | None, columns: Sequence[str], most: int | None, *, known_by: int | None = None,
+    copies: bool = True,
 ) -> Answers | None:  # fmt: skip
     def ask(standings: list[Standing]) -> Answers | None:
         cursor, standing = rows.connection(), standings[0]
-        told = _told(cursor, endpoint, standing, since, until, columns, most=most, known_by=known_by)
+        told = _told(cursor, endpoint, standing, since, until, columns, most=most, known_by=known_by, copies=copies)
         if told is None:
             return None
         found = cursor.execute(f"{told.sql} ORDER BY {told.order}", told.bounds).fetchnumpy()
@@ -350,7 +352,7 @@ def _answers_of(
 
 def _told(
     cursor: duckdb.DuckDBPyConnection, endpoint: str, standing: Standing, since: datetime | None, until: datetime | None, columns: Sequence[str] = (), *,
-    most: int | None = None, known_by: int | None = None,
+    most: int | None = None, known_by: int | None = None, copies: bool = True,
 ) -> _Told | None:  # fmt: skip
     total = _scored(cursor, standing, since, until) if most else 0
     share = min(most / total, aggregates.SAMPLED) if most and total > _WELL_BEYOND * most else None
@@ -363,6 +365,7 @@ def _told(
     if "said" not in wanted or (known is None and known_by is not None):
         return None
     where, bounds = _during(since, until)
+    where += "" if copies else f" AND NOT coalesce(suffix(id, '{COPY_MARK}'), false)"
     answers = _by_row(table, wanted, where, labelled=known if known_by is not None else None)
     truth = f"{'LEFT ' if known_by is None else ''}JOIN ({known}) k USING (id, row)" if known else "CROSS JOIN (SELECT NULL::VARCHAR AS label) k"
     said_type = types[wanted["said"]].removesuffix("[]")

@@ -15,6 +15,7 @@ import pytest
 
 from mlops_nb import signature, store
 from mlops_nb.settings import Workspace
+from mlops_nb.splits import COPY_MARK
 from mlops_nb.store import deployments, models
 from mlops_nb.store.deployments import Deployment, DeploymentSpec
 from mlops_nb.store.models import ModelVersion
@@ -29,8 +30,11 @@ class Answered:
             deployments.ensure_endpoint(tx, "delays", author="ada")
         self._names: set[str] = set()
 
-    def by(self, name: str, inputs: pd.DataFrame, outputs: dict[str, Sequence[Any]], *, at: datetime | None = None, ids: str = "r", batch: int = 1) -> None:
-        """Requests of *batch* rows that deployment *name* answered with *outputs*; their ids are `r0`, `r1` …"""
+    def by(
+        self, name: str, inputs: pd.DataFrame, outputs: dict[str, Sequence[Any]], *, at: datetime | None = None, ids: str = "r", batch: int = 1,
+        copies: bool = False,
+    ) -> None:  # fmt: skip
+        """Requests of *batch* rows that deployment *name* answered with *outputs*; their ids are `r0`, `r1` …; it was sent *copies*, or all was its own."""
         self._deploy(name, inputs, outputs)
         moment = (at or datetime.now(UTC)).isoformat(timespec="microseconds")
         columns = {column: json.loads(inputs[column].to_json(orient="values")) for column in inputs}
@@ -38,7 +42,8 @@ class Answered:
         lines = []
         for number, start in enumerate(range(0, len(inputs), batch)):
             rows = slice(start, start + batch)
-            facts = {"time": moment, "id": f"{ids}{number}", "status": 200, "latency_ms": 1.0, "rows": len(inputs.iloc[rows]), "error": None}
+            id = f"{ids}{number}{COPY_MARK * copies}"
+            facts = {"time": moment, "id": id, "status": 200, "latency_ms": 1.0, "rows": len(inputs.iloc[rows]), "error": None}
             sides = {"inputs": columns, "outputs": answers}
             lines.append(json.dumps(facts | {side: {name: values[rows] for name, values in held.items()} for side, held in sides.items()}) + "\n")
         (self._folder(name) / f"closed-{time.time_ns()}.jsonl").write_text("".join(lines))

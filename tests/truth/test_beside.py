@@ -15,6 +15,8 @@ from mlops_nb.settings import Workspace
 from mlops_nb.telemetry import Counted
 from mlops_nb.truth import Truth
 
+from .conftest import Answered
+
 pytestmark = pytest.mark.xdist_group("truth-beside")
 
 
@@ -53,6 +55,17 @@ def test_a_shadow_is_compared_with_what_callers_were_answered(pair: Workspace) -
     assert found.what == "probability" and found.differences["p95"] > 0.1
     assert found.candidate.p95_ms > 0
     assert "agreement" in cards.as_text(report)
+
+
+def test_of_two_shadows_each_is_compared_with_what_callers_were_answered_alone(answered: Answered) -> None:
+    inputs = pd.DataFrame({"distance": range(40)})
+    answered.by("1", inputs, {"label": [0] * 40})
+    answered.by("2", inputs, {"label": [0] * 40}, copies=True)
+    answered.by("3", inputs, {"label": [1] * 40}, copies=True)
+
+    alike, unlike = (agreement.of_shadow(ref).comparison for ref in ("delays/2", "delays/3"))
+
+    assert [(one.rows, one.differ) for one in (alike, unlike)] == [(40, 0), (40, 40)]
 
 
 def labelled() -> None:

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeClassifier
 
-from mlops_nb import cards, labels, registry, replaying, rollout, store, telemetry
+from mlops_nb import cards, labels, registry, replaying, rollout, store, telemetry, traffic
 from mlops_nb.errors import BadOption, EndpointNotFound, NothingToCompare, ReplayFailed
 from mlops_nb.settings import Workspace
 from mlops_nb.store import events
@@ -152,3 +152,17 @@ def test_what_cannot_be_is_refused_before_anything_is_started(asked: Workspace) 
         replaying.replay("churn:2", speed=-1.0)
     with pytest.raises(NothingToCompare):
         replaying.replay("churn:2", since=datetime.now(UTC) + timedelta(days=1))
+
+
+def test_what_a_shadow_answered_beside_is_not_what_was_answered(asked: Workspace) -> None:
+    rollout.deploy("churn:3", name="opposite", traffic=0)
+    traffic.mirror("churn/opposite", 100)
+    began = datetime.now(UTC)
+    for number in range(20):
+        rollout.invoke("churn", X.iloc[[number * 2]])
+    wait_for(lambda: len(telemetry.pairs("churn", "opposite")) == 20, what="the copies' answers")
+    traffic.mirror("churn/opposite", 0)
+
+    found = replaying.comparison_of(replaying.replay("churn:2", since=began))
+
+    assert (found.rows, found.differ) == (20, 0)
