@@ -41,6 +41,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
     errors: int = 0
     p50_ms: float = 0.0
+    p90_ms: float = 0.0
     p95_ms: float = 0.0
     p99_ms: float = 0.0
     figures: list[Figure] = []
@@ -108,8 +109,8 @@ def side(latencies: Sequence[float], statuses: Sequence[int]) -> Side:
     """Latencies and errors in figures."""
     if not latencies:
         return Side()
-    p50, p95, p99 = (float(value) for value in np.quantile(latencies, [0.5, 0.95, 0.99]))
-    return Side(requests=len(latencies), errors=sum(status >= 400 for status in statuses), p50_ms=p50, p95_ms=p95, p99_ms=p99)
+    p50, p90, p95, p99 = (float(value) for value in np.quantile(latencies, [0.5, 0.9, 0.95, 0.99]))
+    return Side(requests=len(latencies), errors=sum(status >= 400 for status in statuses), p50_ms=p50, p90_ms=p90, p95_ms=p95, p99_ms=p99)
 
 
 def compare(
@@ -127,11 +128,13 @@ def compare(
     differ = np.concatenate([one for one, _, _ in apart]) if apart else np.zeros(0, bool)
     distances = np.concatenate([one for _, one, _ in apart]) if apart else np.zeros(0)
     rows, many = len(differ) + failed, int(differ.sum()) + failed
-    figures = [(_measured(one, one), _measured(other, one)) for one, other in pairs] if len(pairs) == 1 else []
+    said, other = (_together(side) for side in zip(*pairs, strict=True)) if pairs else (None, None)
+    figures = (_measured(said, said), _measured(other, said)) if said and other else ([], [])
     return Comparison(
         rows=rows, differ=many, agreement=measures.share("agreement", rows - many, rows), what=next((what for _, _, what in apart if what), ""),
         **_spread(distances[~np.isnan(distances)]),
-        segments=_segments([one for one, _ in pairs], differ), before=_with(of_before, figures, 0), candidate=_with(of_candidate, figures, 1),
+        segments=_segments([one for one, _ in pairs], differ), before=msgspec.structs.replace(of_before, figures=figures[0]),
+        candidate=msgspec.structs.replace(of_candidate, figures=figures[1]),
         labelled=sum(int(one.labelled.sum()) for one, _ in pairs), differing=_differing(pairs, differ, distances),
     )  # fmt: skip
 
@@ -213,10 +216,18 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
+def _together(many: Sequence[Answers]) -> Answers | None:
+    """The rows of several deployments as those of one; None where they give different kinds of answer."""
+
+    def side_by_side(name: str) -> Array | None:
+        values = [getattr(one, name) for one in many]
+        return np.concatenate(values) if all(value is not None for value in values) and len({value.shape[1:] for value in values}) == 1 else None
+
+    columns = {name: side_by_side(name) for name in ("time", "id", "row", "truth", "label", "prediction", "probabilities")}
+    one_kind = columns["label"] is not None or columns["prediction"] is not None
+    return msgspec.structs.replace(many[0], columns={}, **columns) if one_kind else None
+
+
 def _measured(answers: Answers, labelled: Answers) -> list[Figure]:
     known = msgspec.structs.replace(answers, truth=labelled.truth)
     return measuring.of_answers(known) if known.labelled.any() else []
-
-
-def _with(one: Side, figures: Sequence[tuple[list[Figure], list[Figure]]], which: int) -> Side:
-    return msgspec.structs.replace(one, figures=figures[0][which]) if figures else one

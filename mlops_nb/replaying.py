@@ -13,7 +13,7 @@ import itertools
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from . import agreement, client, guards, performance, registry, settings, store, targets, telemetry
+from . import agreement, client, guards, performance, registry, settings, store, targets, telemetry, truth
 from .agreement import Comparison, Side
 from .errors import BadOption, NothingToCompare, ReplayFailed
 from .profiling import measure, servers
@@ -275,22 +275,23 @@ def _keeps(guard: guards.Guard, found: Comparison) -> bool:
         return found.rows > 0 and 1 - found.differ / found.rows >= guard.bound
     if guard.metric == "error_rate":
         return _error_rate(candidate) <= guard.bound + (_error_rate(before) if guard.relative else 0)
-    if guard.metric == "accuracy":
-        mine, theirs = candidate.figure("accuracy"), before.figure("accuracy")
-        return bool(mine and theirs) and mine.value >= guard.bound + (theirs.value if guard.relative else 0) - 1e-12  # type: ignore[union-attr, operator]
-    mine_ms, theirs_ms = _latency(candidate, guard.metric), _latency(before, guard.metric)
+    if guard.by_labels:
+        return _keeps_by_labels(guard, candidate, before)
+    mine_ms, theirs_ms = (getattr(side, f"{guard.metric}_ms") for side in (candidate, before))
     return mine_ms <= (theirs_ms * (1 + guard.bound) if guard.relative else guard.bound)
+
+
+def _keeps_by_labels(guard: guards.Guard, candidate: Side, before: Side) -> bool:
+    mine, theirs = (figure.value if (figure := side.figure(guard.metric)) else None for side in (candidate, before))
+    if mine is None or (guard.relative and theirs is None):
+        return False
+    base = (theirs or 0.0) if guard.relative else 0.0
+    bound = base * (1 + guard.bound) if guard.relative and guard.metric in ("rmse", "mae") else base + guard.bound
+    return mine >= bound - 1e-12 if guard.metric in truth.RATES else mine <= bound + 1e-12
 
 
 def _error_rate(side: Side) -> float:
     return side.errors / side.requests if side.requests else 1.0
-
-
-def _latency(side: Side, metric: str) -> float:
-    known: dict[str, Callable[[Side], float]] = {"p50": lambda s: s.p50_ms, "p95": lambda s: s.p95_ms, "p99": lambda s: s.p99_ms}
-    if metric not in known:
-        raise BadOption(f"A replay does not tell {metric}.", hint='--guard "p95<=+10%"')
-    return known[metric](side)
 
 
 def _words(found: Comparison, first_error: str) -> list[str]:

@@ -14,11 +14,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeClassifier
 
-from mlops_nb import cards, labels, registry, replaying, rollout, store, telemetry, traffic
+from mlops_nb import agreement, cards, labels, registry, replaying, rollout, store, telemetry, traffic
 from mlops_nb.errors import BadOption, EndpointNotFound, NothingToCompare, ReplayFailed
 from mlops_nb.settings import Workspace
 from mlops_nb.store import events
 from mlops_nb.store.replays import Replay
+from mlops_nb.telemetry import labels as recorded
+
+from .conftest import Answered
 
 pytestmark = pytest.mark.xdist_group("truth-replay")
 
@@ -113,13 +116,31 @@ def test_labels_that_have_come_give_both_sides_their_measures(asked: Workspace) 
     labels.record("churn", pd.DataFrame({"request_id": [id for id, _, _ in rows], "row": [row for _, row, _ in rows], "left": [int(a > 40) for *_, a in rows]}))
 
     with pytest.raises(ReplayFailed) as failed:
-        replaying.replay("churn:3", promises=["accuracy>=-1pp"])
+        replaying.replay("churn:3", promises=["accuracy>=-1pp", "auc>=-0.02", "brier<=0.3"])
 
     found = replaying.comparison_of(failed.value.replay)
     before, candidate = found.before.figure("accuracy"), found.candidate.figure("accuracy")
     assert found.labelled == 80
+    assert not any(failed.value.replay.guards.values())
     assert before.value > 0.9 > candidate.value  # type: ignore[union-attr, operator]
-    assert replaying.replay("churn:2", promises=["accuracy>=-1pp", "accuracy>=0.9"]).passed
+    every = ["accuracy>=-1pp", "accuracy>=0.9", "auc>=-0.02", "auc>=0.9", "precision>=-2pp", "recall>=0.9", "brier<=+0.01", "p90<=+100000%"]
+    other = replaying.replay("churn:2", promises=every)
+    assert other.passed and set(other.guards) == set(every)
+
+
+def test_answers_of_two_deployments_are_measured_together(answered: Answered) -> None:
+    inputs, truth = pd.DataFrame({"distance": range(60)}), np.arange(60) % 2
+    answered.by("1", inputs[:40], {"label": truth[:40]}, ids="r")
+    answered.by("2", inputs[40:], {"label": truth[40:]}, ids="s")
+    labels.record("delays", pd.DataFrame({"request_id": [*(f"r{n}" for n in range(40)), *(f"s{n}" for n in range(20))], "late": truth}))
+    answered.by("3", inputs[:40], {"label": np.ones(40, int)}, ids="r")
+    answered.by("3", inputs[40:], {"label": np.ones(20, int)}, ids="s")
+    *before, candidate = recorded.answers("delays")
+
+    found = agreement.compare(before, [candidate], agreement.Side(), agreement.Side())
+
+    assert (found.labelled, found.differ) == (60, 30)
+    assert [side.figure("accuracy").value for side in (found.before, found.candidate)] == [1.0, 0.5]  # type: ignore[union-attr]
 
 
 def test_the_segment_that_differs_most_is_named(asked: Workspace) -> None:
