@@ -325,12 +325,24 @@ def _waiting(rollout: Rollout, evidence: Evidence, terms: Terms) -> str:
         return "the step has not lasted its time"
     if answered < terms.least:
         return f"the candidate answered {answered:,} of the {terms.least:,} requests that a step takes"
+    if lacking := _beside_lacking(evidence, terms):
+        return lacking
     if _last_judged(rollout) and in_all < evidence.needed:
         return f"the candidate answered {in_all:,} of the {evidence.needed:,} requests that a promotion takes"
     if lacking := _labels_lacking(rollout, evidence, terms):
         return lacking
     if evidence.beyond:
         return f"{' and '.join(evidence.beyond)} not kept by what was seen, nor yet proven broken: {evidence.verdict}"
+    return ""
+
+
+def _beside_lacking(evidence: Evidence, terms: Terms) -> str:
+    """What is lacking of those whose answers the candidate's are compared with: beside nobody every guard is kept, and none is judged."""
+    others, pairs = evidence.stages[-1].others.requests, sum(stage.pairs for stage in evidence.stages)
+    if others < terms.least and any(guard.relative and not guard.by_labels for guard in terms.guards):
+        return f"the others, beside whom it is judged, answered {others:,} of the {terms.least:,} requests that a step takes"
+    if pairs < terms.least and terms.copies:
+        return f"{pairs:,} of the {terms.least:,} pairs of answers have come by which agreement is judged"
     return ""
 
 

@@ -124,6 +124,22 @@ def test_a_quiet_endpoint_is_waited_for_and_the_split_stays(churn: Workspace) ->
     assert shares() == {"1": 100, "2": 0}
 
 
+@pytest.mark.parametrize(
+    ("promise", "lacking"), [("error_rate<=+0.5pp", "the others, beside whom it is judged, answered 0 of"), ("agreement>=0.5", "0 of the 10 pairs")]
+)
+def test_a_candidate_that_alone_is_asked_waits_for_somebody_to_be_compared_with(churn: Workspace, promise: str, lacking: str) -> None:
+    traffic.canary("churn/2", [50, 100], promises=[promise], every_seconds=0.1, least=10, needed=10)
+    wait_for(lambda: shares()["2"] == 50, what="the first step")
+    for _ in range(20):
+        rollout.invoke("churn", X.head(1), deployment="2")
+
+    plan = wait_for(lambda: plan if not (plan := newest()).going or lacking in plan.reason else None, what="the wait")
+
+    assert plan.going and shares()["2"] == 50
+    with asked():
+        assert wait_for(ended, seconds=60, what="the promotion").status == "done"
+
+
 def test_a_candidate_that_dies_is_rolled_back_at_once(churn: Workspace) -> None:
     traffic.canary("churn/2", [10, 100], every_seconds=600.0)
     wait_for(lambda: newest().step == 1, what="the first step")
