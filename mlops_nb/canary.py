@@ -121,16 +121,14 @@ def advance(rollout: Rollout) -> None:
             return
         if trouble := _trouble(tx, current, terms):
             _give_up(tx, current, terms, evidence, trouble)
-        elif looked is None and (unready := progression.troubled(tx, current)):
-            progression.hold(tx, current, unready)
-        elif looked is None:
-            _next_stage(tx, current, terms, evidence)
-        elif violated := _violated(looked, terms):
+        elif looked and (violated := _violated(looked, terms)):
             _give_up(tx, current, terms, looked, violated)
-        elif waiting := _waiting(current, looked, terms):
+        elif looked and (waiting := _waiting(current, looked, terms)):
             _wait(tx, current, looked, terms, waiting)
+        elif unready := progression.troubled(tx, current):
+            progression.hold(tx, current, unready)
         else:
-            _next_stage(tx, current, terms, looked)
+            _next_stage(tx, current, terms, looked or evidence)
 
 
 def terms_of(rollout: Rollout) -> Terms:

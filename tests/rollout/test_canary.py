@@ -115,6 +115,29 @@ def test_a_harmful_candidate_is_rolled_back_with_the_numbers_and_an_event_though
     assert told[0].data["reason"] == plan.reason
 
 
+def test_a_candidate_that_does_not_come_back_with_up_is_not_promoted_by_what_it_did_before(churn: Workspace, tmp_path) -> None:
+    script, gone = tmp_path / "score.py", tmp_path / "gone"
+    script.write_text(f"import os\n\ndef init():\n    assert not os.path.exists({str(gone)!r})\n\ndef run(raw):\n    return [0]\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "weights.txt").write_text("1")
+    registry.register(tmp_path / "folder", name="churn", entry=str(script))
+    rollout.deploy("churn:3", traffic=0)
+    traffic.canary("churn/3", [50, 100], promises=["error_rate<=50%"], every_seconds=15.0, least=10, needed=10)
+    wait_for(lambda: shares()["3"] == 50, what="the first step")
+    for _ in range(20):
+        rollout.invoke("churn", X.head(1), deployment="3")
+    wait_for(lambda: canary.evidence_of(newest()).stages[0].candidate.requests == 20, what="what it answered")
+    rollout.down()
+    gone.touch()
+    begun = canary.evidence_of(newest()).stages[0].since
+    wait_for(lambda: (store.now() - begun).total_seconds() > 15, what="the step's time")
+
+    rollout.up()
+
+    plan = wait_for(ended, what="the end")
+    assert (plan.status, shares()) == ("rolled back", {"1": 100, "2": 0, "3": 0})
+
+
 def test_a_quiet_endpoint_is_waited_for_and_the_split_stays(churn: Workspace) -> None:
     traffic.canary("churn/2", [10, 100], every_seconds=0.5, patience_seconds=0.5)
     plan = wait_for(lambda: newest() if newest().status == "held" else None, what="the hold")
