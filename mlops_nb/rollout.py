@@ -34,7 +34,7 @@ from .safety import checked_name, names_a_secret
 from .settings import Workspace
 from .store import deployments as table
 from .store import environments as environment_table
-from .store import events, models, rollouts, schedules, state
+from .store import alerts, events, models, rollouts, schedules, state
 from .store.deployments import Deployment, DeploymentSpec, Reason
 from .store.environments import Environment
 
@@ -163,7 +163,7 @@ def undeploy(ref: DeploymentRef | str) -> list[str]:
 
 
 def delete_endpoint(name: str) -> list[str]:
-    """Withdraw all deployments of an endpoint, then forget it and its key; its history stays.  Raises EndpointNotFound."""
+    """Withdraw all deployments of an endpoint, then forget it, its alerts and its key; its history stays.  Raises EndpointNotFound."""
     from . import keys
 
     gone = undeploy(DeploymentRef(name))
@@ -181,6 +181,7 @@ def _forgotten(endpoint: str) -> bool:
             return False
         table.delete_endpoint(tx, endpoint)
         schedules.delete_of(tx, endpoint)
+        alerts.delete_of(tx, endpoint)
         events.record(tx, "EndpointDeleted", subject=endpoint)
     return True
 

@@ -69,3 +69,8 @@ def change(tx: Transaction, rule: Rule, **values: Any) -> Rule:
 def delete(tx: Transaction, rule: Rule) -> None:
     """Watch it no longer."""
     tx.execute("DELETE FROM alert_rules WHERE id = ?", [rule.id])
+
+
+def delete_of(tx: Transaction, endpoint: str) -> None:
+    """Watch an endpoint no longer."""
+    tx.execute("DELETE FROM alert_rules WHERE endpoint = ?", [endpoint])

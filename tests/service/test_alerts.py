@@ -16,7 +16,7 @@ from mlops_nb import agent, alerts, cards, errors, rollout, store
 from mlops_nb.metrics import Load
 from mlops_nb.saturation import Looks
 from mlops_nb.settings import Workspace
-from mlops_nb.store import events
+from mlops_nb.store import deployments, events
 from mlops_nb.telemetry import Counted
 
 
@@ -269,6 +269,18 @@ def test_a_past_too_short_is_said_at_once_and_wakes_nobody(busy: None) -> None:
         rule = alerts.add("delays", words)
         assert "7 are needed" in rule.value and "nothing is said yet" in cards.as_text(rule)
     assert alerts.judge() == [] and not told("AlertFired")
+
+
+def test_the_alerts_of_a_deleted_endpoint_go_with_it_and_the_others_are_judged_on(busy: None) -> None:
+    with store.writing() as tx:
+        deployments.ensure_endpoint(tx, "gone", author="ada")
+    alerts.add("gone", "cpu > 90% for 1m")
+    rule = alerts.add("delays", "requests > 0.1/s")
+
+    rollout.delete_endpoint("gone")
+
+    assert [changed.id for changed in alerts.judge()] == [rule.id]
+    assert [one.id for one in alerts.of()] == [rule.id]
 
 
 def test_the_agent_judges_by_itself(churn) -> None:
