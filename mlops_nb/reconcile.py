@@ -314,7 +314,8 @@ def _give_first_traffic(tx: store.Transaction, deployment: Deployment) -> None:
         return
     wanted = splits.shifted(weights, deployment.name, 100 if percent is None else percent)
     if wanted != weights:
-        table.set_traffic(tx, deployment.endpoint, wanted, author=deployment.author, why=f"{deployment.ref} was deployed")
+        mirrors = table.mirrors(tx, deployment.endpoint, but=[deployment.name] if wanted.get(deployment.name) else ())
+        table.set_traffic(tx, deployment.endpoint, wanted, author=deployment.author, why=f"{deployment.ref} was deployed", mirrors=mirrors)
         events.record(tx, "TrafficChanged", subject=deployment.endpoint, data={"weights": wanted})
     state.put(tx, key, None)
 

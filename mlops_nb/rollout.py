@@ -32,9 +32,9 @@ from .progress import SILENT, Reporter
 from .reference import DeploymentRef, ModelRef
 from .safety import checked_name, names_a_secret
 from .settings import Workspace
+from .store import alerts, events, models, rollouts, schedules, state
 from .store import deployments as table
 from .store import environments as environment_table
-from .store import alerts, events, models, rollouts, schedules, state
 from .store.deployments import Deployment, DeploymentSpec, Reason
 from .store.environments import Environment
 
@@ -342,8 +342,8 @@ def _share_again(tx: store.Transaction, there: Deployment, traffic: int | None) 
     if there.status != "healthy":
         state.put(tx, f"first_traffic/{there.ref}", traffic)
         return
-    weights = splits.shifted(table.traffic(tx, there.endpoint), there.name, traffic)
-    table.set_traffic(tx, there.endpoint, weights, author=getpass.getuser(), why=f"{there.ref} was deployed again")
+    weights, mirrors = splits.shifted(table.traffic(tx, there.endpoint), there.name, traffic), table.mirrors(tx, there.endpoint, but=[there.name])
+    table.set_traffic(tx, there.endpoint, weights, author=getpass.getuser(), why=f"{there.ref} was deployed again", mirrors=mirrors)
 
 
 def _settled(deployment: Deployment) -> bool:
@@ -439,12 +439,13 @@ def _deployed(deployment: Deployment) -> Deployed:
 
 
 def _hand_over(tx: store.Transaction, endpoint: str, leaving: set[str]) -> None:
-    weights = table.traffic(tx, endpoint)
+    weights, copied = table.traffic(tx, endpoint), table.mirrors(tx, endpoint)
     staying = {name: share for name, share in weights.items() if name not in leaving}
-    if not any(weights.get(name) for name in leaving):
+    if not any(weights.get(name) or copied.get(name) for name in leaving):
         return
     rest = splits.shared_out(staying, 100) if any(staying.values()) else {}
-    table.set_traffic(tx, endpoint, rest, author=getpass.getuser(), why=f"{', '.join(sorted(leaving))} withdrawn")
+    why = f"{', '.join(sorted(leaving))} withdrawn"
+    table.set_traffic(tx, endpoint, rest, author=getpass.getuser(), why=why, mirrors=table.mirrors(tx, endpoint, but=leaving))
 
 
 def _check_not_last(tx: store.Transaction, leaving: Deployment) -> None:

@@ -44,10 +44,8 @@ def split(endpoint: str, weights: Mapping[str, int], *, sticky: str | None = Non
     with store.writing() as tx:
         weights = splits.checked(endpoint, weights, now=_shares(tx, endpoint))
         _check_able(tx, endpoint, weights)
-        _cancel(tx, endpoint, "the split was set by hand")
-        before = table.split(tx, endpoint)
-        copied = {name: percent for name, percent in (before.mirrors if before else {}).items() if not weights.get(name)}
-        _record(tx, endpoint, weights, why=why, sticky=sticky, copied=copied)
+        ended = _cancel(tx, endpoint, "the split was set by hand")
+        _record(tx, endpoint, weights, why=why, sticky=sticky, copied=_copied_beside(tx, endpoint, weights, ended))
     return _once_in_force(endpoint)
 
 
@@ -94,7 +92,7 @@ def roll_back(endpoint: str, *, why: str = "", redeploy: bool = False, report: R
         under_way = rollouts.going(tx, endpoint)
         for plan in under_way:
             _end(tx, plan, "rolled back" if plan.step else "cancelled", why or "rolled back by hand")
-        _record(tx, endpoint, earlier, why=why or "rolled back", copied=_copied_without(tx, endpoint, under_way))
+        _record(tx, endpoint, earlier, why=why or "rolled back", copied=_copied_beside(tx, endpoint, earlier, under_way))
     return _once_in_force(endpoint)
 
 
@@ -117,7 +115,7 @@ def promote(endpoint: str, *, why: str = "") -> EndpointView:
         weights = dict.fromkeys(table.traffic(tx, endpoint), 0) | {plan.deployment: 100}
         _check_able(tx, endpoint, {plan.deployment: 100})
         _end(tx, plan, "done", why or "promoted by hand")
-        _record(tx, endpoint, weights, why=why or "promoted", copied=_copied_without(tx, endpoint, [plan]))
+        _record(tx, endpoint, weights, why=why or "promoted", copied=_copied_beside(tx, endpoint, weights, [plan]))
     return _once_in_force(endpoint)
 
 
@@ -272,7 +270,12 @@ def cancel(endpoint: str, *, why: str = "") -> list[Rollout]:
     """Have no rollout of *endpoint* go on; the split stays as it is.  Returns those that it ended.  Raises EndpointNotFound."""
     with store.writing() as tx:
         table.endpoint(tx, endpoint)
-        return _cancel(tx, endpoint, why or "cancelled by hand")
+        ended = _cancel(tx, endpoint, why or "cancelled by hand")
+        weights = table.traffic(tx, endpoint)
+        copied = _copied_beside(tx, endpoint, weights, ended)
+        if copied != table.mirrors(tx, endpoint):
+            _record(tx, endpoint, weights, why=why or "cancelled by hand", copied=copied)
+    return ended
 
 
 def of(endpoint: str | None = None) -> list[Rollout]:
@@ -367,11 +370,10 @@ def _before(tx: store.Transaction, endpoint: str) -> dict[str, int]:
     return earlier
 
 
-def _copied_without(tx: store.Transaction, endpoint: str, ended: Sequence[Rollout]) -> dict[str, int]:
-    """Who is sent copies once these canaries, which had their candidates sent some, are over."""
-    change = table.split(tx, endpoint)
-    candidates = {plan.deployment for plan in ended if plan.settings.get("copies")}
-    return {name: share for name, share in (change.mirrors if change else {}).items() if name not in candidates}
+def _copied_beside(tx: store.Transaction, endpoint: str, weights: Mapping[str, int], ended: Sequence[Rollout]) -> dict[str, int]:
+    """Who is sent copies beside a split: nobody with a share in it, nor the candidates of the canaries that *ended*, which had them sent some."""
+    candidates = [plan.deployment for plan in ended if plan.step and plan.settings.get("copies")]
+    return table.mirrors(tx, endpoint, but={*candidates, *(name for name, share in weights.items() if share)})
 
 
 def _record(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -231,6 +231,12 @@ def traffic(tx: Transaction, endpoint: str) -> dict[str, int]:
     """The split in force: deployment → percent."""
     now_in_force = split(tx, endpoint)
     return now_in_force.weights if now_in_force else {}
+
+
+def mirrors(tx: Transaction, endpoint: str, *, but: Collection[str] = ()) -> dict[str, int]:
+    """Who is sent copies, *but* these: deployment → percent."""
+    now_in_force = split(tx, endpoint)
+    return {name: percent for name, percent in (now_in_force.mirrors if now_in_force else {}).items() if name not in but}
 
 
 def split(tx: Transaction, endpoint: str) -> TrafficChange | None:

@@ -207,5 +207,31 @@ def test_a_shadow_answers_no_caller_and_one_that_gets_a_share_is_sent_no_more_co
     assert caught.value.hint.startswith("%mlops traffic churn 1=100 2=0")
 
     traffic.split("churn", {"1": 100, "2": 0})
-    assert traffic.mirror("churn/2", 100).deployments[1].copies == 100
-    assert traffic.split("churn", {"1": 90, "2": 10}).deployments[1].copies == 0
+    for share in (
+        lambda: traffic.split("churn", {"1": 90, "2": 10}),
+        lambda: rollout.deploy("churn:2", traffic=20),
+        lambda: traffic.roll_back("churn"),
+    ):
+        assert traffic.mirror("churn/2", 100).deployments[1].copies == 100
+        share()
+        assert [d.copies for d in rollout.endpoints("churn")[0].deployments] == [0, 0] and shares()["2"]
+        traffic.split("churn", {"1": 100, "2": 0})
+
+
+def test_a_shadow_that_is_withdrawn_is_none_when_it_is_deployed_again(churn: Workspace) -> None:
+    traffic.mirror("churn/2", 100)
+    rollout.undeploy("churn/2")
+
+    rollout.deploy("churn:2")
+
+    assert [(d.traffic, d.copies) for d in rollout.endpoints("churn")[0].deployments] == [(100, 0), (0, 0)]
+
+
+@pytest.mark.parametrize("end", [lambda: traffic.split("churn", {"1": 100, "2": 0}), lambda: traffic.cancel("churn"), lambda: traffic.promote("churn")])
+def test_a_canary_that_is_ended_by_hand_leaves_no_shadow(churn: Workspace, end) -> None:
+    traffic.canary("churn/2", [10, 100], promises=["agreement>=0.5"], every_seconds=600.0)
+    wait_for(lambda: [d.copies for d in rollout.endpoints("churn")[0].deployments] == [0, 20], what="the copies")
+
+    end()
+
+    assert [d.copies for d in rollout.endpoints("churn")[0].deployments] == [0, 0]
