@@ -336,10 +336,10 @@ def _wanted(
 
 
 def _share_again(tx: store.Transaction, there: Deployment, traffic: int | None) -> None:
-    """Give what is deployed already its share: now, or once it is healthy."""
+    """Give what is deployed already its share: now, or once it has come up; one that is restarted takes it when it is healthy again."""
     if traffic is None:
         return
-    if there.status != "healthy":
+    if there.status in ("pending", "starting"):
         state.put(tx, f"first_traffic/{there.ref}", traffic)
         return
     weights, mirrors = splits.shifted(table.traffic(tx, there.endpoint), there.name, traffic), table.mirrors(tx, there.endpoint, but=[there.name])

@@ -218,6 +218,14 @@ def test_a_shadow_answers_no_caller_and_one_that_gets_a_share_is_sent_no_more_co
         traffic.split("churn", {"1": 100, "2": 0})
 
 
+def test_one_that_is_being_restarted_has_the_share_it_is_deployed_again_with(churn: Workspace) -> None:
+    os.kill(deployment("churn/2").handle["pid"], signal.SIGKILL)
+    wait_for(lambda: deployment("churn/2").status == "restarting", what="the agent to see its end")
+
+    assert rollout.deploy("churn:2", traffic=20).traffic == 20
+    assert shares() == {"1": 80, "2": 20}
+
+
 def test_a_shadow_that_is_withdrawn_is_none_when_it_is_deployed_again(churn: Workspace) -> None:
     traffic.mirror("churn/2", 100)
     rollout.undeploy("churn/2")
