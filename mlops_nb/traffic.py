@@ -326,12 +326,16 @@ def _check_steps(steps: Sequence[int], *, option: str) -> None:
 
 
 def _check_able(tx: store.Transaction, endpoint: str, weights: Mapping[str, int]) -> None:
-    for name, share in weights.items():
-        deployment = table.get(tx, endpoint, name)
+    """Raises BadOption for a share given to one that is not healthy; one that is being mended may have some beside one that is."""
+    named = [table.get(tx, endpoint, name) for name in weights]
+    for deployment in named:
         targets.require(deployment.target, "traffic")
-        if share and (deployment.wanted == "stopped" or deployment.status not in ("healthy", "restarting", "unhealthy")):
-            said = "being withdrawn" if deployment.wanted == "stopped" else deployment.status
-            raise BadOption(f"{deployment.ref} is {said}; it can take no traffic.", hint=f"%mlops logs {deployment.ref}")
+    takers = [deployment for deployment in named if weights[deployment.name]]
+    able = ("healthy", "restarting", "unhealthy") if any(taker.status == "healthy" and taker.wanted == "running" for taker in takers) else ("healthy",)
+    for taker in takers:
+        if taker.wanted == "stopped" or taker.status not in able:
+            said = "being withdrawn" if taker.wanted == "stopped" else taker.status
+            raise BadOption(f"{taker.ref} is {said}; it can take no traffic.", hint=f"%mlops logs {taker.ref}")
 
 
 def _no_shadow_named(endpoint: str) -> BadOption:

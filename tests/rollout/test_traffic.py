@@ -123,12 +123,18 @@ def test_a_split_by_hand_ends_a_plan_and_a_second_plan_is_refused(churn: Workspa
     assert shares() == {"1": 80, "2": 20}
 
 
-def test_the_last_healthy_deployment_is_not_withdrawn_alone(churn: Workspace) -> None:
+def test_the_last_healthy_deployment_is_not_withdrawn_alone_nor_are_all_requests_taken_from_it(churn: Workspace) -> None:
     os.kill(deployment("churn/2").handle["pid"], signal.SIGSTOP)
     try:
         wait_for(lambda: deployment("churn/2").status == "unhealthy", what="the agent to see that it hangs")
         with pytest.raises(errors.LastHealthy):
             rollout.undeploy("churn/1")
+        with pytest.raises(errors.BadOption, match="churn/2 is unhealthy; it can take no traffic"):
+            traffic.split("churn", {"1": 0, "2": 100})
+        traffic.ramp("churn/2", [50, 100], every_seconds=600.0)
+        with pytest.raises(errors.BadOption, match="churn/2 is unhealthy; it can take no traffic"):
+            traffic.promote("churn")
+        assert shares() == {"1": 100, "2": 0}
     finally:
         os.kill(deployment("churn/2").handle.get("pid") or os.getpid(), signal.SIGCONT)
 
