@@ -80,9 +80,13 @@ def _takers(rollout: Rollout) -> list[str]:
 
 
 def _missing(tx: store.Transaction, rollout: Rollout) -> str:
-    there = {d.name for d in table.of(tx, rollout.endpoint) if d.wanted == "running" and d.status != "failed"}
-    gone = [name for name in _takers(rollout) if name not in there]
-    return f"{rollout.endpoint}/{gone[0]} was withdrawn or failed" if gone else ""
+    """Why nothing can come of it: who is to have a share is no more, or of a ramp another by now, to whom none was promised."""
+    there = {d.name: d for d in table.of(tx, rollout.endpoint) if d.wanted == "running" and d.status != "failed"}
+    if gone := [name for name in _takers(rollout) if name not in there]:
+        return f"{rollout.endpoint}/{gone[0]} was withdrawn or failed"
+    if rollout.kind == "ramp" and there[rollout.deployment].created_at > rollout.created_at:
+        return f"{rollout.endpoint}/{rollout.deployment} was deployed anew"
+    return ""
 
 
 def troubled(tx: store.Transaction, rollout: Rollout) -> str:

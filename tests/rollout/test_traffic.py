@@ -60,6 +60,18 @@ def test_a_ramp_holds_while_its_deployment_is_not_healthy_and_says_why(churn: Wo
         os.kill(deployment("churn/2").handle.get("pid") or os.getpid(), signal.SIGCONT)
 
 
+def test_a_ramp_raises_no_share_of_another_that_was_deployed_under_its_name_since(churn: Workspace) -> None:
+    traffic.ramp("churn/2", [10, 100], every_seconds=6.0)
+    wait_for(lambda: shares()["2"] == 10, what="the first step")
+    rollout.undeploy("churn/2")
+    rollout.deploy("churn:1", name="2")
+
+    plan = wait_for(lambda: next((p for p in traffic.of("churn") if not p.going), None), what="the ramp's end")
+
+    assert (plan.status, plan.reason) == ("cancelled", "churn/2 was deployed anew")
+    assert shares() == {"1": 100, "2": 0}
+
+
 def test_a_split_can_be_set_for_a_moment_to_come(churn: Workspace) -> None:
     traffic.schedule("churn", {"1": 50, "2": 50}, at=store.now() + timedelta(seconds=2), why="after the meeting")
     assert shares() == {"1": 100, "2": 0}
