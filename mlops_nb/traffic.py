@@ -131,6 +131,8 @@ def ramp(ref: DeploymentRef | str, steps: Sequence[int], *, every_seconds: float
         raise BadOption("A step must last some time.", hint="--every 10m")
     if not ref.name:
         raise BadOption("A ramp needs the deployment whose share is to grow.", hint=f"%mlops traffic {ref.endpoint}/NAME --ramp 1,5,25,50,100 --every 10m")
+    if at:
+        _check_to_come(at, instead=f"%mlops traffic {ref} --ramp {','.join(map(str, steps))}")
     return _planned(ref, "ramp", list(steps), every_seconds=every_seconds, at=at, why=why, settings={})
 
 
@@ -138,8 +140,7 @@ def schedule(endpoint: str, weights: Mapping[str, int], *, at: datetime, sticky:
     """Have the agent set a split *at* a moment to come.  Raises as `split`, and BadOption for a moment past, RolloutUnderWay."""
     with store.reading() as tx:
         weights = splits.checked(endpoint, weights, now=_shares(tx, endpoint))
-    if at <= store.now():
-        raise BadOption(f"{at:%Y-%m-%d %H:%M} is past.", hint=f"%mlops traffic {endpoint} {' '.join(f'{n}={w}' for n, w in weights.items())}")
+    _check_to_come(at, instead=f"%mlops traffic {endpoint} {' '.join(f'{n}={w}' for n, w in weights.items())}")
     settings: dict[str, Any] = {"weights": dict(weights), "sticky": _known_by(sticky)}
     with store.reading() as tx:
         for name in weights:
@@ -323,6 +324,11 @@ def _planned(ref: DeploymentRef, kind: Any, steps: list[int], *, every_seconds: 
 def _check_steps(steps: Sequence[int], *, option: str) -> None:
     if not steps or any(not 0 < step <= 100 for step in steps) or list(steps) != sorted(set(steps)):
         raise BadOption(f"The steps {','.join(map(str, steps)) or '(none)'} do not rise from 1 to 100.", hint=f"{option} 1,5,25,50,100")
+
+
+def _check_to_come(at: datetime, *, instead: str) -> None:
+    if at <= store.now():
+        raise BadOption(f"{at:%Y-%m-%d %H:%M} is past.", hint=instead)
 
 
 def _check_able(tx: store.Transaction, endpoint: str, weights: Mapping[str, int]) -> None:

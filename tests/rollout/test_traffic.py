@@ -60,6 +60,12 @@ def test_a_ramp_holds_while_its_deployment_is_not_healthy_and_says_why(churn: Wo
         os.kill(deployment("churn/2").handle.get("pid") or os.getpid(), signal.SIGCONT)
 
 
+def test_what_is_planned_for_a_moment_that_is_past_is_refused_and_nothing_moves(churn: Workspace) -> None:
+    for words in (["churn/2", "--ramp", "50,100"], ["churn", "1=0", "2=100"]):
+        assert cli.answer(["traffic", *words, "--at", "2020-01-01"]) == 2
+    assert (traffic.of("churn"), shares()) == ([], {"1": 100, "2": 0})
+
+
 def test_a_ramp_raises_no_share_of_another_that_was_deployed_under_its_name_since(churn: Workspace) -> None:
     traffic.ramp("churn/2", [10, 100], every_seconds=6.0)
     wait_for(lambda: shares()["2"] == 10, what="the first step")
