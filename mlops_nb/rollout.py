@@ -179,6 +179,7 @@ def _forgotten(endpoint: str) -> bool:
     with store.writing() as tx:
         if table.of(tx, endpoint):
             return False
+        table.set_traffic(tx, endpoint, {}, author=getpass.getuser(), why="the endpoint was deleted", sticky="", mirrors={})
         table.delete_endpoint(tx, endpoint)
         schedules.delete_of(tx, endpoint)
         alerts.delete_of(tx, endpoint)

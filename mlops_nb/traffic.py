@@ -368,14 +368,14 @@ def _shares(tx: store.Transaction, endpoint: str) -> dict[str, int]:
 
 
 def _before(tx: store.Transaction, endpoint: str) -> dict[str, int]:
-    table.endpoint(tx, endpoint)
+    known = table.endpoint(tx, endpoint)
     there = {d.name for d in table.of(tx, endpoint) if d.wanted == "running" and d.status == "healthy"}
     begun = [plan for plan in rollouts.going(tx, endpoint) if plan.step]
-    changes = table.traffic_changes(tx, endpoint)
+    changes = [change for change in table.traffic_changes(tx, endpoint) if change.time >= known.created_at]
     earlier = _earlier(changes, there, begun[0].settings.get("before") if begun else None)
     if earlier is None:
-        known = {d.name for d in table.of(tx, endpoint)}
-        gone = [name for change in changes[1:2] for name, share in change.weights.items() if share and name not in known]
+        names = {d.name for d in table.of(tx, endpoint)}
+        gone = [name for change in changes[1:2] for name, share in change.weights.items() if share and name not in names]
         raise NothingToRollBack(endpoint, gone=[f"{endpoint}/{name}" for name in gone], again=bool(gone) and set(gone) <= table.withdrawn(tx, endpoint).keys())
     return earlier
 

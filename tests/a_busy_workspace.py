@@ -165,6 +165,7 @@ def _file(path: str, size: int) -> models.StoredFile:
 def _add_deployments(tx) -> None:
     for name in ("churn", "delays"):
         deployments.ensure_endpoint(tx, name, author="ada")
+    tx.execute("UPDATE endpoints SET created_at = created_at - INTERVAL 6 DAY")
     _deploy(tx, "delays", "1", 1, "healthy", days=6)
     _deploy(tx, "delays", "2", 2, "healthy", days=1, spec=deployments.DeploymentSpec(cpus=2, memory_mb=2048))
     reason = deployments.Reason(

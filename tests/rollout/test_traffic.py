@@ -242,6 +242,21 @@ def test_a_shadow_answers_no_caller_and_one_that_gets_a_share_is_sent_no_more_co
         traffic.split("churn", {"1": 100, "2": 0})
 
 
+def test_an_endpoint_of_the_name_of_a_deleted_one_begins_anew(churn: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    traffic.mirror("churn/2", 100)
+    traffic.split("churn", {"1": 70, "2": 30}, sticky="header:x-user")
+    rollout.delete_endpoint("churn")
+
+    rollout.deploy("churn:1")
+    rollout.deploy("churn:2")
+
+    anew = rollout.endpoints("churn")[0]
+    assert (anew.sticky, [(d.name, d.traffic, d.copies) for d in anew.deployments]) == ("", [("1", 100, 0), ("2", 0, 0)])
+    with pytest.raises(errors.NothingToRollBack):
+        traffic.roll_back("churn")
+    assert cli.answer(["history", "churn"]) == 0 and "the endpoint was deleted" in capsys.readouterr().out
+
+
 def test_one_that_is_being_restarted_has_the_share_it_is_deployed_again_with(churn: Workspace) -> None:
     os.kill(deployment("churn/2").handle["pid"], signal.SIGKILL)
     wait_for(lambda: deployment("churn/2").status == "restarting", what="the agent to see its end")
