@@ -175,7 +175,7 @@ def _tidy(cursor: duckdb.DuckDBPyConnection, endpoint: str) -> None:
         _delete(path)
     standing = _files(endpoint)
     if len(standing) > _MANY and (known := _known_when(endpoint)):
-        _put(cursor, _folder(endpoint), known)
+        _put(cursor, _folder(endpoint), f"SELECT * FROM ({known}) WHERE came >= {int(oldest * 1e9)}")
         for path in standing:
             _delete(path)
 
@@ -251,7 +251,12 @@ def truths(endpoint: str, spans: Sequence[tuple[datetime, datetime]], *, deploym
 
 def newest(endpoint: str, *, by: datetime) -> int:
     """When the newest label that came *by* then did, in nanoseconds; 0 before the first."""
-    return max((int(path.stem) for path in _files(endpoint) if int(path.stem) <= _nanoseconds(by)), default=0)
+    stems, moment = [int(path.stem) for path in _files(endpoint)], _nanoseconds(by)
+    if not stems or max(stems) <= moment:
+        return max(stems, default=0)
+    with files.held(exclusive=False):  # a newer file may be of many that became one
+        told = f"SELECT coalesce(max(came), 0) FROM ({_all_when(endpoint)}) WHERE came <= {moment}"
+        return int((rows.connection().execute(told).fetchone() or (0,))[0])
 
 
 # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -282,13 +287,19 @@ def _nanoseconds(time: datetime) -> int:
 
 def _known_when(endpoint: str, *, by: int | None = None) -> str | None:
     """The labels that count (of those that came *by* then), as SQL, each with the nanosecond in which it came; None when there are none."""
-    standing = [path for path in _files(endpoint) if by is None or int(path.stem) <= by]
+    told = _all_when(endpoint)
+    early = "" if by is None else f"WHERE came <= {by}"
+    return f"SELECT * FROM ({told}) {early} QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY came DESC) = 1" if told else None
+
+
+def _all_when(endpoint: str) -> str | None:
+    """Every label that came, as SQL, with the nanosecond in which it did."""
+    standing = _files(endpoint)
     if not standing:
         return None
     listed = ", ".join(rows.literal(str(path)) for path in standing)
     whole = f"SELECT * FROM read_parquet([{listed}], filename = true, union_by_name = true, hive_partitioning = false)"
-    told = f"SELECT id, row, label, coalesce(came, {_STEM}) AS came FROM ({whole} UNION ALL BY NAME SELECT NULL::BIGINT AS came WHERE false)"
-    return f"SELECT * FROM ({told}) QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY came DESC) = 1"
+    return f"SELECT id, row, label, coalesce(came, {_STEM}) AS came FROM ({whole} UNION ALL BY NAME SELECT NULL::BIGINT AS came WHERE false)"
 
 
 def _known(endpoint: str, share: float | None = None) -> str | None:

@@ -145,9 +145,8 @@ def test_labels_are_told_in_the_order_in_which_they_came_also_when_many_files_be
 
     assert set(whole) == set(told["request_id"])
     for number, moment in enumerate(seen):
-        known = kept.judged("delays", since=began, by=moment)
-        if known:  # the files of before the great tidying are one of its time
-            assert known[0].id.tolist() == whole[: 10 * (number + 1)]
+        assert kept.judged("delays", since=began, by=moment)[0].id.tolist() == whole[: 10 * (number + 1)]
+        assert kept.newest("delays", by=moment) > (0 if not number else kept.newest("delays", by=seen[number - 1]))
     assert [set(whole[place : place + 10]) for place in range(0, 300, 10)] == [set(part["request_id"]) for part in _tens(told)]
 
 
