@@ -43,6 +43,11 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     time: datetime
     deployments: list[Served]
     """Those that were there, the largest share first; a withdrawn one is not."""
+    author: str = ""
+    """By whose hand the split was as it was; empty before there was one."""
+    why: str = ""
+    since: datetime | None = None
+    """When it was divided so."""
 
 
 def of(endpoint: str, *, most: int = 200) -> list[Change]:
@@ -60,15 +65,19 @@ def at(endpoint: str, time: datetime) -> Serving:
     """What served *endpoint* at *time* (with a time zone).  Raises EndpointNotFound when there never was one."""
     with store.reading() as tx:
         last = table.statuses_at(tx, endpoint, time)
-        shares = table.traffic_at(tx, endpoint, time)
+        split = table.split_at(tx, endpoint, time)
         if not last and not table.history(tx, endpoint, most=1):
             table.endpoint(tx, endpoint)
+    shares = split.weights if split else {}
     there = [
         Served(deployment=row["name"], model=f"{row['model']}:{row['version']}", target=row["target"], status=row["status"], traffic=shares.get(row["name"], 0))
         for row in last
         if row["status"] != "withdrawn"
     ]
-    return Serving(endpoint=endpoint, time=time, deployments=sorted(there, key=lambda served: (-served.traffic, served.deployment)))
+    there.sort(key=lambda served: (-served.traffic, served.deployment))
+    if not split:
+        return Serving(endpoint=endpoint, time=time, deployments=there)
+    return Serving(endpoint=endpoint, time=time, deployments=there, author=split.author, why=split.why, since=split.time)
 
 
 def _split(change: table.TrafficChange) -> Change:

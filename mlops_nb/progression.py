@@ -38,7 +38,7 @@ def advance(rollout: Rollout) -> None:
 def give(tx: store.Transaction, rollout: Rollout, percent: int, *, why: str, mirrors: Mapping[str, int] | None = None) -> None:
     """Give the rollout's deployment *percent* of the requests, the others sharing the rest as they did; *mirrors* changes who is sent copies."""
     weights = splits.shifted(table.traffic(tx, rollout.endpoint), rollout.deployment, percent)
-    _set(tx, rollout, weights, why=why, mirrors=mirrors)
+    _set(tx, rollout, weights, why=f"{why}{f': {rollout.why}' if rollout.why else ''}", mirrors=mirrors)
 
 
 def restore(tx: store.Transaction, rollout: Rollout, before: Mapping[str, int], *, why: str, mirrors: Mapping[str, int] | None = None) -> bool:
@@ -52,13 +52,7 @@ def restore(tx: store.Transaction, rollout: Rollout, before: Mapping[str, int], 
 
 def _next_share(tx: store.Transaction, rollout: Rollout) -> None:
     percent = rollout.steps[rollout.step]
-    give(
-        tx,
-        rollout,
-        percent,
-        why=f"step {rollout.step + 1} of {len(rollout.steps)} of a ramp{f': {rollout.why}' if rollout.why else ''}",
-        mirrors={rollout.deployment: 0},
-    )
+    give(tx, rollout, percent, why=f"step {rollout.step + 1} of {len(rollout.steps)} of a ramp", mirrors={rollout.deployment: 0})
     taken = rollouts.change(tx, rollout, step=rollout.step + 1, status="running", reason="", next_time=store.now() + timedelta(seconds=rollout.every_seconds))
     if taken.step == len(taken.steps):
         end(tx, taken, "done", f"{rollout.endpoint}/{rollout.deployment} has {percent} % of the requests")

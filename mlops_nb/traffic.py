@@ -53,7 +53,7 @@ def known_by(endpoint: str, sticky: str, *, why: str = "") -> EndpointView:
     """Set by what callers are known, and leave the shares as they are; see `split`.  Raises EndpointNotFound, BadOption."""
     with store.writing() as tx:
         table.endpoint(tx, endpoint)
-        _record(tx, endpoint, table.traffic(tx, endpoint), why=why, sticky=_known_by(sticky))
+        _record(tx, endpoint, table.traffic(tx, endpoint), why=why or f"callers are known by {sticky}", sticky=_known_by(sticky))
     return _once_in_force(endpoint)
 
 

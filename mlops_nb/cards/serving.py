@@ -187,9 +187,11 @@ def _outputs(outputs: Any) -> list[Table]:
 def serving(serving: Any) -> Card:
     """What served at a moment, and by whose hand."""
     rows = [[d.deployment, d.model, status_mark(d.status), Share(d.traffic), d.target] for d in serving.deployments]
+    since = f"{serving.since:%Y-%m-%d %H:%M:%S} UTC" if serving.since else ""
     return Card(
         title=serving.endpoint,
         kind=f"as it was on {serving.time:%Y-%m-%d at %H:%M:%S} UTC",
+        facts=those_given(("divided so by", serving.author), ("why", serving.why), ("since", since)),
         tables=[Table(["deployment", "model", "status", "traffic", "target"], rows)],
         note="" if rows else "Nothing served it then.",
         line=f"history {serving.endpoint}",

@@ -274,11 +274,9 @@ def history(tx: Transaction, endpoint: str, *, most: int = 200) -> list[dict[str
     return tx.rows("SELECT * FROM deployment_history WHERE endpoint = ? ORDER BY time DESC LIMIT ?", [endpoint, most])
 
 
-def traffic_at(tx: Transaction, endpoint: str, time: datetime) -> dict[str, int]:
-    """The split that was in force at *time*."""
-    sql = "SELECT * FROM traffic WHERE endpoint = ? AND time <= ? ORDER BY sequence DESC LIMIT 1"
-    change = tx.maybe(sql, [endpoint, time], as_=TrafficChange)
-    return change.weights if change else {}
+def split_at(tx: Transaction, endpoint: str, time: datetime) -> TrafficChange | None:
+    """The change of the split that was in force at *time*; None where there was none yet."""
+    return tx.maybe("SELECT * FROM traffic WHERE endpoint = ? AND time <= ? ORDER BY sequence DESC LIMIT 1", [endpoint, time], as_=TrafficChange)
 
 
 def statuses_at(tx: Transaction, endpoint: str, time: datetime) -> list[dict[str, Any]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 from typing import Any
 
 import pytest
 from living import churn_model, deployment, wait_for
 
-from mlops_nb import agent, errors, history, rollout, store, traffic
+from mlops_nb import agent, cards, errors, history, rollout, store, traffic
 from mlops_nb.settings import Workspace
 
 
@@ -97,6 +98,9 @@ def test_changes_tell_who_and_why(live_workspace: Workspace) -> None:
 
     assert (newest.what, newest.why) == ("1=40 again=60", "it is quicker")
     assert newest.author
+    then = history.at("churn", store.now())
+    assert (then.author, then.why, then.since) == (newest.author, newest.why, newest.time)
+    assert f"divided so by  {newest.author}" in re.sub(" {2,}", "  ", cards.as_text(then))
 
 
 def test_an_endpoint_that_never_was_is_told(workspace: Workspace) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from living import X, deployment, wait_for
 
-from mlops_nb import agent, canary, errors, registry, rollout, store, traffic
+from mlops_nb import agent, canary, errors, history, registry, rollout, store, traffic
 from mlops_nb.settings import Workspace
 from mlops_nb.store import deployments as table
 from mlops_nb.store import events
@@ -139,10 +139,11 @@ def test_a_candidate_that_does_not_come_back_with_up_is_not_promoted_by_what_it_
 
 
 def test_a_quiet_endpoint_is_waited_for_and_the_split_stays(churn: Workspace) -> None:
-    traffic.canary("churn/2", [10, 100], every_seconds=0.5, patience_seconds=0.5)
+    traffic.canary("churn/2", [10, 100], every_seconds=0.5, patience_seconds=0.5, why="trial")
     plan = wait_for(lambda: newest() if newest().status == "held" else None, what="the hold")
     assert "0 of the 100 requests" in plan.reason
     assert shares() == {"1": 90, "2": 10}
+    assert history.at("churn", store.now()).why == "step 1 of 2 of a canary: trial"
     traffic.roll_back("churn")
     assert shares() == {"1": 100, "2": 0}
 
