@@ -87,4 +87,5 @@ def _split(change: table.TrafficChange) -> Change:
 
 def _status(row: dict[str, Any]) -> Change:
     why = (row["reason"] or {}).get("message", "")
-    return Change(time=row["time"], endpoint=row["endpoint"], deployment=row["name"], model=f"{row['model']}:{row['version']}", what=row["status"], why=why)
+    model, author = f"{row['model']}:{row['version']}", row["author"] or ""
+    return Change(time=row["time"], endpoint=row["endpoint"], deployment=row["name"], model=model, what=row["status"], author=author, why=why)

@@ -157,7 +157,7 @@ def undeploy(ref: DeploymentRef | str) -> list[str]:
             _check_not_compared_with(tx, gone[0])
         _hand_over(tx, ref.endpoint, {d.name for d in gone})
         for deployment in gone:
-            table.want(tx, deployment, "stopped")
+            table.want(tx, deployment, "stopped", author=getpass.getuser())
     _until_gone(ref.endpoint, {d.name for d in gone})
     return [d.ref for d in gone]
 

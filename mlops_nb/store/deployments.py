@@ -150,7 +150,7 @@ def put(tx: Transaction, deployment: Deployment) -> None:
     """Record *deployment*, in place of an earlier one of its name, and note it in the history."""
     tx.execute("DELETE FROM deployments WHERE endpoint = ? AND name = ?", [deployment.endpoint, deployment.name])
     tx.insert("deployments", deployment)
-    _remember(tx, deployment)
+    _remember(tx, deployment, author=deployment.author)
 
 
 def observe(
@@ -185,16 +185,17 @@ def restarts(tx: Transaction) -> dict[str, int]:
     return {row["subject"]: row["times"] for row in rows}
 
 
-def want(tx: Transaction, deployment: Deployment, wanted: Literal["running", "stopped"]) -> None:
-    """Record what should be."""
-    tx.execute("UPDATE deployments SET wanted = ?, generation = generation + 1 WHERE endpoint = ? AND name = ?", [wanted, deployment.endpoint, deployment.name])
+def want(tx: Transaction, deployment: Deployment, wanted: Literal["running", "stopped"], *, author: str) -> None:
+    """Record what should be, and by whose hand."""
+    where = [deployment.endpoint, deployment.name]
+    tx.execute("UPDATE deployments SET wanted = ?, author = ?, generation = generation + 1 WHERE endpoint = ? AND name = ?", [wanted, author, *where])
 
 
 def remove(tx: Transaction, deployment: Deployment) -> None:
     """Forget a stopped deployment, unless it is wanted anew meanwhile; its history stays."""
     where = [deployment.endpoint, deployment.name, deployment.generation]
     if tx.rows("DELETE FROM deployments WHERE endpoint = ? AND name = ? AND generation = ? RETURNING name", where):
-        _remember(tx, deployment, status="withdrawn")
+        _remember(tx, deployment, status="withdrawn", author=deployment.author)
 
 
 def of(tx: Transaction, endpoint: str | None = None) -> list[Deployment]:
@@ -288,7 +289,8 @@ def statuses_at(tx: Transaction, endpoint: str, time: datetime) -> list[dict[str
     return tx.rows(sql, [endpoint, time])
 
 
-def _remember(tx: Transaction, deployment: Deployment, *, status: str | None = None) -> None:
+def _remember(tx: Transaction, deployment: Deployment, *, status: str | None = None, author: str = "") -> None:
+    """Note what became of it, by whose hand where it was not by itself."""
     identity = [deployment.endpoint, deployment.name, deployment.model, deployment.version, deployment.target]
-    row = [*identity, status or deployment.status, deployment.reason, now(), deployment.spec]
-    tx.execute("INSERT INTO deployment_history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    row = [*identity, status or deployment.status, deployment.reason, now(), deployment.spec, author]
+    tx.execute("INSERT INTO deployment_history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)

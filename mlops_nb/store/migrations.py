@@ -108,6 +108,10 @@ SPECS_IN_HISTORY = """
 ALTER TABLE deployment_history ADD COLUMN spec JSON;
 """
 
+AUTHORS_IN_HISTORY = """
+ALTER TABLE deployment_history ADD COLUMN author VARCHAR;
+"""
+
 STEPS: tuple[tuple[str, str], ...] = (
     ("first tables", FIRST_TABLES),
     ("profiles with advice", PROFILES_WITH_ADVICE),
@@ -120,6 +124,7 @@ STEPS: tuple[tuple[str, str], ...] = (
     ("replays", REPLAYS),
     ("schedules", SCHEDULES),
     ("specs in history", SPECS_IN_HISTORY),
+    ("authors in history", AUTHORS_IN_HISTORY),
 )
 """Name and SQL of every step; step N of the store is the Nth of these."""
 

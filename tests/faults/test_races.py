@@ -60,7 +60,7 @@ def wanted(*, name: str = "1") -> Deployment:
 def test_withdrawn_while_its_server_starts_nothing_keeps_running(by_hand: reconcile.World, live_workspace: Workspace) -> None:
     read_before = wanted()
     with store.writing() as tx:
-        table.want(tx, read_before, "stopped")
+        table.want(tx, read_before, "stopped", author="ada")
 
     reconcile._begin(read_before, status="starting")
 
@@ -103,7 +103,7 @@ def test_deployed_again_while_being_withdrawn_it_comes_up_and_can_be_withdrawn(l
     rollout.deploy("churn:1")
     first = deployment("churn/1").handle["pid"]
     with store.writing() as tx:
-        table.want(tx, table.get(tx, "churn", "1"), "stopped")
+        table.want(tx, table.get(tx, "churn", "1"), "stopped", author="ada")
 
     rollout.deploy("churn:1")
 

@@ -100,6 +100,9 @@ def test_changes_tell_who_and_why(live_workspace: Workspace) -> None:
     assert newest.author
     then = history.at("churn", store.now())
     assert (then.author, then.why, then.since) == (newest.author, newest.why, newest.time)
+    rollout.undeploy("churn/again")
+    by = {(change.deployment, change.what): change.author for change in history.of("churn") if change.deployment}
+    assert by["1", "pending"] == by["again", "withdrawn"] == newest.author and by["1", "healthy"] == ""
     assert f"divided so by  {newest.author}" in re.sub(" {2,}", "  ", cards.as_text(then))
 
 

@@ -180,7 +180,7 @@ def test_where_nobody_is_left_to_take_the_requests_back_it_says_so_and_claims_no
     champion = deployment("churn/1")
     with store.writing() as tx:  # withdrawn all the same, as by an earlier version
         table.set_traffic(tx, "churn", {"2": 100}, author="ada", why="1 withdrawn")
-        table.want(tx, champion, "stopped")
+        table.want(tx, champion, "stopped", author="ada")
     wait_for(lambda: len(shares()) == 1, what="the withdrawal")
     os.kill(deployment("churn/2").handle["pid"], signal.SIGKILL)
     plan = wait_for(ended, what="the end")
