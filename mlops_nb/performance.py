@@ -190,7 +190,7 @@ def _estimated(everything: Answers, rows: Answers, begin: datetime | None) -> tu
     if told_of(everything)[0] is None:
         return [], "no estimate: it gives no probabilities"
     known = everything.where(everything.labelled)
-    earlier = known.where(known.time < np.datetime64(begin.replace(tzinfo=None), "us")) if begin else known
+    earlier = known.where(known.time < np.datetime64(begin.astimezone(UTC).replace(tzinfo=None), "us")) if begin else known
     of_all = begin is not None and len(earlier) >= estimates.LEAST_REFERENCE
     reference, asked = (earlier, rows) if of_all else (known, rows.where(~rows.labelled))
     if len(reference) < estimates.LEAST_REFERENCE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pandas as pd
@@ -69,6 +69,14 @@ def test_time_goes_by_days_weeks_or_months(calls: Calls, by: str, first: str) ->
     assert f"{found.groups[0].period:%Y-%m-%d}" == first
     assert sum(group.labelled for group in found.groups) == 150
     assert len(found.groups) == (2 if by == "month" else 3)
+
+
+def test_a_moment_is_the_same_in_every_time_zone(calls: Calls) -> None:
+    label(calls(600, at=NOW - timedelta(hours=3)))
+    label(calls(300, at=NOW, seed=1, ids="s"))
+    since = NOW - timedelta(hours=1)
+
+    assert performance.of("delays", since=since.astimezone(timezone(timedelta(hours=14)))).groups == performance.of("delays", since=since).groups
 
 
 def test_segments_are_told_apart(calls: Calls) -> None:
