@@ -30,6 +30,8 @@ SETTLED_SECONDS = 5.0
 """Labels and answers count once they are so old: by then they are written down, and keep their order."""
 _AGAIN_SECONDS = 60.0
 """Without a new label, labels are joined to answers again after this: telemetry may come later than they do."""
+_SILENT_SECONDS = 5.0
+"""A candidate that does not answer its health check for so long is given up; a busy one answers late, and has no requests meanwhile."""
 _MOST_TRAIL = 400
 
 
@@ -293,7 +295,8 @@ def _trouble(tx: store.Transaction, rollout: Rollout, terms: Terms) -> str:
         return f"{rollout.endpoint}/{rollout.deployment} was withdrawn"
     if terms.deployed_at and candidate.created_at != terms.deployed_at:
         return f"{candidate.ref} was deployed anew"
-    if candidate.status in ("failed", "restarting", "unhealthy"):
+    silent = candidate.status == "unhealthy" and (store.now() - candidate.changed_at).total_seconds() > _SILENT_SECONDS
+    if silent or candidate.status in ("failed", "restarting"):
         return f"{candidate.ref} is {candidate.status}{f': {candidate.reason.message}' if candidate.reason else ''}"
     if candidate.restarts > terms.restarts:
         return f"{candidate.ref} is up again after it ended by itself"

@@ -30,6 +30,17 @@ def run(raw):
     return [0]
 """
 
+HOLDING_ITS_SERVER = """
+import ctypes
+
+def init():
+    pass
+
+def run(raw):
+    ctypes.PyDLL(None).sleep(2)  # no other thread runs meanwhile
+    return [0]
+"""
+
 
 @contextmanager
 def asked(endpoint: str = "churn") -> Iterator[None]:
@@ -113,6 +124,23 @@ def test_a_harmful_candidate_is_rolled_back_with_the_numbers_and_an_event_though
     with store.reading() as tx:
         told = events.latest(tx, subject="churn", what="RolloutRolledBack")
     assert told[0].data["reason"] == plan.reason
+
+
+def test_a_candidate_that_is_busy_for_a_moment_is_not_rolled_back_for_that(churn: Workspace, tmp_path) -> None:
+    script = tmp_path / "score.py"
+    script.write_text(HOLDING_ITS_SERVER)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "weights.txt").write_text("1")
+    registry.register(tmp_path / "folder", name="churn", entry=str(script))
+    rollout.deploy("churn:3", traffic=0)
+    traffic.canary("churn/3", [50, 100], every_seconds=600.0)
+    wait_for(lambda: shares()["3"] == 50, what="the first step")
+
+    assert rollout.invoke("churn", X.head(1), deployment="3").deployment == "3"
+
+    wait_for(lambda: deployment("churn/3").status == "healthy", what="its health")
+    assert any((change.deployment, change.what) == ("3", "unhealthy") for change in history.of("churn"))
+    assert (newest().going, shares()["3"]) == (True, 50)
 
 
 def test_a_candidate_that_does_not_come_back_with_up_is_not_promoted_by_what_it_did_before(churn: Workspace, tmp_path) -> None:
