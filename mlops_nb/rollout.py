@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from . import agent, client, metrics, splits, store, targets, telemetry
+from . import agent, client, metrics, progression, splits, store, targets, telemetry
 from .client import Answer
 from .errors import (
     BadOption,
@@ -179,6 +179,8 @@ def _forgotten(endpoint: str) -> bool:
     with store.writing() as tx:
         if table.of(tx, endpoint):
             return False
+        for plan in rollouts.going(tx, endpoint):
+            progression.end(tx, plan, "cancelled", "the endpoint was deleted")
         table.set_traffic(tx, endpoint, {}, author=getpass.getuser(), why="the endpoint was deleted", sticky="", mirrors={})
         table.delete_endpoint(tx, endpoint)
         schedules.delete_of(tx, endpoint)

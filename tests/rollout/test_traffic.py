@@ -245,15 +245,17 @@ def test_a_shadow_answers_no_caller_and_one_that_gets_a_share_is_sent_no_more_co
 def test_an_endpoint_of_the_name_of_a_deleted_one_begins_anew(churn: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     traffic.mirror("churn/2", 100)
     traffic.split("churn", {"1": 70, "2": 30}, sticky="header:x-user")
+    traffic.schedule("churn", {"1": 0, "2": 100}, at=store.now() + timedelta(hours=1))
     rollout.delete_endpoint("churn")
 
     rollout.deploy("churn:1")
-    rollout.deploy("churn:2")
+    rollout.deploy("churn:2", traffic=0)
 
     anew = rollout.endpoints("churn")[0]
     assert (anew.sticky, [(d.name, d.traffic, d.copies) for d in anew.deployments]) == ("", [("1", 100, 0), ("2", 0, 0)])
     with pytest.raises(errors.NothingToRollBack):
         traffic.roll_back("churn")
+    assert [(plan.status, plan.reason) for plan in traffic.of("churn")] == [("cancelled", "the endpoint was deleted")]
     assert cli.answer(["history", "churn"]) == 0 and "the endpoint was deleted" in capsys.readouterr().out
 
 
