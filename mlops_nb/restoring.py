@@ -22,17 +22,29 @@ def split_before(endpoint: str, *, report: Reporter = SILENT) -> dict[str, int]:
     Raises EndpointNotFound, NothingToRollBack, and what `rollout.deploy` raises.
     """
     with store.reading() as tx:
-        known = table.endpoint(tx, endpoint)
+        today, *earlier = splits_until_now(tx, endpoint)
         healthy = {d.name for d in table.of(tx, endpoint) if d.wanted == "running" and d.status == "healthy"}
         gone = table.withdrawn(tx, endpoint)
-        begun = [plan.settings["before"] for plan in rollouts.going(tx, endpoint) if plan.step and plan.settings.get("before")]
-        changes = [change.weights for change in table.traffic_changes(tx, endpoint) if change.time >= known.created_at]
-    weights = _earlier(begun + changes[1:], today=changes[0] if changes else {}, able={*healthy, *gone})
+    weights = _earlier(earlier, today=today, able={*healthy, *gone})
     if weights is None:
         raise NothingToRollBack(endpoint)
     for name in weights.keys() - healthy:
         _deploy_again(endpoint, gone[name], report)
     return weights
+
+
+def splits_until_now(tx: store.Transaction, endpoint: str) -> list[dict[str, int]]:
+    """Today's split, then those that one may go back to, the nearest first.  Raises EndpointNotFound.
+
+    What a rollout under way began with is the nearest.  The steps of one that was rolled back are none of them: they were left for a reason; nor is
+    what a deleted endpoint of this name had.
+    """
+    known = table.endpoint(tx, endpoint)
+    undone = [(plan.created_at, plan.changed_at) for plan in rollouts.of(tx, endpoint) if plan.status == "rolled back"]
+    begun = [plan.settings["before"] for plan in rollouts.going(tx, endpoint) if plan.step and plan.settings.get("before")]
+    changes = [change for change in table.traffic_changes(tx, endpoint) if change.time >= known.created_at]
+    earlier = [change.weights for change in changes[1:] if not any(first <= change.time <= last for first, last in undone)]
+    return [changes[0].weights if changes else {}, *begun, *earlier]
 
 
 def _earlier(splits: Sequence[Mapping[str, int]], *, today: Mapping[str, int], able: Collection[str]) -> dict[str, int] | None:

@@ -83,6 +83,7 @@ def mirror(ref: DeploymentRef | str, percent: int, *, why: str = "") -> Endpoint
 def roll_back(endpoint: str, *, why: str = "", redeploy: bool = False, report: Reporter = SILENT) -> EndpointView:
     """Divide the requests as before the latest change whose deployments are still healthy; a rollout under way is rolled back.
 
+    It does not go back to a step of a rollout that was rolled back, by itself or by hand.
     With *redeploy* no change is passed over because its deployments were withdrawn: they are deployed again as they were, see `restoring`.
     Raises EndpointNotFound, NothingToRollBack, and with *redeploy* what `rollout.deploy` raises; then the split is as it was.
     """
@@ -368,16 +369,14 @@ def _shares(tx: store.Transaction, endpoint: str) -> dict[str, int]:
 
 
 def _before(tx: store.Transaction, endpoint: str) -> dict[str, int]:
-    known = table.endpoint(tx, endpoint)
+    today, *earlier = restoring.splits_until_now(tx, endpoint)
     there = {d.name for d in table.of(tx, endpoint) if d.wanted == "running" and d.status == "healthy"}
-    begun = [plan for plan in rollouts.going(tx, endpoint) if plan.step]
-    changes = [change for change in table.traffic_changes(tx, endpoint) if change.time >= known.created_at]
-    earlier = _earlier(changes, there, begun[0].settings.get("before") if begun else None)
-    if earlier is None:
+    weights = _earlier(earlier, today, there)
+    if weights is None:
         names = {d.name for d in table.of(tx, endpoint)}
-        gone = [name for change in changes[1:2] for name, share in change.weights.items() if share and name not in names]
+        gone = [name for split in earlier[:1] for name, share in split.items() if share and name not in names]
         raise NothingToRollBack(endpoint, gone=[f"{endpoint}/{name}" for name in gone], again=bool(gone) and set(gone) <= table.withdrawn(tx, endpoint).keys())
-    return earlier
+    return weights
 
 
 def _copied_beside(tx: store.Transaction, endpoint: str, weights: Mapping[str, int], ended: Sequence[Rollout]) -> dict[str, int]:
@@ -409,13 +408,12 @@ def _end(tx: store.Transaction, plan: Rollout, status: rollouts.Status, reason: 
     return progression.end(tx, plan, status, reason)
 
 
-def _earlier(changes: Sequence[table.TrafficChange], healthy: set[str], before: Mapping[str, int] | None) -> dict[str, int] | None:
-    """The split to go back to: the one a rollout began with, else the latest that differs from today's and can be served."""
-    candidates = ([dict(before)] if before else []) + [dict(change.weights) for change in changes[1:]]
-    today = {name: share for name, share in changes[0].weights.items() if share} if changes else {}
-    for weights in candidates:
+def _earlier(splits: Sequence[Mapping[str, int]], today: Mapping[str, int], healthy: set[str]) -> dict[str, int] | None:
+    """The first of *splits* that differs from today's and can be served."""
+    now = {name: share for name, share in today.items() if share}
+    for weights in splits:
         shares = {name: share for name, share in weights.items() if share}
-        if shares and shares != today and set(shares) <= healthy:
+        if shares and shares != now and set(shares) <= healthy:
             return {name: weights[name] for name in weights if name in healthy}
     return None
 

@@ -192,7 +192,7 @@ def test_a_candidate_that_alone_is_asked_waits_for_somebody_to_be_compared_with(
         assert wait_for(ended, seconds=60, what="the promotion").status == "done"
 
 
-def test_a_candidate_that_dies_is_rolled_back_at_once(churn: Workspace) -> None:
+def test_a_candidate_that_dies_is_rolled_back_at_once_and_given_nothing_by_a_second_rollback(churn: Workspace) -> None:
     traffic.canary("churn/2", [10, 100], every_seconds=600.0)
     wait_for(lambda: newest().step == 1, what="the first step")
     wait_for(lambda: shares()["2"] == 10, what="its share")
@@ -200,6 +200,9 @@ def test_a_candidate_that_dies_is_rolled_back_at_once(churn: Workspace) -> None:
     plan = wait_for(ended, what="the rollback")
     assert plan.status == "rolled back" and plan.reason.startswith("churn/2 is ")
     assert shares() == {"1": 100, "2": 0}
+    wait_for(lambda: deployment("churn/2").status == "healthy", what="its return")
+    with pytest.raises(errors.NothingToRollBack):
+        traffic.roll_back("churn")
 
 
 def test_where_nobody_is_left_to_take_the_requests_back_it_says_so_and_claims_no_rollback(churn: Workspace) -> None:
