@@ -24,7 +24,7 @@ import numpy as np
 
 from . import agreement, client, guards, performance, registry, settings, store, targets, telemetry, truth
 from .agreement import Comparison, Side
-from .errors import BadOption, NothingToCompare, ReplayFailed
+from .errors import BadOption, HungUp, NothingToCompare, ReplayFailed
 from .profiling import measure, servers
 from .profiling.servers import Server
 from .progress import SILENT, Reporter
@@ -129,7 +129,7 @@ def _past(endpoint: str, deployment: str | None, since: datetime | None, until: 
         if deployment:
             table.get(tx, endpoint, deployment)
     found = [row for row in telemetry.requests(endpoint, deployment=deployment, since=since, until=until, most=most) if not row["id"].endswith(COPY_MARK)]
-    whole = {row["id"]: row for row in reversed(found) if _is_table(row["inputs"])}
+    whole = {row["id"]: row for row in reversed(found) if _is_table(row["inputs"]) and row["status"] != HungUp.http_status}
     if not whole:
         targets.require_kept(endpoint)
         who = f"{endpoint}/{deployment}" if deployment else endpoint

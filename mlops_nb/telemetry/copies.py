@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ..errors import HungUp
 from ..splits import COPY_MARK
 from . import files, rows
 from .aggregates import BIN_RATIO, BINS, bin_end_ms
@@ -172,8 +173,8 @@ def _answers(cursor: duckdb.DuckDBPyConnection, standing: Standing, since: datet
 
 
 def _kept(status: int, outputs: Mapping[str, Any]) -> bool:
-    """Whether an answer was kept; a failure has none to keep."""
-    return bool(outputs) or status >= 400
+    """Whether an answer was kept; a failure has none to keep, and of one whose caller hung up nobody knows what it would have been."""
+    return status != HungUp.http_status and (bool(outputs) or status >= 400)
 
 
 def _pair(row: dict[str, Any]) -> Pair:

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from mlops_nb import agreement, canary, canary_figures, cards, errors, guards, labels, registry, rollout, telemetry, traffic
 from mlops_nb.guards import Expected
 from mlops_nb.settings import Workspace
-from mlops_nb.telemetry import Counted
+from mlops_nb.telemetry import Counted, files
 from mlops_nb.truth import Truth
 
 from .conftest import Answered
@@ -66,6 +66,18 @@ def test_of_two_shadows_each_is_compared_with_what_callers_were_answered_alone(a
     alike, unlike = (agreement.of_shadow(ref).comparison for ref in ("delays/2", "delays/3"))
 
     assert [(one.rows, one.differ) for one in (alike, unlike)] == [(40, 0), (40, 40)]
+
+
+def test_a_request_whose_caller_hung_up_says_nothing_against_a_shadow(answered: Answered) -> None:
+    inputs = pd.DataFrame({"distance": range(40)})
+    answered.by("1", inputs, {"label": [0] * 40})
+    answered.by("2", inputs, {"label": [0] * 40}, copies=True)
+    told = next(files.folder("delays", "1").glob("closed-*"))
+    told.write_text(told.read_text().replace('"status": 200', '"status": 499', 5))
+
+    found = agreement.of_shadow("delays/2").comparison
+
+    assert (found.rows, found.differ, found.before.requests) == (35, 0, 35)
 
 
 def labelled() -> None:
