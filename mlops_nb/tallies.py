@@ -79,20 +79,21 @@ def _of_piece(bins: Bins, values: np.ndarray) -> Tally:
     with np.errstate(all="ignore"):
         low, high = (float(values.min()), float(values.max())) if len(values) else (math.nan, math.nan)
         if low > -_LARGEST and high < _LARGEST:  # so none is NaN
-            return Tally(rows=len(values), counts=bins.counts(values), low=low, high=high, **_moments(values))
+            return Tally(rows=len(values), counts=bins.counts(values), low=low, high=high, **_moments(values, low, high))
         present = values[~np.isnan(values)]
         counts, finite = bins.counts(present), present[np.isfinite(present)]
-    moments = _moments(np.clip(finite, -_LARGEST, _LARGEST))
+    clipped = np.clip(finite, -_LARGEST, _LARGEST)
+    moments = _moments(clipped, clipped.min(), clipped.max()) if len(clipped) else {}
     ends = {"low": float(finite.min()), "high": float(finite.max())} if len(finite) else {}
     infinite = {"lowest": int((present == -np.inf).sum()), "highest": int((present == np.inf).sum())}
     return Tally(rows=len(values), counts=counts, **moments | ends | infinite)
 
 
-def _moments(values: np.ndarray) -> dict[str, Any]:
+def _moments(values: np.ndarray, low: float, high: float) -> dict[str, Any]:
     import numpy as np
 
-    if not len(values):
-        return {}
+    if low == high:  # a sum of the same value again and again is rounded, and what never varied would seem to
+        return {"finite": len(values), "mean": float(low), "squares": 0.0}
     mean = float(values.mean())
     apart = values - mean
     return {"finite": len(values), "mean": mean, "squares": float(np.square(apart, out=apart).sum())}

@@ -327,7 +327,7 @@ def _number_words(column: Column) -> list[str]:
     reference, window = (side[np.isfinite(side)] for side in (column.reference, column.window))
     if not len(reference) or not len(window):
         return ["infinite values"]
-    spread, spread_now = float(reference.std()), float(window.std())
+    spread, spread_now = _spread(reference), _spread(window)
     if not spread and not spread_now and reference[0] == window[0]:
         return [f"always {_short(reference[0])}"]
     shift = (window.mean() - reference.mean()) / spread if spread else math.inf
@@ -340,6 +340,11 @@ def _number_words(column: Column) -> list[str]:
     if outside >= 0.01:
         words.append(f"{_percent(outside)} outside [{_short(column.reference.min())}, {_short(column.reference.max())}]")
     return words
+
+
+def _spread(values: np.ndarray) -> float:
+    """The standard deviation; of what never varied exactly 0, which a rounded mean would miss."""
+    return float(values.std()) if values.min() < values.max() else 0.0
 
 
 def _category_words(column: Column) -> list[str]:

@@ -147,6 +147,15 @@ def test_a_constant_column_is_told_as_one(report):
     assert (feature(report, "constant").summary, feature(report, "constant_text").summary) == ("always 1", "always 'a'")
 
 
+@pytest.mark.parametrize("engine", ["histograms", "scipy"])
+def test_a_constant_whose_sum_is_rounded_is_told_as_one(workspace, engine):
+    watched = Watched(flights(1000, seed=0, distance=0.1))
+    watched.deploy()
+    watched.ask(flights(999, seed=1, distance=0.1))
+
+    assert feature(checked(engine), "distance").summary == "always 0.1"
+
+
 def test_identifiers_and_moments_are_listed_as_not_compared(report):
     assert {found.name for found in report.features if found.type == "not compared"} == {"id", "when"}
     assert any("identifiers" in note and "id" in note for note in report.notes)

@@ -68,6 +68,18 @@ def test_a_sensor_that_is_stuck_is_told_with_its_value(report):
     assert finding(report, "pressure").words == "always 1013 in the newest 2,000 rows; it varied before"
 
 
+def test_what_is_always_the_same_is_known_though_its_sum_is_rounded(workspace):
+    watched = Watched(flights(1000, seed=0, distance=0.1))
+    watched.deploy()
+    watched.ask(flights(999, seed=1, distance=0.1, dep_delay=21.7), batch=30)
+
+    found = checked()
+
+    assert [(one.feature, one.kind, one.is_alarm) for one in found.quality] == [("dep_delay", "stuck", True)]
+    assert finding(found, "dep_delay").words == "always 21.7 in the newest 999 rows; it varied before"
+    assert next(one.summary for one in found.features if one.name == "distance") == "always 0.1"
+
+
 def test_categories_that_were_not_there_are_named_with_their_share(report):
     assert finding(report, "carrier") == Finding(
         feature="carrier", kind="new categories", share=0.125, threshold=0.03, is_alarm=True,
