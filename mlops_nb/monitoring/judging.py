@@ -184,11 +184,12 @@ def _new(reference: ColumnSummary, window: ColumnSummary, effect: float) -> tupl
 
 
 def outside(reference: ColumnSummary, window: ColumnSummary) -> int:
-    """Values of the window beyond the reference's range, or of no category it had."""
+    """Values of the window beyond the reference's range, where it had a finite value, or of no category it had."""
     if reference.kind == "category":
         return window.other
-    below = window.counts[0] if reference.counts and not reference.counts[0] else 0
-    return below + (window.counts[-1] if not reference.counts[-1] else 0)
+    if not reference.edges:
+        return 0
+    return (0 if reference.counts[0] else window.counts[0]) + (0 if reference.counts[-1] else window.counts[-1])
 
 
 def _numbers(reference: ColumnSummary, window: ColumnSummary, effect: float) -> tuple[float, float]:

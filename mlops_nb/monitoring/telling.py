@@ -120,9 +120,9 @@ def short(value: float) -> str:
 
 
 def _histogram(reference: ColumnSummary, window: ColumnSummary) -> dict[str, Any]:
-    if not reference.count:
-        return {}
-    return _bars(reference, window) if reference.kind == "category" else _steps(reference, window)
+    if reference.kind == "category":
+        return _bars(reference, window) if reference.count else {}
+    return _steps(reference, window) if reference.count and reference.edges else {}
 
 
 def _bars(reference: ColumnSummary, window: ColumnSummary) -> dict[str, Any]:

@@ -156,6 +156,16 @@ def test_a_constant_whose_sum_is_rounded_is_told_as_one(workspace, engine):
     assert feature(checked(engine), "distance").summary == "always 0.1"
 
 
+def test_a_column_without_a_finite_value_in_the_training_data_is_told_beside_the_others(workspace):
+    watched = Watched(flights(1000, seed=0, distance=np.inf))
+    watched.deploy()
+    watched.ask(flights(1000, seed=1, dep_delay=40.0))
+
+    report = checked()
+
+    assert feature(report, "distance").summary == "infinite values" and drifted(report) == ["dep_delay"]
+
+
 def test_identifiers_and_moments_are_listed_as_not_compared(report):
     assert {found.name for found in report.features if found.type == "not compared"} == {"id", "when"}
     assert any("identifiers" in note and "id" in note for note in report.notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,7 +11,7 @@ from mlops_nb import datasets, monitoring, telemetry
 from mlops_nb.errors import NothingToCompare, UnknownColumn
 from mlops_nb.monitoring import Part, drift_map, over_time, window_check
 
-from .conftest import flights
+from .conftest import Watched, flights
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
@@ -137,6 +138,16 @@ def test_a_column_that_no_request_has_is_named_and_left_out(delays):
 
     assert found.skipped == {"not in the requests": ["wet"]}
     assert "wet" not in found.features
+
+
+def test_of_a_column_without_a_value_in_the_training_data_no_share_is_new(workspace):
+    watched = Watched(flights(1000, seed=0, distance=math.nan))
+    watched.deploy()
+    asked_hourly(watched, 1)
+
+    cell = of(1).cell("distance", NOON - timedelta(hours=1))
+
+    assert (cell.alarm, cell.kind, cell.missing, cell.new) == (True, "missing", 0.0, 0.0)
 
 
 def test_an_endpoint_without_training_data_says_so(delays):
