@@ -118,10 +118,17 @@ class Judged(msgspec.Struct, frozen=True):
     window: ColumnSummary
     """Of the span that was decisive."""
     tests: list[Tested]
+    spans: dict[int, ColumnSummary] = {}
+    """Every span's windows, put together."""
 
     def first(self, kind: str) -> Tested | None:
         """The decisive test of a kind."""
         return next((test for test in self.tests if test.kind == kind), None)
+
+    def seen(self, kind: str) -> ColumnSummary:
+        """The window that decided a kind of test, which need not be the one that was decisive of all."""
+        test = self.first(kind)
+        return self.spans.get(test.span, self.window) if test else self.window
 
 
 def judge(references: Sequence[ColumnSummary], windows: Sequence[Sequence[ColumnSummary]], *, effect: float = EFFECT) -> list[Judged]:
@@ -136,7 +143,8 @@ def judge(references: Sequence[ColumnSummary], windows: Sequence[Sequence[Column
         sorted((msgspec.structs.replace(t, p_adjusted=next(adjusted), p_any=min(1.0, t.p_any * of_values)) for t in one), key=lambda t: (t.p_adjusted, t.span))
         for one in tests
     ]
-    return [Judged(r, pooled[of_one[0].span][n], of_one) for n, (r, of_one) in enumerate(zip(references, corrected, strict=True))]
+    together = [{span: many[n] for span, many in pooled.items()} for n in range(len(references))]
+    return [Judged(r, many[of_one[0].span], of_one, many) for r, of_one, many in zip(references, corrected, together, strict=True)]
 
 
 def holm(p_values: Sequence[float], weights: Sequence[float]) -> list[float]:

@@ -47,19 +47,20 @@ def _alarms(judged: Judged, kind: str, alpha: float) -> bool:
 
 
 def _missing(judged: Judged, alpha: float, effect: float) -> Finding | None:
-    before, now = (side.missing / max(side.rows, 1) for side in (judged.reference, judged.window))
+    window = judged.seen("missing")
+    before, now = (side.missing / max(side.rows, 1) for side in (judged.reference, window))
     alarm = _alarms(judged, "missing", alpha)
     if not alarm and (abs(now - before) < _LEAST or now < before):
         return None
-    if not judged.window.count:
+    if not window.count:
         return Finding(feature=judged.reference.name, kind="gone", share=1.0, threshold=before, is_alarm=alarm, words="requests bring it no more")
-    bound = max(before + effect, 0.0)
+    bound = before + effect if now > before else before - effect
     words = f"missing in {percent(now)} of the rows, {percent(before)} before"
     return Finding(feature=judged.reference.name, kind="missing", share=now, threshold=bound, is_alarm=alarm, words=words)
 
 
 def _strangers(judged: Judged, beyond: tuple[float, float] | None, alpha: float, effect: float) -> Finding | None:
-    reference, window = judged.reference, judged.window
+    reference, window = judged.reference, judged.seen("new")
     if not window.count or not reference.count or (reference.kind == "category" and len(reference.categories) >= 1000):
         return None
     share, alarm = outside(reference, window) / window.count, _alarms(judged, "new", alpha)
@@ -170,6 +171,6 @@ def reach(
     endpoint: str, deployment: str | None, judged: Sequence[Judged], *, since: datetime | None, until: datetime
 ) -> dict[str, tuple[float, float]]:  # fmt: skip
     """How far the numbers reach that lie outside their range, by feature."""
-    numbers = [one for one in judged if one.reference.kind == "number" and one.window.count]
-    beyond = [one.reference.name for one in numbers if outside(one.reference, one.window) / one.window.count >= _LEAST]
+    numbers = [(one.reference, one.seen("new")) for one in judged if one.reference.kind == "number"]
+    beyond = [reference.name for reference, window in numbers if outside(reference, window) >= max(_LEAST * window.count, 1)]
     return telemetry.extremes(endpoint, beyond[:_MOST_BEYOND], deployment=deployment, since=since, until=until)

@@ -69,7 +69,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     share: float | None = None
     """Of the window's rows, 0–1; of `refused` and `new column` of its requests."""
     threshold: float | None = None
-    """The share from which it counts."""
+    """The share from which it counts; of missing values that became fewer, below which."""
     is_alarm: bool = False
     by_chance: bool = True
     """Whether chance could bring it about, which the budget of false alarms keeps small; False of a fact."""

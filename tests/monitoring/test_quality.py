@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import numpy as np
@@ -108,6 +108,29 @@ def test_a_range_that_begins_at_zero_is_told_from_zero(workspace):
 def test_gaps_alarm_beyond_the_effect_and_are_told_below_it(report):
     assert finding(report, "humidity").words == "missing in 20 % of the rows, 0 % before" and finding(report, "humidity").is_alarm
     assert finding(report, "distance").words == "missing in 0.5 % of the rows, 0 % before" and not finding(report, "distance").is_alarm
+
+
+def test_gaps_of_earlier_windows_are_told_by_those_windows_whatever_else_the_newest_has(delays):
+    now = datetime.now(UTC)
+    for days in range(5):
+        rows = flights(1000, seed=days + 1)
+        rows["dep_delay"] = rows.dep_delay + 40 if days == 0 else rows.dep_delay.where(np.arange(1000) % 3 != 0)
+        delays.ask(rows, at=now - timedelta(days=days, hours=1))
+
+    [gaps] = [one for one in checked(window="1d").quality if one.kind == "missing"]
+
+    assert (gaps.feature, gaps.is_alarm, gaps.words) == ("dep_delay", True, "missing in 27 % of the rows, 0 % before")
+
+
+def test_gaps_that_are_no_more_are_told_by_the_share_below_which_they_count(workspace):
+    rows = flights(1000, seed=0)
+    watched = Watched(rows.assign(dep_delay=rows.dep_delay.where(np.arange(1000) % 2 == 0)))
+    watched.deploy()
+    watched.ask(flights(1000, seed=1))
+
+    gaps = finding(checked(), "dep_delay")
+
+    assert (gaps.is_alarm, gaps.share, gaps.threshold) == (True, 0.0, pytest.approx(0.47))
 
 
 def test_a_column_that_is_empty_is_told_as_gone(report):
