@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from .. import telemetry
 from ..summaries import ColumnSummary
+from ..telemetry.queries import QUOTED, UNFIT
 from .judging import FEWEST_ROWS, Judged, outside
 from .reports import Finding
 from .telling import percent, short
@@ -21,11 +22,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LEAST = 0.005
 """A smaller share is not worth a line unless it raises an alarm."""
 _MOST_BEYOND = 20
-_NAME = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-"""A column's name as Python words it, quotes within and all."""
-_UNFIT = "The data does not fit the model: "
-_NAMED = re.compile(rf"(unknown|missing) columns? ({_NAME}(?:, {_NAME})*)")
-_OTHER_TYPE = re.compile(rf"Column ({_NAME})(?: \(row \d+\))?: (expected .*)$", re.DOTALL)
+_NAMED = re.compile(rf"(unknown|missing) columns? ({QUOTED}(?:, {QUOTED})*)")
+_OTHER_TYPE = re.compile(rf"Column ({QUOTED})(?: \(row \d+\))?: (expected .*)$", re.DOTALL)
 _UNNAMED = ("a missing value", "a number too large", "nothing")
 """What came, where no value is quoted."""
 
@@ -123,13 +121,13 @@ def schema(
     """
     found = [_fact(name, "gone", 1.0, is_alarm=True, words="requests bring it no more") for name in sorted(gone)]
     found += [_fact(name, "new column", None, is_alarm=False, words="requests bring it, and the model does not know it") for name in sorted(new)]
-    refused = telemetry.refused(endpoint, deployment=deployment, since=since, until=until, most=200)
     counts: dict[tuple[str, str], int] = {}
-    for row in refused:
-        for problem in _problems(str(row["error"]), known):
-            counts[problem] = counts.get(problem, 0) + int(row["requests"])
+    for why, requests in telemetry.misfits(endpoint, deployment=deployment, since=since, until=until).items():
+        for problem in _problems(why, known):
+            counts[problem] = counts.get(problem, 0) + requests
     if counts:
-        total = max(telemetry.count(endpoint, since=since or _EPOCH, until=until), 1)
+        answered = telemetry.counted(endpoint, since=since or _EPOCH, until=until)
+        total = max(sum(one.requests for name, one in answered.items() if deployment in (None, name)), 1)
         found += [_refused(column, why, count, total, effect) for (column, why), count in sorted(counts.items(), key=lambda item: -item[1])]
     return found
 
@@ -138,9 +136,9 @@ def _problems(error: str, known: Collection[str]) -> list[tuple[str, str]]:
     """The columns that a refused request got wrong, and how."""
     if typed := _OTHER_TYPE.match(error):
         return [(ast.literal_eval(typed[1]), _without_value(typed[2]))]
-    if not error.startswith(_UNFIT):
+    if not error.startswith(UNFIT):
         return []
-    named = {found[1]: [ast.literal_eval(name) for name in re.findall(_NAME, found[2])] for found in _NAMED.finditer(error, len(_UNFIT))}
+    named = {found[1]: [ast.literal_eval(name) for name in re.findall(QUOTED, found[2])] for found in _NAMED.finditer(error, len(UNFIT))}
     unknown, lacking = named.get("unknown", []), named.get("missing", [])
     if len(unknown) == 1 and len(known) > 1 and {*known} <= {*lacking}:
         unknown = []

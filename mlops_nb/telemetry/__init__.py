@@ -27,11 +27,11 @@ from .copies import Counted, Pair, by_hour, count, counted, hourly, pairs, toget
 from .extremes import extremes
 from .files import asked_since
 from .histograms import Asked, Segment, Sought, Windowed, columns, histograms, shapes
-from .queries import Captured, captured, inputs, outputs, refused, requests, totals, traffic
+from .queries import Captured, captured, inputs, misfits, outputs, refused, requests, totals, traffic
 from .rows import bounded, within_bounds
 
 __all__ = [
-    "requests", "refused", "inputs", "outputs", "traffic", "totals", "captured", "asked_since", "compact", "Compaction", "Captured",
+    "requests", "refused", "misfits", "inputs", "outputs", "traffic", "totals", "captured", "asked_since", "compact", "Compaction", "Captured",
     "count", "counted", "Counted", "hourly", "by_hour", "together", "pairs", "Pair", "histograms", "columns", "shapes", "Asked", "Segment", "Sought",
     "Windowed", "extremes", "bounded", "within_bounds", "SAMPLED",
 ]  # fmt: skip

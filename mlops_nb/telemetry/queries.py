@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 T = TypeVar("T")
+QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+"""A column's name as Python words it, quotes within and all."""
+UNFIT = "The data does not fit the model: "
+_OF_COLUMN = f"^(Column {QUOTED})"
+_WRONG = "(: expected .*?, got (?:the number|the truth value|[A-Za-z_]+)) [^a-z].*$"
 _ATTEMPTS = 10
 _QUANTILES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99, "p999_ms": 0.999}
 _FIGURES = ", ".join(
@@ -69,16 +74,17 @@ def refused(
 
     `time` is when it came last.
     """
-    where, bounds = _during(since, until)
+    counted = "SELECT deployment, status, coalesce(error, '') AS error, count(*) AS requests, max(time) AS time FROM refused GROUP BY 1, 2, 3"
+    return _over_refused(endpoint, deployment, since, until, f"{counted} ORDER BY requests DESC, time DESC LIMIT {int(most)}")
 
-    def ask(standings: list[Standing]) -> list[dict[str, Any]]:
-        facts = " UNION ALL ".join(part for standing in standings for part in _facts(standing, since, until))
-        of_callers = f"status BETWEEN 400 AND 499 AND NOT coalesce(suffix(id, '{COPY_MARK}'), false)"
-        counted = f"SELECT deployment, status, coalesce(error, '') AS error, count(*) AS requests, max(time) AS time FROM ({facts})"
-        sql = f"{counted} WHERE {of_callers} AND {where} GROUP BY 1, 2, 3 ORDER BY requests DESC, time DESC LIMIT {int(most)}"
-        return _dicts(rows.connection().execute(sql, bounds)) if facts else []
 
-    return _steady(files.folders(endpoint, deployment), ask)
+def misfits(endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None) -> dict[str, int]:
+    """Why requests did not fit the model, in the server's words → how many; of a column's wrong values without row and value, so that these are one."""
+    without_row = f"regexp_replace(error, {rows.literal(_OF_COLUMN + r' [(]row [0-9]+[)]: ')}, '\\1: ')"
+    without_value = f"regexp_replace({without_row}, {rows.literal(_OF_COLUMN + _WRONG)}, '\\1\\2', 's')"
+    unfit = f"regexp_matches(error, {rows.literal(_OF_COLUMN)}) OR starts_with(error, {rows.literal(UNFIT)})"
+    select = f"SELECT {without_value} AS why, count(*) AS requests FROM refused WHERE {unfit} GROUP BY 1"
+    return {row["why"]: row["requests"] for row in _over_refused(endpoint, deployment, since, until, select)}
 
 
 def captured(endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None) -> Captured:
@@ -192,6 +198,19 @@ def _over_counts(endpoint: str, since: datetime | None, until: datetime | None, 
         return _dicts(rows.connection().execute(f"WITH counts AS ({counts}){', ' * (not select.startswith('SELECT'))} {select}")) if counts else []
 
     return _steady(files.folders(endpoint), ask)
+
+
+def _over_refused(endpoint: str, deployment: str | None, since: datetime | None, until: datetime | None, select: str) -> list[dict[str, Any]]:
+    """*select* over the table `refused`: what callers asked and were answered 4xx."""
+    where, bounds = _during(since, until)
+
+    def ask(standings: list[Standing]) -> list[dict[str, Any]]:
+        facts = " UNION ALL ".join(part for standing in standings for part in _facts(standing, since, until))
+        of_callers = f"status BETWEEN 400 AND 499 AND NOT coalesce(suffix(id, '{COPY_MARK}'), false)"
+        refused = f"WITH refused AS (SELECT * FROM ({facts}) WHERE {of_callers} AND {where})"
+        return _dicts(rows.connection().execute(f"{refused} {select}", bounds)) if facts else []
+
+    return _steady(files.folders(endpoint, deployment), ask)
 
 
 def _facts(standing: Standing, since: datetime | None, until: datetime | None) -> list[str]:

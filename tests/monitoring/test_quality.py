@@ -152,17 +152,46 @@ def test_sound_data_have_no_findings(delays):
 
 def test_a_refused_type_is_one_finding_whatever_the_values(delays):
     delays.ask(flights(3000, seed=1), batch=10)
-    for value in ("late", "later"):
-        with pytest.raises(SignatureMismatch) as told:
-            signature.infer(delays.training).check({name: ["x" if name == "carrier" else value] for name in delays.training})
-        facts = {"status": 400, "latency_ms": 1.0, "rows": None, "inputs": {}, "outputs": None, "error": str(told.value)}
-        line = json.dumps({"time": datetime.now(UTC).isoformat(), "id": value, **facts}) + "\n"
-        (delays._folder("1") / f"closed-{time.time_ns()}.jsonl").write_text(line)
+    refuse_values(delays, ["late", "later"])
 
     [refused] = checked().quality
 
     assert refused.feature == "distance" and refused.words == "2 of 302 requests were refused: expected float64, got text"
     assert not refused.is_alarm
+
+
+def refuse_values(watched: Watched, values: list[str], deployment: str = "1") -> None:
+    """Requests whose last row brought such a value in place of a distance."""
+    sound, lines = {name: column.tolist()[0] for name, column in watched.training.items()}, []
+    for place, value in enumerate(values):
+        rows = {name: [sound[name]] * (place % 7) + [value if name == "distance" else sound[name]] for name in watched.training}
+        with pytest.raises(SignatureMismatch) as told:
+            signature.infer(watched.training).check(rows)
+        facts = {"status": 400, "latency_ms": 1.0, "rows": None, "inputs": {}, "outputs": None, "error": told.value.whole}
+        lines.append(json.dumps({"time": datetime.now(UTC).isoformat(), "id": f"{deployment}-{value}", **facts}) + "\n")
+    (watched._folder(deployment) / f"closed-{time.time_ns()}.jsonl").write_text("".join(lines))
+
+
+def test_refused_requests_are_counted_whole_however_many_values_they_brought(delays):
+    delays.ask(flights(3000, seed=1), batch=1)
+    refuse_values(delays, [f"{n} minutes, got late" for n in range(500)])
+
+    [refused] = checked().quality
+
+    assert refused.words == "500 of 3,500 requests were refused: expected float64, got text" and refused.is_alarm
+
+
+def test_refused_requests_are_a_share_of_what_their_own_deployment_was_asked(delays):
+    delays.deploy("2", version=2)
+    delays.split(d1=90, d2=10)
+    now = datetime.now(UTC)
+    delays.ask(flights(3000, seed=1), batch=1, at=now)
+    delays.ask(flights(300, seed=2), batch=10, deployment="2", at=now)
+    refuse_values(delays, [f"late {n}" for n in range(10)], deployment="2")
+
+    [refused] = checked(deployment="2").quality
+
+    assert refused.words == "10 of 40 requests were refused: expected float64, got text" and refused.is_alarm
 
 
 def test_every_column_that_a_refused_request_lacks_is_told(workspace):
