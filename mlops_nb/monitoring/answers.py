@@ -150,7 +150,8 @@ def _scored(version: ModelVersion, against: Reference, report: Reporter) -> tupl
 
 
 def _key(version: ModelVersion, dataset: DatasetVersion, against: Reference) -> str:
-    return f"answers of {version.hash} to {dataset.hash} {against.season.part + str(against.season.among) if against.season else ''}"
+    season = f"{against.time_column} {against.season.part} {against.season.among}" if against.season else ""
+    return f"answers of {version.hash} to {dataset.hash} {season}"
 
 
 def _brief(error: Exception) -> str:

@@ -204,6 +204,20 @@ def test_the_training_data_are_scored_once(fares: ModelVersion, monkeypatch):
     assert one.shape.mean == pytest.approx(flights(3000, seed=0).distance.mean() * 0.1, rel=1e-3)
 
 
+def test_a_season_is_scored_by_each_column_of_time_that_tells_it(workspace):
+    when = pd.date_range("2025-01-01", periods=3000, freq="h", tz="UTC")
+    rows = flights(3000, seed=0)[["distance"]].assign(distance=np.where(when.month == 1, 100.0, 900.0), left=when, landed=when[::-1])
+    datasets.register("fares", rows)
+    version = registry.register(LinearRegression().fit(rows[["distance"]], rows.distance * 0.1), name="fares", data="fares", sample=rows[["distance"]]).version
+
+    def mean_by(column: str) -> float:
+        reach = references.Extent(datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 8, tzinfo=UTC))
+        against = references.chosen("same-month", reach, version, "fares", dataset=None, time=column)
+        return answers.predictions("fares", None, version, against, reach, SILENT).asked[0].shape.mean
+
+    assert (mean_by("left"), mean_by("landed")) == (pytest.approx(10), pytest.approx(90))
+
+
 def test_a_model_that_cannot_be_asked_says_why(fares: ModelVersion):
     broken = msgspec.structs.replace(fares, hash="other", signature={**(fares.signature or {}), "inputs": [{"name": "distance", "type": "bool"}]})
 
