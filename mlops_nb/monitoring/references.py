@@ -90,7 +90,10 @@ def extent(words: str | None, *, since: datetime | None, until: datetime | None,
         if words == "last-week" and end - since > _WEEK:
             raise BadOption("--reference last-week is for windows of a week at most.", hint="--since 7d, or --reference previous")
         return Extent(since, end)
-    return Extent(since or _season_begin(_part(words), end), end)
+    begin = _season_begin(_part(words), end)
+    if since and length.seconds:  # windows before the newest count as far as the season that is now has them: another one's rows are others
+        since = max(since, min(begin, end - timedelta(seconds=length.seconds)))
+    return Extent(since or begin, end)
 
 
 def training(version: ModelVersion, dataset: str | None, endpoint: str) -> Reference:
@@ -130,6 +133,8 @@ def refuse_unfit(words: str | None, judged: Extent, version: ModelVersion, endpo
     if not words or words == "training" or _between(words):
         chosen(words, judged, version, endpoint, dataset=dataset, time=time)
     elif words.startswith("same-"):
+        assert judged.since
+        _season(_part(words), judged.since, judged.until)
         _season_source(version, dataset, time)
 
 

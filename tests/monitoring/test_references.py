@@ -82,6 +82,27 @@ def test_the_same_month_of_the_data_set_is_a_reference_of_its_own(workspace):
     assert checked(reference="same-hour", since=NOW - timedelta(hours=2)).reference.dataset == "flights:1 in 10:00, 11:00"
 
 
+@pytest.mark.parametrize(
+    ("until", "season", "window", "words"),
+    [
+        (datetime(2026, 12, 3, 12, tzinfo=UTC), "same-month", "1d", "December"),
+        (datetime(2026, 12, 1, 6, tzinfo=UTC), "same-month", "1d", "November, December"),
+        (datetime(2026, 11, 24, 3, tzinfo=UTC), "same-weekday", "1h", "Tuesdays"),
+        (datetime(2026, 11, 24, 6, tzinfo=UTC), "same-weekday", "1d", "Mondays, Tuesdays"),
+        (datetime(2026, 11, 24, 6, 5, tzinfo=UTC), "same-hour", "1h", "05:00, 06:00"),
+    ],
+)
+def test_windows_of_another_season_than_the_newest_are_not_put_together_with_it(workspace, until, season, window, words):
+    training = flights(8760, seed=0).assign(when=pd.date_range("2025-01-01", periods=8760, freq="h", tz="UTC"))
+    watched = Watched(training)
+    watched.deploy(inputs=training.drop(columns="when"))
+    watched.ask(flights(100, seed=1), at=until - timedelta(minutes=1))
+
+    check = monitoring.check_drift("delays", until=until, reference=season, window=window)
+
+    assert check.dataset == f"flights:1 in {words}"
+
+
 def test_a_season_that_the_data_set_lacks_is_told_with_those_it_has(workspace):
     training = flights(1000, seed=0).assign(when=pd.date_range("2025-01-10", periods=1000, freq="h", tz="UTC"))
     watched = Watched(training)

@@ -127,6 +127,8 @@ def test_a_schedule_that_cannot_be_kept_is_refused_at_once(delays: Watched) -> N
         schedules.add("delays", "1h", reference="2026-10-01..2026-10-02")
     with pytest.raises(BadOption, match="no time column 'when'"):
         schedules.add("delays", "1h", deployment="1", reference="same-month", time="when")
+    with pytest.raises(BadOption, match="touches every weekday"):
+        schedules.add("delays", "7d", deployment="1", reference="same-weekday")
     with pytest.raises(UsageError, match="A schedule says itself how often"):
         commands.run(["drift", "delays", "--schedule", "1h", "--every", "1h"], Terminal(quiet=True))
     assert schedules.of() == [] and alerts.of() == []
