@@ -235,7 +235,7 @@ def by_window(
 
     since, until = (origin + timedelta(seconds=place * seconds) for place in (first, end))
     found: dict[int, Counter[str]] = {}
-    for one in labels.answers(endpoint, since=since, until=until, most=MOST_LABELLED):
+    for one in labels.answers(endpoint, since=since, until=until, most=MOST_LABELLED, copies=among is not None):
         if among is None or one.deployment in among:
             told = one.where(one.labelled)
             after = (told.time.astype("datetime64[us]") - np.datetime64(origin.replace(tzinfo=None), "us")).astype(np.int64)

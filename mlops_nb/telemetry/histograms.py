@@ -82,13 +82,14 @@ def histograms(
 
     With *months* (1 is January) or *weekdays* (0 is Monday), both in UTC, only requests of those; with *segment* only its rows; with *share*, 1/16 at
     most, only those of about so many of the requests, always the same.  A column that no request had is counted as missing throughout.
+    Of an endpoint it is what callers asked; of a *deployment* also the copies that it was sent.
     """
     end, sides = until or datetime.now(UTC), {a.side for a in (*asked, *([segment.asked] if segment else []))} or {"inputs"}
     if seconds:
         since = max(since or _EPOCH, end - timedelta(seconds=seconds * most))
 
     def ask(standings: list[Standing]) -> list[Windowed]:
-        kept = _kept(standings, sides, since, until, months, weekdays, share=share)
+        kept = _kept(standings, sides, since, until, months, weekdays, share=share, copies=deployment is not None)
         if kept is None:
             return []
         window = _by_time(end, seconds) if seconds else _by_rows(kept, size, most) if size else "0"
@@ -115,7 +116,7 @@ def shapes(
     """
 
     def ask(standings: list[Standing]) -> list[ColumnSummary]:
-        kept = _kept(standings, {one.side for one in sought}, since, until, months, weekdays, hours)
+        kept = _kept(standings, {one.side for one in sought}, since, until, months, weekdays, hours, copies=deployment is not None)
         if kept is None:
             return []
         [count] = kept.cursor.execute(f"SELECT coalesce(sum(rows), 0)::BIGINT FROM ({kept.sql})").fetchone() or (0,)
@@ -165,9 +166,10 @@ def _kept(
     hours: Collection[int] = (),
     *,
     share: float | None = None,
+    copies: bool,
 ) -> _Kept | None:
     cursor = rows.connection()
-    table = _table(cursor, standings, since, until, share=share)
+    table = _table(cursor, standings, since, until, share=share, copies=copies)
     there = {(side, rows.name_of(column)): column for side in sorted(sides) for column in _columns(cursor, table, side)} if table else {}
     wanted = [*_bounds(since, until), *_seasons(months, weekdays, hours), _any_of(list(there.values()))]
     return _Kept(cursor, f"SELECT * FROM ({table}) WHERE {' AND '.join(wanted)}", there) if there else None

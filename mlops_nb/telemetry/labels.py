@@ -222,8 +222,8 @@ def answers(
 ) -> list[Answers]:  # fmt: skip
     """What each deployment answered, one row for each scored row, by time, with the truth where it is known and the inputs called *columns*.
 
-    A deployment that was sent copies is judged by the labels of the requests they are copies of; without *copies* only what callers were answered is
-    there.  Of requests with one id the newest counts.
+    A deployment that was sent copies is judged by the labels of the requests they are copies of; without *copies* it is by what callers asked alone.
+    Of requests with one id the newest counts.
     Only answers whose payload is kept are there.  With *most*, of a deployment that has more than three times as many, about so many rows or
     a sixteenth of its own where that is less: always the same sample of the requests.
     """
@@ -241,10 +241,13 @@ def judged(endpoint: str, *, since: datetime, by: datetime) -> list[Answers]:
 
 
 def truths(endpoint: str, spans: Sequence[tuple[datetime, datetime]], *, deployment: str | None = None) -> list[Counter[str]]:
-    """For each of the *spans*, first and last moment, how often each label is the truth of what was answered in it; no row is held in memory."""
+    """For each of the *spans*, first and last moment, how often each label is the truth of what was answered in it; no row is held in memory.
+
+    Of an endpoint it is what callers were answered; of a *deployment* also the copies that it was sent.
+    """
     found: list[Counter[str]] = [Counter() for _ in spans]
     for place in files.folders(endpoint, deployment):
-        for span, label, count in _truths_of(endpoint, place, spans):
+        for span, label, count in _truths_of(endpoint, place, spans, copies=deployment is not None):
             found[span][label] += count
     return found
 
@@ -320,12 +323,13 @@ def _labels_in(paths: Sequence[Path], where: str) -> str:
     return f"SELECT id, row, label, {_STEM} AS stem FROM {table} WHERE {where}"
 
 
-def _truths_of(endpoint: str, place: Path, spans: Sequence[tuple[datetime, datetime]]) -> list[tuple[int, str, int]]:
+def _truths_of(endpoint: str, place: Path, spans: Sequence[tuple[datetime, datetime]], *, copies: bool) -> list[tuple[int, str, int]]:
     listed = ", ".join(f"({number}, TIMESTAMP '{_naive(first)}', TIMESTAMP '{_naive(last)}')" for number, (first, last) in enumerate(spans))
 
     def ask(standings: list[Standing]) -> list[tuple[int, str, int]]:
         cursor = rows.connection()
-        told = _told(cursor, endpoint, standings[0], min(first for first, _ in spans), max(last for _, last in spans) + timedelta(microseconds=1))
+        since, until = min(first for first, _ in spans), max(last for _, last in spans) + timedelta(microseconds=1)
+        told = _told(cursor, endpoint, standings[0], since, until, copies=copies)
         if told is None:
             return []
         among = f"({told.sql}) JOIN (VALUES {listed}) s(span, first, last) ON time BETWEEN first AND last"
@@ -367,7 +371,7 @@ def _told(
 ) -> _Told | None:  # fmt: skip
     total = _scored(cursor, standing, since, until) if most else 0
     share = min(most / total, aggregates.SAMPLED) if most and total > _WELL_BEYOND * most else None
-    table = _table(cursor, [standing], since, until, share=share)
+    table = _table(cursor, [standing], since, until, share=share, copies=copies)
     if not table:
         return None
     types = {row[0]: str(row[1]) for row in cursor.execute(f"DESCRIBE SELECT * FROM ({table})").fetchall()}
@@ -376,7 +380,6 @@ def _told(
     if "said" not in wanted or (known is None and known_by is not None):
         return None
     where, bounds = _during(since, until)
-    where += "" if copies else f" AND NOT coalesce(suffix(id, '{COPY_MARK}'), false)"
     answers = _by_row(table, wanted, where, labelled=known if known_by is not None else None)
     truth = f"{'LEFT ' if known_by is None else ''}JOIN ({known}) k USING (id, row)" if known else "CROSS JOIN (SELECT NULL::VARCHAR AS label) k"
     said_type = types[wanted["said"]].removesuffix("[]")

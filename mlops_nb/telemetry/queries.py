@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from ..splits import COPY_MARK
 from . import aggregates, files, rows
 from .files import Standing
 
@@ -88,8 +87,11 @@ def misfits(endpoint: str, *, deployment: str | None = None, since: datetime | N
 
 
 def captured(endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None) -> Captured:
-    """How many scored rows have their payload kept, and when the first and the last request among them came."""
-    found = [part for place in files.folders(endpoint, deployment) if (part := _captured_of(place, since, until)).rows]
+    """How many scored rows have their payload kept, and when the first and the last request among them came.
+
+    Of an endpoint it is what callers asked; of a *deployment* also the copies that it was sent.
+    """
+    found = [part for place in files.folders(endpoint, deployment) if (part := _captured_of(place, since, until, copies=deployment is not None)).rows]
     firsts, lasts = [part.first for part in found if part.first], [part.last for part in found if part.last]
     return Captured(sum(part.rows for part in found), min(firsts, default=None), max(lasts, default=None))
 
@@ -111,6 +113,7 @@ def inputs(
     """What the models were asked: one array per column, one entry per scored row.
 
     A missing value is NaN in numbers, None elsewhere.  With *most*, about that many rows: always the same sample of the requests.
+    Of an endpoint it is what callers asked; of a *deployment* also the copies that it was sent.
     """
     return _flattened("inputs", endpoint, deployment, since, until, most)
 
@@ -158,23 +161,28 @@ def _lines(standing: Standing) -> list[Path]:
     return [path for path in (*standing.closed, *standing.live) if path.stat().st_size]
 
 
-def _table(cursor: Any, standings: Iterable[Standing], since: datetime | None, until: datetime | None, *, share: float | None = None) -> str:
+def _table(
+    cursor: Any, standings: Iterable[Standing], since: datetime | None, until: datetime | None, *, share: float | None = None, copies: bool = True
+) -> str:  # fmt: skip
     """Whole typed rows of deployments, as SQL; empty where there are none.  To be called within a `question`.
+
+    Without *copies*, which a shadow was sent, these are what callers asked.
 
     With *share*, 1/16 at most, only those of about so many of the requests, always the same: of files that have a sample from there, where they
     lie in the order of their places; of the rest by their ids.
     """
-    parts = [part for standing in standings for part in _parts(cursor, standing, since, until, share)]
+    parts = [part for standing in standings for part in _parts(cursor, standing, since, until, share, copies)]
     return " UNION ALL BY NAME ".join(f"({part})" for part in parts)
 
 
-def _parts(cursor: Any, standing: Standing, since: datetime | None, until: datetime | None, share: float | None) -> list[str]:
+def _parts(cursor: Any, standing: Standing, since: datetime | None, until: datetime | None, share: float | None, copies: bool) -> list[str]:
     there = [parquet for parquet in standing.parquet if files.within(parquet, since, until)]
     samples = [parquet.sample for parquet in there if parquet.sample.exists()] if share else []
-    rest = rows.whole(cursor, standing, [parquet.path for parquet in there if parquet.sample not in samples], _lines(standing))
+    rest = rows.whole(cursor, standing, [parquet.path for parquet in there if parquet.sample not in samples], _lines(standing), copies=copies)
     if not share:
         return [rest] if rest else []
-    found = [f"SELECT * EXCLUDE (place) FROM {rows.read_parquet(samples)} WHERE {aggregates.within('place', share)}"] if samples else []
+    chosen = aggregates.within("place", share) + ("" if copies else f" AND {rows.NO_COPY}")
+    found = [f"SELECT * EXCLUDE (place) FROM {rows.read_parquet(samples)} WHERE {chosen}"] if samples else []
     return found + ([f"SELECT * FROM ({rest}) WHERE {aggregates.within(aggregates.place('id'), share)}"] if rest else [])
 
 
@@ -206,7 +214,7 @@ def _over_refused(endpoint: str, deployment: str | None, since: datetime | None,
 
     def ask(standings: list[Standing]) -> list[dict[str, Any]]:
         facts = " UNION ALL ".join(part for standing in standings for part in _facts(standing, since, until))
-        of_callers = f"status BETWEEN 400 AND 499 AND NOT coalesce(suffix(id, '{COPY_MARK}'), false)"
+        of_callers = f"status BETWEEN 400 AND 499 AND {rows.NO_COPY}"
         refused = f"WITH refused AS (SELECT * FROM ({facts}) WHERE {of_callers} AND {where})"
         return _dicts(rows.connection().execute(f"{refused} {select}", bounds)) if facts else []
 
@@ -239,12 +247,12 @@ def _aware(value: Any) -> Any:
 # ── payloads ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _captured_of(place: Path, since: datetime | None, until: datetime | None) -> Captured:
+def _captured_of(place: Path, since: datetime | None, until: datetime | None, *, copies: bool) -> Captured:
     where, bounds = _during(since, until)
 
     def ask(standings: list[Standing]) -> Captured:
         cursor = rows.connection()
-        table = rows.whole(cursor, standings[0], _parquet(standings[0], since, until), _lines(standings[0]))
+        table = rows.whole(cursor, standings[0], _parquet(standings[0], since, until), _lines(standings[0]), copies=copies)
         kept = _columns(cursor, table, "inputs") if table else []
         if not kept:
             return Captured()
@@ -295,7 +303,7 @@ def _flattened(side: str, endpoint: str, deployment: str | None, since: datetime
 
     def ask(standings: list[Standing]) -> dict[str, np.ndarray]:
         cursor = rows.connection()
-        table = _table(cursor, standings, since, until)
+        table = _table(cursor, standings, since, until, copies=deployment is not None)
         columns = _columns(cursor, table, side) if table else []
         if not columns:
             return {}

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 import msgspec
 
 from ..column_bytes import unpacked
+from ..splits import COPY_MARK
 from . import block_rows
 from .files import Standing, column_types
 
@@ -43,6 +44,8 @@ _OF_BLOCKS = (
 )
 FACTS = "time, id, status, latency_ms, rows, error"
 SCORED = "status < 400"
+NO_COPY = f"NOT coalesce(suffix(id, '{COPY_MARK}'), false)"
+"""SQL: whether a request is none of the copies that a shadow was sent."""
 NO_COPIES = "KV_METADATA {copies: 'none'}"
 """Written into a Parquet file that holds none."""
 PREFIX = {"inputs": "in.", "outputs": "out."}
@@ -281,10 +284,17 @@ def name_of(column: str) -> str:
     return re.sub(r"(?<!\^)((?:\^\^)*)\^\d+$", r"\1", name).replace("^^", "^")
 
 
-def whole(cursor: duckdb.DuckDBPyConnection, standing: Standing, parquet: Iterable[Path], lines: Iterable[Path]) -> str | None:
-    """Whole typed rows of a deployment's *parquet* files and *lines*; None when it has neither.  To be called within a `question`."""
-    parts = [f"SELECT * FROM {read_parquet(parquet)}"] if parquet else []
-    parts += [select for some in _a_few(lines) if (select := _for_all(cursor.cursor(), standing.folder, some))]
+def whole(cursor: duckdb.DuckDBPyConnection, standing: Standing, parquet: Sequence[Path], lines: Iterable[Path], *, copies: bool = True) -> str | None:
+    """Whole typed rows of a deployment's *parquet* files and *lines*; None when it has neither.  To be called within a `question`.
+
+    Without *copies* those that a shadow was sent are left out; where there are none, no id is read for it.
+    """
+    mixed = [] if copies else [path for path in parquet if not without_copies(path)]
+    plain = [path for path in parquet if path not in mixed]
+    parts = [f"SELECT * FROM {read_parquet(plain)}"] if plain else []
+    parts += [f"SELECT * FROM {read_parquet(mixed)} WHERE {NO_COPY}"] if mixed else []
+    read = [select for some in _a_few(lines) if (select := _for_all(cursor.cursor(), standing.folder, some))]
+    parts += read if copies else [f"SELECT * FROM ({select}) WHERE {NO_COPY}" for select in read]
     return " UNION ALL BY NAME ".join(f"({part})" for part in parts) or None
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..splits import COPY_MARK
 from . import files, rows
 from .files import Standing
 from .queries import _any_of, _array, _columns, _during, _sample, _steady, _table
@@ -30,16 +29,19 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 def sample(endpoint: str, *, deployment: str | None = None, since: datetime | None = None, until: datetime | None = None, most: int) -> Sample | None:
-    """About *most* rows that callers asked, always those of the same requests; None where no answered request is kept."""
+    """About *most* rows that callers asked, of a *deployment* also the copies that it was sent; always those of the same requests.
+
+    None where no answered request is kept.
+    """
     where, bounds = _during(since, until)
 
     def ask(standings: list[Standing]) -> Sample | None:
         cursor = rows.connection()
-        table = _table(cursor, standings, since, until)
+        table = _table(cursor, standings, since, until, copies=deployment is not None)
         columns = _columns(cursor, table, "inputs") if table else []
         if not columns:
             return None
-        kept = f"FROM ({table}) WHERE {where} AND {_any_of(columns)} AND NOT coalesce(suffix(id, '{COPY_MARK}'), false)"
+        kept = f"FROM ({table}) WHERE {where} AND {_any_of(columns)}"
         unnested = ", ".join(f"unnest({rows.quoted(column)}) AS c{number}" for number, column in enumerate(columns))
         flat = f"SELECT time, id, unnest(range(rows)) AS row, {unnested} {kept}{_sample(cursor, kept, bounds, most)}"
         found = cursor.execute(f"SELECT * FROM ({flat}) ORDER BY time, id, row", bounds).fetchnumpy()

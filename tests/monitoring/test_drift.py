@@ -6,18 +6,22 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from datetime import UTC, datetime, timedelta
+from time import time_ns
 
 import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_nb import cards, datasets, monitoring, settings, store, telemetry
+from mlops_nb import cards, datasets, labels, monitoring, settings, store, telemetry
 from mlops_nb.errors import BadOption, DatasetNotFound, DeploymentNotFound, DriftCheckFailed, EndpointNotFound, NothingToCompare
-from mlops_nb.monitoring import DriftReport, FeatureDrift, pages
+from mlops_nb.monitoring import DriftReport, FeatureDrift, causes, pages
 from mlops_nb.monitoring import drift as drift_module
+from mlops_nb.splits import COPY_MARK
 from mlops_nb.store import checks, events
+from mlops_nb.telemetry import labels as kept_labels
 
 from .conftest import Watched, flights
 
@@ -276,6 +280,24 @@ def test_one_model_behind_several_deployments_is_checked_over_all_of_them(delays
 
     assert check.deployment is None
     assert check.report["window"]["rows"] == 500
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_copies_that_a_shadow_was_sent_are_judged_as_its_own_rows_and_not_as_the_endpoints(delays, compacted):
+    delays.deploy("2")
+    rows, now = flights(1000, seed=1, dep_delay=40.0), store.now()
+    delays.ask(rows, batch=1000, at=now)
+    (delays._folder("2") / f"closed-{time_ns()}.jsonl").write_text(delays._line(rows, f"1-0{COPY_MARK}", now.isoformat()))
+    if compacted:
+        telemetry.compact()
+
+    seen = monitoring.drift_map("delays", seconds=3600, since=now - timedelta(hours=1), until=now + timedelta(seconds=1))
+    labels.record("delays", pd.DataFrame({"id": ["1-0"] * 1000, "row": range(1000), "label": 1}))
+
+    assert kept_labels.truths("delays", [(now, now)]) == kept_labels.truths("delays", [(now, now)], deployment="2") == [Counter({"1": 1000})]
+    assert [checked(engine).window.rows for engine in ("histograms", "scipy")] == [1000, 1000]
+    assert sum(slot.rows for slot in seen.slots) == 1000
+    assert checked(deployment="2").window.rows == 1000 and causes.of("delays", deployment="2").examples
 
 
 def test_of_different_models_the_one_with_most_traffic_is_checked(delays):
