@@ -13,7 +13,7 @@ import streamlit as st
 from mlops_nb import monitoring, store
 from mlops_nb.errors import MlopsError
 from mlops_nb.monitoring import DriftMap
-from mlops_nb.safety import text_for
+from mlops_nb.monitoring.figures import short_names
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -148,29 +148,30 @@ def figure(found: DriftMap, measure: str = "moved") -> go.Figure:
     half = timedelta(seconds=found.seconds / 2)
     cells = {(cell.feature, slot.begin): (cell, slot) for slot in found.slots for cell in slot.cells}
     shown = [(name, time, *cells[name, time]) for name in names for time in times if (name, time) in cells]
+    label = dict(zip(names, short_names(names, most=32), strict=True))
     shares = [[_share(cells.get((name, time)), measure) for time in times] for name in names]
     drawn = go.Figure()
-    _add_colours(drawn, names, [time + half for time in times], shares, found.effect)
-    _add_places(drawn, shown, half)
-    _add_alarms(drawn, [(name, time + half) for name, time, cell, _ in shown if cell.alarm])
+    _add_colours(drawn, list(label.values()), [time + half for time in times], shares, found.effect)
+    _add_places(drawn, [(label[one[0]], *one) for one in shown], half)
+    _add_alarms(drawn, [(label[name], time + half) for name, time, cell, _ in shown if cell.alarm])
     drawn.update_xaxes(showgrid=False, range=[times[0], times[-1] + 2 * half])
-    drawn.update_yaxes(autorange="reversed", showgrid=False, automargin=True, tickmode="array", tickvals=[_label(name) for name in names])
+    drawn.update_yaxes(type="category", autorange="reversed", showgrid=False, automargin=True, tickmode="array", tickvals=list(label.values()))
     drawn.update_layout(height=90 + 24 * max(len(names), 4), margin={"l": 8, "r": 8, "t": 16, "b": 8}, hovermode="closest", clickmode="event+select")
     return drawn
 
 
-def _add_colours(drawn: go.Figure, names: Sequence[str], middles: Sequence[datetime], shares: Sequence[Sequence[float | None]], effect: float) -> None:
+def _add_colours(drawn: go.Figure, labels: Sequence[str], middles: Sequence[datetime], shares: Sequence[Sequence[float | None]], effect: float) -> None:
     most = max(0.2, *(share for row in shares for share in row if share is not None), effect * 2)
     drawn.add_heatmap(
-        x=middles, y=[_label(name) for name in names], z=shares, zmin=0, zmax=most, colorscale=_colours(effect / most), xgap=1, ygap=1, hoverinfo="skip",
+        x=middles, y=labels, z=shares, zmin=0, zmax=most, colorscale=_colours(effect / most), xgap=1, ygap=1, hoverinfo="skip",
         colorbar={"tickvals": [effect, most], "ticktext": [f"{effect:.0%} counts", f"{most:.0%}"], "thickness": 12},
     )  # fmt: skip
 
 
-def _add_places(drawn: go.Figure, shown: Sequence[tuple[str, datetime, Any, Any]], half: timedelta) -> None:
+def _add_places(drawn: go.Figure, shown: Sequence[tuple[str, str, datetime, Any, Any]], half: timedelta) -> None:
     """An unseen mark on each cell, which is what a pointer finds and a press chooses: a heatmap's own cells cannot be chosen."""
     drawn.add_scatter(
-        x=[time + half for _, time, *_ in shown], y=[_label(name) for name, *_ in shown], mode="markers", showlegend=False, name="",
+        x=[time + half for _, _, time, *_ in shown], y=[label for label, *_ in shown], mode="markers", showlegend=False, name="",
         marker={"symbol": "square", "size": 18, "color": "#000000", "opacity": 0}, unselected={"marker": {"opacity": 0}},
         selected={"marker": {"opacity": 0}}, customdata=[_custom(*one) for one in shown],
         hovertemplate="<b>%{customdata[2]}</b>, %{customdata[3]}<br>%{customdata[4]}<extra></extra>",
@@ -180,7 +181,7 @@ def _add_places(drawn: go.Figure, shown: Sequence[tuple[str, datetime, Any, Any]
 def _add_alarms(drawn: go.Figure, alarms: Sequence[tuple[str, datetime]]) -> None:
     if alarms:
         drawn.add_scatter(
-            x=[time for _, time in alarms], y=[_label(name) for name, _ in alarms], mode="markers", name="alarm", hoverinfo="skip", showlegend=False,
+            x=[time for _, time in alarms], y=[label for label, _ in alarms], mode="markers", name="alarm", hoverinfo="skip", showlegend=False,
             marker={"symbol": "diamond", "size": 9, "color": "#ffffff", "line": {"width": 1.5, "color": _ALARM}},
             unselected={"marker": {"opacity": 1}},
         )  # fmt: skip
@@ -210,15 +211,11 @@ def _colours(counts: float) -> list[tuple[float, str]]:
     return [(0.0, _BELOW[0]), (counts, _BELOW[1]), (min(counts + 1e-6, 1.0), _ABOVE[0]), ((1 + counts) / 2, _ABOVE[1]), (1.0, _ABOVE[2])]
 
 
-def _custom(name: str, time: datetime, cell: Any, slot: Any) -> list[str]:
+def _custom(label: str, name: str, time: datetime, cell: Any, slot: Any) -> list[str]:
     moved = "too few rows to tell" if cell.effect is None else f"{cell.effect:.1%} lies elsewhere, {max(cell.at_least, 0.0):.1%} at least"
     alarm = f"<br>◆ alarm: {cell.kind}{f', {cell.span} windows together' if cell.span > 1 else ''}" if cell.alarm else ""
     words = f"{moved} of {slot.rows:,} rows<br>missing {cell.missing:.1%}, new {cell.new:.1%}{alarm}"
-    return [name, time.isoformat(), _label(name), f"{time:%Y-%m-%d %H:%M}", words]
-
-
-def _label(name: str) -> str:
-    return text_for("html", name if len(name) <= 32 else name[:31] + "…")
+    return [name, time.isoformat(), label, f"{time:%Y-%m-%d %H:%M}", words]
 
 
 # ── one cell ─────────────────────────────────────────────────────────────────────────────────────────────────────────

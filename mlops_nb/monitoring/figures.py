@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -27,24 +29,25 @@ def figure(check: DriftCheck) -> go.Figure:
 
     report = msgspec.convert(check.report, DriftReport)
     shown = report.features[:_MOST]
+    label = dict(zip([f.name for f in shown], short_names([f.name for f in shown]), strict=True))
     drawn = go.Figure()
     for verdict, (colour, symbol, _) in _MARKS.items():
         these = [f for f in shown if _verdict(f) == verdict]
         if these:
             marker = {"color": colour, "symbol": symbol, "size": 12, "line": {"width": 2, "color": colour}}
-            effects, labels, words = [_length(f) for f in these], [_label(f.name) for f in these], [_hover(f) for f in these]
+            effects, labels, words = [_length(f) for f in these], [label[f.name] for f in these], [_hover(f) for f in these]
+            to_zero = {"array": [0.0] * len(these), "arrayminus": effects, "width": 0, "thickness": 2, "color": colour}
             drawn.add_scatter(
-                x=effects, y=labels, mode="markers", cliponaxis=False, name=verdict, marker=marker, text=words, hovertemplate="%{text}<extra></extra>"
-            )
-    for f in shown:
-        drawn.add_shape(type="line", x0=0, x1=_length(f), y0=_label(f.name), y1=_label(f.name), line={"color": _MARKS[_verdict(f)][0], "width": 2})
+                x=effects, y=labels, mode="markers", cliponaxis=False, name=verdict, marker=marker, text=words, hovertemplate="%{text}<extra></extra>",
+                error_x=to_zero,
+            )  # fmt: skip
     smallest = max((f.minimum_effect for f in shown), default=0)
     if smallest:
         drawn.add_vline(x=smallest, line={"dash": "dot", "color": _UNTESTED}, annotation_text=f"smallest effect that counts: {smallest:g}")
     drawn.update_layout(
         title={"text": _title(check, report)},
         xaxis={"title": "share of rows that lies elsewhere now", "range": [0, max([0.2, *(_length(f) * 1.1 for f in shown)])], "tickformat": ".0%"},
-        yaxis={"categoryorder": "array", "categoryarray": [_label(f.name) for f in reversed(shown)], "automargin": True},
+        yaxis={"type": "category", "categoryorder": "array", "categoryarray": [label[f.name] for f in reversed(shown)], "automargin": True},
         height=140 + 26 * max(len(shown), 3),
         **_LAYOUT,
     )
@@ -109,7 +112,7 @@ def _add_side(drawn: go.Figure, histogram: dict[str, Any], side: str, name: str,
     """Bars for categories; for numbers a stepped line, the reference filled."""
     shares = histogram[side]
     if "categories" in histogram:
-        labels = ["(rare ones)" if category is None else _label(category) for category in histogram["categories"]]
+        labels = short_names(["(rare ones)" if category is None else category for category in histogram["categories"]])
         pattern = {"shape": "/" if side == "window" else ""}
         drawn.add_bar(x=labels, y=shares, name=name, marker={"color": colour, "pattern": pattern}, hovertemplate="%{x}: %{y:.1%}<extra>" + name + "</extra>")
         drawn.update_xaxes(type="category")
@@ -128,5 +131,12 @@ def _text(words: str) -> str:
     return text_for("html", words)
 
 
-def _label(name: str) -> str:
-    return _text(name if len(name) <= 40 else name[:39] + "…")
+def short_names(names: Iterable[str], most: int = 40) -> list[str]:
+    """Names as Plotly shows them, cut to about so many letters; those that begin alike are numbered, so that none is drawn upon another."""
+    times: Counter[str] = Counter()
+    shown = []
+    for name in names:
+        short = name if len(name) <= most else name[: most - 1] + "…"
+        times[short] += 1
+        shown.append(_text(short if times[short] == 1 else f"{short} ({times[short]})"))
+    return shown

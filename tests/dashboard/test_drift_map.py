@@ -49,6 +49,16 @@ def test_predictions_and_labels_have_rows_of_their_own_below_the_inputs_however_
     assert list(drawn.data[0].y) == [*(f"input {n}" for n in range(38)), "label late", "prediction label"]
 
 
+def test_features_called_by_numbers_or_alike_have_a_row_each(heat, fifty_minutes):
+    features = ["3", "20", "100", f"{'reading ' * 5}north", f"{'reading ' * 5}south"]
+    slot = Slot(begin=store.now(), end=store.now(), rows=100, cells=[Cell(feature=name, effect=0.2, alarm=True, kind="values") for name in features])
+
+    drawn = heat.figure(msgspec.structs.replace(fifty_minutes, features=features, slots=[slot]))
+
+    assert drawn.layout.yaxis.type == "category"
+    assert all(len(set(trace.y)) == 5 for trace in drawn.data)
+
+
 def test_the_map_is_told_in_words(heat, fifty_minutes):
     assert heat.told(fifty_minutes).startswith(f"Drift of 8 features in {len(fifty_minutes.slots)} windows of delays: ")
     assert "in temp; the first in the window from" in heat.told(fifty_minutes)

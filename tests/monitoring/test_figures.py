@@ -41,6 +41,25 @@ def test_the_verdict_is_told_by_colour_and_by_symbol(check):
     assert list(by_verdict["drift"].y) == ["dep_delay"]
 
 
+def test_features_called_by_numbers_or_alike_have_a_line_each(check):
+    names = ["3", "20", "100", f"{'reading ' * 6}north", f"{'reading ' * 6}south"]
+    some = [{**check.report["features"][0], "name": name} for name in names]
+
+    drawn = monitoring.figure(msgspec.structs.replace(check, report={**check.report, "features": some}))
+
+    assert drawn.layout.yaxis.type == "category" and len(set(drawn.data[0].y)) == len(set(drawn.layout.yaxis.categoryarray)) == 5
+    assert all(shape.y0 == 0 and shape.y1 == 1 for shape in drawn.layout.shapes)  # a shape's place on such an axis is a number, whatever a feature is called
+
+
+def test_categories_that_begin_alike_have_a_bar_each(check):
+    names = [f"https://shop.example.com/products/garden/{place}" for place in ("chairs", "tables")]
+    feature = {**check.report["features"][0], "histogram": {"categories": [*names, None], "reference": [0.5, 0.4, 0.1], "window": [0.4, 0.5, 0.1]}}
+
+    reference, _ = monitoring.distribution_figure(msgspec.structs.replace(check, report={**check.report, "features": [feature]}), feature["name"]).data
+
+    assert len(set(reference.x)) == 3
+
+
 def test_without_drift_the_title_says_so(check):
     report = {**check.report, "is_drift": False, "features": [f | {"is_drift": False} for f in check.report["features"]]}
 
