@@ -55,8 +55,11 @@ def show(endpoint: str, deployments: Sequence[queries.Deployment]) -> None:
     if not found.slots:
         parts.nothing_yet("Nobody asked in this time.", f"%mlops invoke {endpoint} --data X.head()")
         return
-    _show_map(found, measure)
-    _show_cell(found)
+    if found.features:
+        _show_map(found, measure)
+    _show_skipped(found)
+    if found.features:
+        _show_cell(found)
 
 
 # ── choices ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -114,6 +117,10 @@ def _show_map(found: DriftMap, measure: str) -> None:
         figure(found, measure), key="heat", alt=told(found), on_select=_take, selection_mode="points", config={"displayModeBar": False}
     )  # fmt: skip
     st.caption(parts.plain(f"Colour: {MEASURES[measure]}; grey up to {found.effect:.0%}, the smallest effect that counts. ◆ is an alarm: it {found.promise}."))
+
+
+def _show_skipped(found: DriftMap) -> None:
+    """What is not on the map, and why."""
     for why, names in found.skipped.items():
         st.caption(f":material/info: {parts.plain(f'Not compared ({why}): {listed(names)}.')}")
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from datetime import timedelta
+from time import time_ns
 
 import msgspec
+import pandas as pd
 import pytest
 from a_busy_workspace import FEATURES, MARKUP
 
-from mlops_nb import dashboards, monitoring, store
+from mlops_nb import dashboards, datasets, monitoring, store
 from mlops_nb.monitoring.over_time import Cell, Slot
+from mlops_nb.store import deployments, models
+from mlops_nb.telemetry import files
 
 
 @pytest.fixture
@@ -112,6 +117,39 @@ def test_the_hardware_of_all_deployments_leaves_the_map_whole(open_page, busy):
     page = open_page("drift", endpoint="delays", hardware="cpu")
 
     assert not page.exception and not page.error
+
+
+def test_requests_with_none_of_the_training_datas_columns_are_told_so(open_page, workspace):
+    datasets.register("rows", pd.DataFrame({"age": range(100), "income": range(100)}))
+    made = store.now()
+    with store.writing() as tx:
+        deployments.ensure_endpoint(tx, "scripts", author="ada")
+        models.add(tx, models.ModelVersion(model="script", version=1, flavor="script", engine="python", hash="h", files=[], dataset="rows:1", created_at=made))
+        deployments.put(
+            tx,
+            deployments.Deployment(
+                endpoint="scripts", name="1", model="script", version=1, target="local", spec=deployments.DeploymentSpec(), wanted="running", generation=1,
+                status="healthy", created_at=made, changed_at=made,
+            ),
+        )  # fmt: skip
+    folder = files.folder("scripts", "1")
+    folder.mkdir(parents=True)
+    line = {
+        "time": made.isoformat(),
+        "id": "1",
+        "status": 200,
+        "latency_ms": 1.0,
+        "rows": 2,
+        "inputs": {"said": ["a", "b"]},
+        "outputs": {"y": [1, 2]},
+        "error": None,
+    }
+    (folder / f"closed-{time_ns()}.jsonl").write_text(json.dumps(line) + "\n")
+
+    page = open_page("drift", endpoint="scripts")
+
+    assert not page.exception
+    assert any("not in the requests): age, income" in caption.value.replace("\\", "") for caption in page.caption)
 
 
 def test_windows_are_those_that_fit_the_span(heat):
