@@ -205,17 +205,23 @@ def _by_counts(
     detector: Detector, subject: drift.Subject, fit: list[Wanted], unfit: dict[str, list[str]], *,
     since: datetime | None, until: datetime | None, alpha: float, engine: Engine,
 ) -> DriftReport:  # fmt: skip
-    known = {summary.name: summary for summary in datasets.summary(subject.dataset)}
     there = telemetry.columns(subject.endpoint, deployment=subject.deployment, since=since, until=until)
-    shapes = [msgspec.structs.replace(known[w.source or ""], name=w.name) for w in fit if counting._column(w) in there]
-    asked = [Asked(counting._column(w), known[w.source or ""], w.place) for w in fit if counting._column(w) in there]
-    found = telemetry.histograms(subject.endpoint, asked, deployment=subject.deployment, since=since, until=until) if asked else []
+    if not there:
+        raise NothingToCompare.no_requests(drift._named(subject), subject.endpoint, since=since)
+    names = {wanted.name for wanted in fit}
+    comparable, skipped = counting._comparable(counting.Side(subject.endpoint, subject.deployment, subject.version, subject.dataset), there)
+    chosen = [(wanted, shape) for wanted, shape in comparable if wanted.name in names]
+    left_out = unfit | {why: these for why, many in skipped.items() if (these := [name for name in many if name in names])}
+    if not chosen:
+        raise NothingToCompare.no_column(subject.version.ref, subject.dataset.ref, left_out)
+    asked = [Asked(counting._column(wanted), shape, wanted.place) for wanted, shape in chosen]
+    found = telemetry.histograms(subject.endpoint, asked, deployment=subject.deployment, since=since, until=until)
     if not found:
         raise NothingToCompare.no_requests(drift._named(subject), subject.endpoint, since=since)
     window = found[0]
-    features = _measured(detector, list(zip(shapes, window.columns, strict=True)), alpha)
+    features = _measured(detector, list(zip((one.shape for one in asked), window.columns, strict=True)), alpha)
     return _report(
-        detector, engine, features, unfit, alpha=alpha,
+        detector, engine, features, left_out, alpha=alpha,
         reference=Compared(rows=subject.dataset.rows, compared=subject.dataset.rows, dataset=subject.dataset.ref),
         window=Compared(rows=window.rows, compared=window.rows, since=window.first, until=window.last),
     )  # fmt: skip

@@ -261,6 +261,20 @@ def test_a_drift_of_all_features_together_is_not_counted_as_that_of_one(delays: 
     assert monitoring.figure(check).layout.title.text.startswith("◆ All features of delays together drift")
 
 
+def test_a_distance_leaves_out_identifiers_and_columns_that_no_request_has_and_says_so(workspace):
+    training, asked = (flights(rows, seed=rows).assign(id=[f"{rows}-{n}" for n in range(rows)]) for rows in (5000, 1000))
+    watched = Watched(training)
+    watched.deploy()
+    watched.ask(asked.drop(columns="wet"))
+
+    report = detected("psi")
+
+    assert not report.is_drift and feature(report, "carrier").test == "psi"
+    assert {found.name: found.summary for found in report.features if found.type == "not compared"} == {
+        "id": "almost all values differ, as in identifiers or free text", "wet": "not in the requests",
+    }  # fmt: skip
+
+
 def test_features_that_a_detector_does_not_take_are_not_counted(delays: Watched):
     delays.ask(changed())
 
