@@ -17,7 +17,7 @@ from ..reference import ModelRef
 from ..store import checks, datasets, deployments
 from ..store.checks import DriftCheck
 from ..telemetry.samples import Sample, sample
-from . import change_point, columns, concentration, drift
+from . import change_point, columns, concentration, drift, telling
 from .change_point import Beginning
 from .concentration import Coded, Segment
 from .reports import DriftReport, FeatureDrift
@@ -279,7 +279,7 @@ def _example(asked: Sample, values: Mapping[str, Array], place: int, names: Sequ
 
 def _plain(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") else value
-    return None if value is None or value != value else value if isinstance(value, str | int | float | bool) else str(value)
+    return None if value is None or value != value else value if isinstance(value, int | float | bool) else telling.cut(str(value))
 
 
 # ── what it costs ────────────────────────────────────────────────────────────────────────────────────────────────────

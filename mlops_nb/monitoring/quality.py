@@ -16,7 +16,7 @@ from ..summaries import ColumnSummary
 from ..telemetry.queries import QUOTED, UNFIT
 from .judging import FEWEST_ROWS, Judged, outside
 from .reports import Finding
-from .telling import percent, short
+from .telling import cut, percent, short
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LEAST = 0.005
@@ -65,7 +65,7 @@ def _strangers(judged: Judged, beyond: tuple[float, float] | None, alpha: float,
     if not alarm and share < _LEAST:
         return None
     if reference.kind == "category":
-        names = ", ".join(f"{name!r} {percent(count / window.count)}" for name, count in list(window.new.items())[:3])
+        names = ", ".join(f"{cut(name)!r} {percent(count / window.count)}" for name, count in list(window.new.items())[:3])
         words = f"{percent(share)} are of categories that it did not have: {names}" if names else f"{percent(share)} are of categories that it did not have"
         return Finding(feature=reference.name, kind="new categories", share=share, threshold=effect, is_alarm=alarm, words=words)
     words = f"{percent(share)} lie outside [{short(reference.edges[0])}, {short(reference.edges[-1])}]{_how_far(reference, beyond)}"
@@ -98,7 +98,7 @@ def _only_value(side: ColumnSummary) -> str | None:
     if side.kind == "number":
         return short(side.mean) if side.deviation == 0 and side.mean is not None else None
     seen = [name for name, count in [*side.categories.items(), *side.new.items()] if count]
-    return repr(seen[0]) if len(seen) == 1 and side.other in (0, side.count) else None
+    return repr(cut(seen[0])) if len(seen) == 1 and side.other in (0, side.count) else None
 
 
 def _varied(side: ColumnSummary) -> bool:

@@ -10,6 +10,7 @@ from .judging import Judged, outside
 from .reports import FeatureDrift
 
 _MOST_BINS = 30
+_LONGEST = 80
 _EFFECTS = {"number": "Kolmogorov–Smirnov distance", "category": "total variation distance"}
 
 
@@ -90,17 +91,22 @@ def _number_words(reference: ColumnSummary, window: ColumnSummary) -> list[str]:
 def _category_words(reference: ColumnSummary, window: ColumnSummary) -> list[str]:
     before, now = _shares(reference), _shares(window)
     if len(before) == 1 and not window.other:
-        return [f"always {next(iter(before))!r}"]
-    words = [f"new category {name!r} {percent(count / window.count)}" for name, count in list(window.new.items())[:3] if not reference.other]
+        return [f"always {cut(next(iter(before)))!r}"]
+    words = [f"new category {cut(name)!r} {percent(count / window.count)}" for name, count in list(window.new.items())[:3] if not reference.other]
     gone = [name for name in before if before[name] >= 0.005 and not now[name]]
-    words += [f"{name!r} {percent(before[name])} → gone" for name in gone[:2]]
+    words += [f"{cut(name)!r} {percent(before[name])} → gone" for name in gone[:2]]
     moved = sorted((name for name in before if now[name]), key=lambda name: -abs(now[name] - before[name]))
-    words += [f"{name!r} {percent(before[name])} → {percent(now[name])}" for name in moved[:2] if abs(now[name] - before[name]) >= 0.005]
+    words += [f"{cut(name)!r} {percent(before[name])} → {percent(now[name])}" for name in moved[:2] if abs(now[name] - before[name]) >= 0.005]
     return words or ["shares as before"]
 
 
 def _shares(side: ColumnSummary) -> dict[str, float]:
     return {name: count / max(side.count, 1) for name, count in side.categories.items()}
+
+
+def cut(text: str) -> str:
+    """A category, which may be a whole document, as far as words and figures tell it."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 def percent(share: float) -> str:
@@ -131,9 +137,10 @@ def _bars(reference: ColumnSummary, window: ColumnSummary) -> dict[str, Any]:
     names = sorted(dict.fromkeys([*before, *now]), key=lambda name: -max(before.get(name, 0.0), now.get(name, 0.0)))[: _MOST_BINS - 1]
     sides = [[round(side.get(name, 0.0), 6) for name in names] for side in (before, now)]
     rest = [round(max(1 - sum(shares), 0.0), 6) if count else 0.0 for shares, count in zip(sides, (reference.count, window.count), strict=True)]
+    told = [cut(name) for name in names]
     if max(rest) < 1e-5:
-        return {"categories": names, "reference": sides[0], "window": sides[1]}
-    return {"categories": [*names, None], "reference": [*sides[0], rest[0]], "window": [*sides[1], rest[1]]}
+        return {"categories": told, "reference": sides[0], "window": sides[1]}
+    return {"categories": [*told, None], "reference": [*sides[0], rest[0]], "window": [*sides[1], rest[1]]}
 
 
 def _steps(reference: ColumnSummary, window: ColumnSummary) -> dict[str, Any]:

@@ -135,6 +135,18 @@ def words(file: Path) -> str:
     return re.sub(r"\s+", " ", html.unescape(re.sub(r"<style.*?</style>|<[^>]*>", " ", file.read_text(encoding="utf-8"), flags=re.DOTALL))).replace(" .", ".")
 
 
+def test_a_report_is_small_also_where_categories_are_whole_documents(workspace, tmp_path: Path):
+    documents = np.array([f"{place} {'word ' * 1000}" for place in range(20)])
+    training, asked = (flights(1000, seed=seed).assign(carrier=documents[np.arange(1000) % (seed + 10)]) for seed in (0, 10))
+    watched = Watched(training)
+    watched.deploy()
+    watched.ask(asked, batch=100)
+
+    file = pages.save(causes.with_causes(monitoring.check_drift("delays")), tmp_path / "drift.html")
+
+    assert "new category '10 word" in words(file) and file.stat().st_size < 60_000
+
+
 def test_categories_are_drawn_with_their_names(delays: Watched):
     delays.ask(flights(1000, seed=1).assign(carrier="HA"))
 
