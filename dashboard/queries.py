@@ -66,8 +66,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     silences: list[Silence]
     """Who wants to hear no more of which drift now."""
     events: list[Event]
-    fired: list[Rule]
-    """Alerts that fire and that nobody has seen or silenced yet."""
+    rules: list[Rule]
+    """What is watched, the alerts that fire first."""
 
     @property
     def live(self) -> list[Deployment]:
@@ -83,20 +83,23 @@ def overview() -> Overview:
             models=count, versions=versions, datasets=len(datasets.names(tx)), deployments=deployments.of(tx), untried=_untried(tx, deployments.of(tx)),
             restarts=deployments.restarts(tx), shares=_shares(tx),
             drift=checks.latest_drift(tx), silences=silences.standing(tx), events=events.latest(tx, most=8),
-            fired=[rule for rule in rules.of(tx) if rule.firing and not rule.quiet],
+            rules=rules.of(tx),
         )  # fmt: skip
 
 
 def alerts(found: Overview) -> list[Alert]:
-    """Deployments that are not well, endpoints whose last check found drift and rules that fire, newest first."""
+    """Deployments that are not well, endpoints whose last check found drift and rules that fire, newest first; those somebody silenced are left out."""
+    told = rules.telling_of_drift(found.rules)
     sick = [_sick(d) for d in found.live if d.status in NEEDS_A_LOOK]
-    drifted = [_drifted(check, loud) for check in found.drift if (loud := silences.loud(check, found.silences))]
-    return sorted([*sick, *drifted, *map(_fired, found.fired)], key=lambda alert: alert.time, reverse=True)
+    drifted = [_drifted(check, loud) for check in found.drift if check.endpoint not in told and (loud := silences.loud(check, found.silences))]
+    fired = [_fired(rule) for rule in found.rules if rule.firing and not rule.quiet]
+    return sorted([*sick, *drifted, *fired], key=lambda alert: alert.time, reverse=True)
 
 
 def _fired(rule: Rule) -> Alert:
     line, time = f"{rule.condition}: {rule.value}", rule.since or rule.created_at
-    return Alert(status="alert", subject=rule.endpoint, line=line, time=time, page="views/rollout.py", params={"endpoint": rule.endpoint})
+    page = "views/drift.py" if rule.condition == "drift" else "views/rollout.py"
+    return Alert(status="alert", subject=rule.endpoint, line=line, time=time, page=page, params={"endpoint": rule.endpoint})
 
 
 def _sick(d: Deployment) -> Alert:

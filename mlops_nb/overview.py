@@ -37,7 +37,7 @@ def summary(*, most_events: int = 20) -> dict[str, Any]:
         shares = {endpoint.name: deployments.traffic(tx, endpoint.name) for endpoint in endpoints}
         untried = _untried(tx, running)
         latest, rules, standing = events.latest(tx, most=most_events), alerts.of(tx), silences.standing(tx)
-    watched = {rule.endpoint for rule in rules if rule.condition == "drift" and (rule.firing or rule.quiet)}  # a rule that fires tells of it itself
+    watched = alerts.telling_of_drift(rules)
     return {
         "workspace": str(workspace.root),
         "models": [_model(name, list(versions)) for name, versions in groupby(headlines, key=lambda headline: headline.model)],

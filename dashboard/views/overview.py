@@ -26,7 +26,7 @@ names.metric("Models", found.models, border=True)
 versions.metric("Versions", found.versions, border=True)
 data.metric("Datasets", found.datasets, border=True)
 live.metric("Healthy deployments", f"{healthy} of {len(found.live)}", border=True)
-wanted.metric("Alerts", len(alerts), border=True, help="Deployments that are not well, and endpoints whose last check found drift.")
+wanted.metric("Alerts", len(alerts), border=True, help="Deployments that are not well, rules that fire, and endpoints whose last check found drift.")
 
 if alerts:
     st.subheader("Wants a look", anchor=False)

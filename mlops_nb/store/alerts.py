@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -49,6 +50,11 @@ def of(tx: Transaction, endpoint: str | None = None) -> list[Rule]:
     """Every rule (of *endpoint*): those that fire first, then by age."""
     where, values = ("WHERE endpoint = ?", [endpoint]) if endpoint else ("", [])
     return tx.rows(f"SELECT * FROM alert_rules {where} ORDER BY firing DESC, created_at", values, as_=Rule)
+
+
+def telling_of_drift(rules: Iterable[Rule]) -> set[str]:
+    """The endpoints of whose drift a rule tells, or is to be silent: what a check found of them is not told beside it."""
+    return {rule.endpoint for rule in rules if rule.condition == "drift" and (rule.firing or rule.quiet)}
 
 
 def get(tx: Transaction, id: str) -> Rule:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from mlops_nb import store
-from mlops_nb.store import deployments, models, silences
+from mlops_nb.store import alerts, deployments, models, silences
 
 PAGES = ("overview", "models", "lineage", "profiling", "hardware", "deployments", "rollout", "performance", "drift", "events", "fleet", "targets")
 
@@ -208,6 +210,21 @@ def test_drift_shows_what_is_wrong_with_the_data_and_why_it_drifted(open_page, b
     assert quality[["column", "verdict", "is"]].values.tolist() == [["visib", ["▲ alert"], "a fact"], ["carrier", ["○ noted"], "kept within the budget"]]
     [losses] = [table.value for table in page.dataframe if "measure" in table.value.columns]
     assert losses["how"][0] == "measured on 812 labels"
+
+
+def test_a_drift_of_which_a_rule_tells_is_one_alert_and_none_once_the_rule_is_snoozed(open_page, busy):
+    def told() -> list[str]:
+        return [text.value for text in open_page("overview").text if "temp" in text.value]
+
+    before = len(told())
+    with store.writing() as tx:
+        rule = alerts.add(tx, "delays", "drift", author="ada")
+        alerts.change(tx, rule, firing=True, since=store.now(), value="drift in hour, temp, visib")
+
+    assert before == 1 and told() == ["drift: drift in hour, temp, visib"]
+    with store.writing() as tx:
+        alerts.change(tx, rule, snoozed_until=store.now() + timedelta(hours=1))
+    assert told() == []
 
 
 def test_a_drift_that_somebody_silenced_is_shown_and_is_no_alert(open_page, busy):
