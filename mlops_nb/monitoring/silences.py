@@ -6,7 +6,7 @@ import getpass
 from datetime import timedelta
 
 from .. import store
-from ..errors import FeatureNotFound, NothingToCompare
+from ..errors import BadOption, FeatureNotFound, NothingToCompare
 from ..store import checks, deployments, events, silences
 from ..store.database import Transaction
 from ..store.silences import Silence
@@ -34,10 +34,16 @@ def acknowledge(endpoint: str, *, seconds: float | None = None, feature: str = "
 
 
 def end(endpoint: str, *, feature: str = "", why: str = "") -> Silence:
-    """Have it be told again from now on.  Raises EndpointNotFound, FeatureNotFound."""
+    """Have all of it be told again from now on, or one feature.  Raises EndpointNotFound, FeatureNotFound, BadOption where that is silent with all."""
     with store.writing() as tx:
         _check(tx, endpoint, feature)
-        return _said(tx, silences.add(tx, endpoint, feature, "over", until=None, why=why, author=getpass.getuser()), "DriftSilenceEnded")
+        standing = silences.standing(tx, endpoint)
+        whole = next((one for one in standing if not one.feature), None)
+        if feature and whole:
+            raise BadOption(f"{feature} is silent with all drift of {endpoint}, {whole.words}.", hint=f"%mlops snooze {endpoint} --end")
+        ended = [feature] if feature else [*(one.feature for one in standing if one.feature), ""]
+        over = [silences.add(tx, endpoint, name, "over", until=None, why=why, author=getpass.getuser()) for name in ended]
+        return _said(tx, over[-1], "DriftSilenceEnded")
 
 
 def of(endpoint: str | None = None) -> list[Silence]:

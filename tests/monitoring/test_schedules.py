@@ -261,6 +261,19 @@ def test_a_snooze_ends_with_its_time_or_before(delays: Watched) -> None:
         assert [one.kind for one in kept.every(tx, "delays")] == ["over", "snoozed"]
 
 
+def test_a_feature_is_told_again_only_when_all_of_it_is_and_then_with_all_that_was_silent(delays: Watched) -> None:
+    late(delays)
+    monitoring.check_drift("delays")
+    silences.snooze("delays", seconds=3600, feature="dep_delay")
+    silences.snooze("delays", seconds=3600, why="sensor swap")
+
+    with pytest.raises(BadOption, match="dep_delay is silent with all drift of delays, snoozed by") as told:
+        silences.end("delays", feature="dep_delay")
+    commands.run(told.value.hint.removeprefix("%mlops ").split(), Terminal(quiet=True))
+
+    assert silences.of("delays") == [] and alarms() == ["delays"]
+
+
 def test_what_is_acknowledged_is_silent_until_a_check_finds_it_no_more(delays: Watched) -> None:
     late(delays)
     monitoring.check_drift("delays")
