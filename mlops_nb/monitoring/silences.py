@@ -53,10 +53,11 @@ def of(endpoint: str | None = None) -> list[Silence]:
 
 
 def _check(tx: Transaction, endpoint: str, feature: str) -> None:
-    """Raises EndpointNotFound; FeatureNotFound where the newest check knows the features, and this is none."""
+    """Raises EndpointNotFound; FeatureNotFound where the newest check knows the features and columns at fault, and this is none."""
     deployments.endpoint(tx, endpoint)
     newest = checks.drift_checks(tx, endpoint, most=1)
-    known = [str(one.get("name")) for one in newest[0].report.get("features", [])] if newest else []
+    features = [str(one.get("name")) for one in newest[0].report.get("features", [])] if newest else []
+    known = list(dict.fromkeys([*features, *silences.drifting(newest[0])])) if features else []
     if feature and known and feature not in known:
         raise FeatureNotFound(feature, known=known)
 

@@ -13,7 +13,7 @@ import pytest
 
 from mlops_nb import alerts, cards, monitoring, settings, signature
 from mlops_nb.errors import SignatureMismatch
-from mlops_nb.monitoring import DriftReport, quality
+from mlops_nb.monitoring import DriftReport, quality, silences
 from mlops_nb.monitoring.reports import Finding
 
 from .conftest import Watched, flights
@@ -224,7 +224,7 @@ def test_what_came_is_told_whole_and_without_its_value(delays):
     assert words == {"distance": "expected float64, got a missing value", "dep_delay": "expected one value a row, got another"}
 
 
-def test_a_fault_of_the_schema_raises_the_alert(delays):
+def test_a_fault_of_the_schema_raises_the_alert_until_it_is_snoozed(delays):
     delays.ask(flights(3000, seed=1))
     refuse(delays, "wheels", 30)
     alerts.add("delays", "drift")
@@ -232,6 +232,9 @@ def test_a_fault_of_the_schema_raises_the_alert(delays):
 
     assert [rule.value for rule in alerts.judge()] == ["drift in wheels"]
     assert "no drift, but wheels: see data quality" in cards.as_text(check)
+
+    silences.snooze("delays", feature="wheels", seconds=60)
+    assert [rule.value for rule in alerts.judge()] == ["no other drift; silenced: wheels"]
 
 
 def test_the_card_shows_the_findings(delays):
