@@ -309,6 +309,9 @@ def _keep_watching(ended: threading.Event) -> None:
             if changed != read:
                 server.keep(scraping.wanted())
                 read = changed
+        except Exception:  # a port that somebody else has taken must not end judging
+            log.exception("agent.metrics_failed")
+        try:
             if time.monotonic() - judged >= JUDGE_SECONDS:
                 judged = time.monotonic()
                 alerts.judge(looks=looks)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import a_busy_workspace
@@ -16,7 +19,7 @@ from mlops_nb import agent, alerts, cards, errors, rollout, store
 from mlops_nb.metrics import Load
 from mlops_nb.saturation import Looks
 from mlops_nb.settings import Workspace
-from mlops_nb.store import deployments, events
+from mlops_nb.store import deployments, events, state
 from mlops_nb.telemetry import Counted
 
 
@@ -281,6 +284,21 @@ def test_the_alerts_of_a_deleted_endpoint_go_with_it_and_the_others_are_judged_o
 
     assert [changed.id for changed in alerts.judge()] == [rule.id]
     assert [one.id for one in alerts.of()] == [rule.id]
+
+
+def test_rules_are_judged_though_somebody_else_has_the_port_of_the_metrics(busy: None, monkeypatch) -> None:
+    monkeypatch.setattr(agent, "JUDGE_SECONDS", 0.1)
+    alerts.add("delays", "error_rate > 0.1% for 1h")
+    ended = threading.Event()
+    with ThreadPoolExecutor(1) as pool, socket.create_server(("127.0.0.1", 0)) as taken:
+        with store.writing() as tx:
+            state.put(tx, "metrics_port", taken.getsockname()[1])
+        watching = pool.submit(agent._keep_watching, ended)
+        try:
+            wait_for(lambda: alerts.of("delays")[0].firing, what="the alert")
+        finally:
+            ended.set()
+        watching.result()
 
 
 def test_the_agent_judges_by_itself(churn) -> None:
