@@ -218,7 +218,9 @@ def _windows_of(kept: _Kept, requests: str, asked: Sequence[Asked], segment: Seg
     found = summaries.counts(
         kept.cursor, f"({table})", [(_element(f"u{n}", a.place), a.shape) for n, a in enumerate(asked)], along="epoch_us(time)", window="w"
     )
-    named = {number: [_named(kept, requests, number, *pair, segment) for pair in zip(one.columns, asked, strict=True)] for number, one in found.items()}
+    others = [any(one.columns[n].other for one in found.values()) for n in range(len(asked))]
+    new = [_new(kept, requests, one, segment) if other else {} for one, other in zip(asked, others, strict=True)]
+    named = {number: [msgspec.structs.replace(column, new=new[n].get(number, {})) for n, column in enumerate(one.columns)] for number, one in found.items()}
     return [Windowed(number, one.rows, _time(one.first), _time(one.last), named[number]) for number, one in found.items()]
 
 
@@ -245,15 +247,16 @@ def _element(sql: str, place: tuple[int, ...]) -> str:
     return sql + "".join(f"[{n + 1}]" for n in place)
 
 
-def _named(kept: _Kept, requests: str, number: int, column: ColumnSummary, asked: Asked, segment: Segment | None) -> ColumnSummary:
-    """A window's column with the names of what is no category of the data set."""
-    if not column.other:
-        return column
+def _new(kept: _Kept, requests: str, asked: Asked, segment: Segment | None) -> dict[int, dict[str, int]]:
+    """Per window the most frequent values that are no category of the data set."""
     told = summaries.value(asked.shape, _element("u0", asked.place))
-    known: list[Any] = [list(column.categories)]
-    sql = f"SELECT {told} AS v, count(*) FROM ({_rows_of(kept, requests, [asked], segment)}) WHERE w = {number} AND v IS NOT NULL AND NOT list_contains(?, v)"
-    found = kept.cursor.execute(f"{sql} GROUP BY v ORDER BY count(*) DESC, v LIMIT {_MOST_NEW}", known).fetchall()
-    return msgspec.structs.replace(column, new=dict(found))
+    known: list[Any] = [list(asked.shape.categories)]
+    sql = f"SELECT w, {told} AS v, count(*) AS times FROM ({_rows_of(kept, requests, [asked], segment)}) WHERE v IS NOT NULL AND NOT list_contains(?, v)"
+    most = f"QUALIFY row_number() OVER (PARTITION BY w ORDER BY times DESC, v) <= {_MOST_NEW} ORDER BY w, times DESC, v"
+    found: dict[int, dict[str, int]] = {}
+    for window, value, times in kept.cursor.execute(f"{sql} GROUP BY 1, 2 {most}", known).fetchall():
+        found.setdefault(window, {})[value] = times
+    return found
 
 
 def _time(microseconds: float) -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -52,6 +53,20 @@ def test_only_the_months_and_weekdays_asked_for_are_counted(recorded, chosen, ex
     found = telemetry.histograms("delays", [Asked("age", AGE)], **chosen)
 
     assert sum(window.rows for window in found) == expected
+
+
+def test_what_is_no_category_is_named_for_each_window_in_one_pass_over_all(recorded, monkeypatch):
+    for hours in range(6):
+        recorded.append([recorded.line(time=NOON - timedelta(hours=hours), inputs={"code": ["x" if hours % 2 else "new", f"new {hours}"]})])
+    module, passes = sys.modules["mlops_nb.telemetry.histograms"], []
+    read = module._rows_of
+    monkeypatch.setattr(module, "_rows_of", lambda *how: passes.append(how) or read(*how))
+    shape = ColumnSummary(name="code", kind="category", categories={"x": 0})
+
+    found = telemetry.histograms("delays", [Asked("code", shape)], until=NOON + timedelta(minutes=1), seconds=3600, most=6)
+
+    assert [window.columns[0].new for window in found] == [{f"new {hours}": 1} if hours % 2 else {"new": 1, f"new {hours}": 1} for hours in range(6)]
+    assert len(passes) == 2
 
 
 def test_a_past_window_is_summed_up_as_a_data_set_of_the_same_rows_is(recorded):
