@@ -166,7 +166,7 @@ def _answers(cursor: duckdb.DuckDBPyConnection, standing: Standing, since: datet
     if not table:
         return None
     described = cursor.execute(f"DESCRIBE SELECT * FROM ({table})").fetchall()
-    kept = [row[0] for row in described if row[0].startswith(rows.PREFIX["outputs"])]
+    kept = [row[0] for row in described if row[0].startswith(rows.PREFIX["outputs"]) and rows.name_of(row[0])]
     fields = ", ".join(f"{rows.quoted(rows.name_of(column))} := {rows.quoted(column)}" for column in kept)
     packed = f"to_json(struct_pack({fields}))" if kept else "'{}'::JSON"
     return f"SELECT id, time, rows, latency_ms, status, {packed}::VARCHAR AS outputs FROM ({table})"

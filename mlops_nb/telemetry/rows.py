@@ -195,7 +195,8 @@ def _alone(paths: Iterable[Path], columns: list[_Column], names: Mapping[tuple[s
     lines = _lines_alone(paths)
     first: dict[tuple[str, str], _Column] = {}
     for column in columns:
-        first.setdefault((column.side, column.name.lower()), column)
+        if column.name:
+            first.setdefault((column.side, column.name.lower()), column)
     struct_of = {side: {c.name: c.type for c in first.values() if c.side == side} for side in PREFIX}
     structs = [f"json_transform({_scored(side)}, {literal(_json(struct_of[side]))}) AS {side}_typed" for side in PREFIX if struct_of[side]]
     inner = f"(SELECT {', '.join(['*', *structs])} FROM {lines})"
@@ -263,7 +264,7 @@ def _scored(side: str) -> str:
 def _value(column: _Column, in_struct: bool) -> str:
     if in_struct:
         return f"{column.side}_typed.{quoted(column.name)}"
-    pointer = "/" + column.name.replace("~", "~0").replace("/", "~1")  # a struct cannot hold both "Age" and "age"
+    pointer = "/" + column.name.replace("~", "~0").replace("/", "~1")  # a struct cannot hold both "Age" and "age", nor a member without a name
     return f"json_transform(json_extract({_scored(column.side)}, {literal(pointer)}), {literal(_json(column.type))})"
 
 

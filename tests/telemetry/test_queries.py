@@ -14,6 +14,7 @@ import pytest
 from mlops_nb import telemetry
 from mlops_nb.errors import BadName
 from mlops_nb.serving.capture import Capture, Record
+from mlops_nb.splits import COPY_MARK
 from mlops_nb.telemetry.copies import agreeing
 
 A_DAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=5)
@@ -295,3 +296,16 @@ def test_two_answers_are_compared_only_where_both_were_kept(workspace):
         whole = [line | ({"inputs": {"a": [1.0]}, "outputs": {"label": [1]}} if n in kept else {}) for n, line in enumerate(lines)]
         (folder / "closed-1.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in whole))
     assert [(pair.id, agreeing(pair)) for pair in telemetry.pairs("delays", "2")] == [("r0", True)]
+
+
+def test_a_column_without_a_name_is_kept_as_any_other(recorded, record):
+    given = {"inputs": {"": [1.0, 2.0], "age": [3.0, 4.0]}, "outputs": {"": [0, 1], "label": [0, 1]}}
+    recorded.close([recorded.line(id="a", **given)])
+    record("delays", "2").close([recorded.line(id=f"a{COPY_MARK}", **given)])
+
+    told = [telemetry.inputs("delays")[""].tolist()]
+    telemetry.compact()
+    told += [telemetry.inputs("delays")[""].tolist(), telemetry.outputs("delays")[""].tolist()]
+
+    assert told == [[1.0, 2.0], [1.0, 2.0], [0, 1]] and len(recorded.parquet()) == 1
+    assert [pair.outputs for pair in telemetry.pairs("delays", "2")] == [{"label": [0, 1]}]
