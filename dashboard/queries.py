@@ -316,8 +316,9 @@ def traffic(endpoint: str, period: str) -> list[dict[str, Any]]:
 
     `requests_per_second` and `errors_per_second` are reckoned from the bucket's length; `asked` tells whether any deployment was.
     """
-    seconds = BUCKETS[period]
-    found = telemetry.traffic(endpoint, since=parts.since(period), bucket_seconds=seconds)
+    seconds, since = BUCKETS[period], parts.since(period)
+    whole = since - timedelta(seconds=since.timestamp() % seconds)  # of a bucket that is cut a rate would be too low
+    found = telemetry.traffic(endpoint, since=whole, bucket_seconds=seconds)
     seen = {(row["time"], row["deployment"]): row for row in found}
     names = sorted({row["deployment"] for row in found})
     rows = [seen.get((time, name)) or _NOBODY_ASKED | {"time": time, "deployment": name} for time in _buckets(found, seconds) for name in names]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from datetime import timedelta
+from time import time_ns
 
 import pytest
 
-from mlops_nb import store
+from mlops_nb import dashboards, store
 from mlops_nb.store import alerts, deployments, models, silences
+from mlops_nb.telemetry import files
 
 PAGES = ("overview", "models", "lineage", "profiling", "hardware", "deployments", "rollout", "performance", "drift", "events", "fleet", "targets")
 
@@ -234,6 +238,22 @@ def test_a_drift_that_somebody_silenced_is_shown_and_is_no_alert(open_page, busy
 
     assert not any("requests differ" in text.value for text in open_page("overview").text)
     assert open_page("drift", endpoint="delays").text[0].value == "2 of 8 features differ: hour, temp"
+
+
+@pytest.mark.parametrize("period", ["15m", "1h", "6h"])
+def test_a_steady_rate_is_drawn_steady_from_the_first_moment_on(workspace, period):
+    sys.path.insert(0, str(dashboards.folder()))
+    import queries
+
+    now, folder = store.now(), files.folder("delays", "1")
+    folder.mkdir(parents=True)
+    facts = {"status": 200, "latency_ms": 1.0, "rows": 1, "inputs": None, "outputs": None, "error": None}
+    moments = [(now - timedelta(seconds=2 * number)).isoformat() for number in range(4 * 3600)]
+    (folder / f"closed-{time_ns()}.jsonl").write_text("".join(json.dumps({"time": moment, "id": moment} | facts) + "\n" for moment in moments))
+
+    rates = [row["requests_per_second"] for row in queries.traffic("delays", period)]
+
+    assert len(rates) > 10 and set(rates) == {0.5}
 
 
 def test_a_link_to_an_earlier_check_shows_that_one(open_page, busy):
