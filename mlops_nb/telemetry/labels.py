@@ -169,13 +169,13 @@ def _put(cursor: duckdb.DuckDBPyConnection, folder: Path, select: str) -> None:
 
 def _tidy(cursor: duckdb.DuckDBPyConnection, endpoint: str) -> None:
     """Make one file of many; labels older than the telemetry that is kept go, for their answers came before them."""
-    oldest = time.time() - timedelta(days=Workspace.current().settings().capture_days).total_seconds()
+    oldest = time.time_ns() - timedelta(days=Workspace.current().settings().capture_days) // timedelta(microseconds=1) * 1000
     standing = _files(endpoint)
-    for path in [path for path in standing if int(path.stem) < oldest * 1e9]:
+    for path in [path for path in standing if int(path.stem) < oldest]:
         _delete(path)
     standing = _files(endpoint)
     if len(standing) > _MANY and (known := _known_when(endpoint)):
-        _put(cursor, _folder(endpoint), f"SELECT * FROM ({known}) WHERE came >= {int(oldest * 1e9)}")
+        _put(cursor, _folder(endpoint), f"SELECT * FROM ({known}) WHERE came >= {oldest}")
         for path in standing:
             _delete(path)
 

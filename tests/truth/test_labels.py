@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,16 @@ def test_of_several_labels_of_one_row_the_last_wins(calls: Calls) -> None:
     changed = labels.record("delays", pd.DataFrame({"request_id": ["r1"], "late": [1]}))
 
     assert (truths()[("r0", 0)], truths()[("r1", 0)], changed.changed) == ("1", "1", 1)
+
+
+def test_labels_go_with_the_telemetry_that_is_kept_also_out_of_files_that_many_became(calls: Calls, monkeypatch) -> None:
+    calls(1)
+    clock = time.time_ns
+    for day in range(90):
+        monkeypatch.setattr(kept.time, "time_ns", lambda day=day: clock() + day * 86_400 * 10**9)
+        labels.record("delays", pd.DataFrame({"request_id": [f"day {day}"], "late": [1]}))
+
+    assert 30 <= kept.count("delays") <= 55
 
 
 def test_a_label_given_twice_is_counted_as_a_duplicate(calls: Calls) -> None:
