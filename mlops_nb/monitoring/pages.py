@@ -259,19 +259,27 @@ def _compared(check: DriftCheck, report: DriftReport) -> str:
     ]
     facts = "".join(f'<tr><th scope="row">{_(name)}</th><td>{_(value)}</td></tr>' for name, value in rows)
     notes = "".join(f"<p>{_(note)}</p>" for note in [*report.notes, *report.causes.get("notes", [])])
-    return f"<h2>What was compared</h2><table>{facts}</table>{notes}<h2>Again</h2><pre>{_(again(check, report))}</pre>"
+    line = again(check, report)
+    return f"<h2>What was compared</h2><table>{facts}</table>{notes}" + (f"<h2>Again</h2><pre>{_(line)}</pre>" if line else "")
 
 
 def again(check: DriftCheck, report: DriftReport) -> str:
-    """The line that makes this check anew, of what is kept since the same moment."""
+    """The line that makes this check anew, of what is kept since the same moment; empty beside a season, which by then is another one."""
     from .detectors import NAMES
 
-    detector = report.engine.split(" ")[0]
+    detector, reference = report.engine.split(" ")[0], report.reference
+    past = f"--reference {_said(reference.since)}..{_said(reference.until)}" if reference.since and reference.until else ""
+    if not past and (reference.kind == "past requests" or " in " in (reference.dataset or "")):
+        return ""
     words = [f"--deployment {check.deployment}"] if check.deployment else []
-    words += [f"--dataset {check.dataset}"] if reference_is_a_dataset(report) else []
+    words += [past] if past else [f"--dataset {check.dataset}"] if reference_is_a_dataset(report) else []
     words += [f"--since {report.window.since:%Y-%m-%dT%H:%M:%S}"] if report.window.since else []
     words += [f"--detector {detector}"] if detector in NAMES and detector != "histograms" else [f"--engine {check.engine}"]
     return " ".join([f"%mlops drift {check.endpoint}", *words])
+
+
+def _said(time: datetime) -> str:
+    return time.astimezone(UTC).replace(tzinfo=None).isoformat()
 
 
 def reference_is_a_dataset(report: DriftReport) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -11,7 +13,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from bench import reporting
-from mlops_nb import monitoring, settings, store
+from mlops_nb import commands, monitoring, settings, store
+from mlops_nb.cli import Terminal
 from mlops_nb.errors import BadOption
 from mlops_nb.monitoring import DriftReport, causes, detectors, pages
 from mlops_nb.monitoring.reports import Compared, FeatureDrift, Finding
@@ -111,6 +114,20 @@ def test_a_report_says_verdict_promise_cause_and_how_to_do_it_again(delays: Watc
         "flights:1 (training data), 5,000 rows", "%mlops drift delays --dataset flights:1 --since",
     ):  # fmt: skip
         assert said in text, said
+
+
+def test_a_report_beside_past_requests_is_done_again_beside_them_and_one_beside_a_season_not_at_all(delays: Watched, tmp_path: Path):
+    now = store.now()
+    for days in (0, 7):
+        delays.ask(flights(500, seed=days), at=now - timedelta(days=days, minutes=5))
+    past = monitoring.check_drift("delays", reference="last-week", since=now - timedelta(hours=1))
+
+    line = re.search(r"Again %mlops (.*)", words(pages.save(past, tmp_path / "past.html")))
+    again = commands.run(shlex.split(line[1]), Terminal(quiet=True))
+
+    assert (again.dataset, again.report["reference"]["rows"]) == (past.dataset, 500)
+    season = monitoring.check_drift("delays", reference="same-weekday", since=now - timedelta(hours=1))
+    assert "Again" not in words(pages.save(season, tmp_path / "season.html"))
 
 
 def test_a_detectors_report_is_done_again_by_that_detector(delays: Watched, tmp_path: Path):
