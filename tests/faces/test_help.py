@@ -75,14 +75,18 @@ def test_help_shows_the_examples_behind_the_prompt_of_its_face(monkeypatch: pyte
     assert "%mlops" not in page
 
 
+FILLED = {":": "1", "--memory ": "512", "--ramp ": "5,100"}
+
+
 def texts(node: ast.AST) -> Iterator[str]:
-    """Every string below *node*; what an f-string fills in becomes a name, a version after a colon, or a number after an option."""
+    """Every string below *node*; what an f-string fills in becomes a name, or what FILLED has for what stands before it."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield node.value
     elif isinstance(node, ast.JoinedStr):
         text = ""
         for part in node.values:
-            text += str(part.value) if isinstance(part, ast.Constant) else "1" if text.endswith(":") else "512" if text.endswith("--memory ") else "churn"
+            filled = next((value for end, value in FILLED.items() if text.endswith(end)), "churn")
+            text += str(part.value) if isinstance(part, ast.Constant) else filled
         yield text
     else:
         for child in ast.iter_child_nodes(node):
