@@ -44,11 +44,17 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A fresh workspace, current for this test and the processes it starts."""
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+    """A fresh workspace, current for this test and the processes it starts; an agent that a command of the test woke ends with it."""
+    from mlops_nb import agent, settings
+
     root = tmp_path / "workspace"
     monkeypatch.setenv("MLOPS_HOME", str(root))
-    return Workspace(root)
+    yield Workspace(root)
+    if (root / "run" / "agent.lock").exists():
+        with settings.using(root):
+            if agent.running():
+                agent.stop()
 
 
 @pytest.fixture
