@@ -20,7 +20,7 @@ from .settings import Workspace
 from .store import deployments as table
 from .store import events, rollouts
 from .store.rollouts import Rollout
-from .telemetry import Counted, labels
+from .telemetry import Agreed, Counted, labels
 from .telemetry.labels import Answers
 from .truth import Sides, Truth
 
@@ -28,6 +28,8 @@ LOOK_SECONDS = 1.0
 """How often the evidence is looked at."""
 SETTLED_SECONDS = 5.0
 """Labels and answers count once they are so old: by then they are written down, and keep their order."""
+_SETTLE_SECONDS = 10.0
+"""Pairs of so long at least are counted for good at a time."""
 _AGAIN_SECONDS = 60.0
 """Without a new label, labels are joined to answers again after this: telemetry may come later than they do."""
 _SILENT_SECONDS = 5.0
@@ -72,7 +74,11 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None = None
     candidate: Counted = Counted()
     others: Counted = Counted()
-    pairs: int = 0
+    agreed: Agreed = Agreed()
+    """Of the copies that it was sent, how many were answered, and how many as callers were."""
+    settled: Agreed = Agreed()
+    """Those of them that came before *settled_until*: both their answers are written down, and they need not be counted again."""
+    settled_until: datetime | None = None
     evidence: dict[str, float] = {}
     """Guard → logarithm of the evidence that it is violated, of this stage alone."""
     told: dict[str, Sides] = {}
@@ -157,23 +163,34 @@ def _looked(rollout: Rollout, terms: Terms, evidence: Evidence) -> Evidence:
     counted = telemetry.counted(rollout.endpoint, since=stage.since)
     mine = counted.pop(rollout.deployment, Counted())
     others = _together([counted[name] for name in counted if terms.before.get(name)])
-    pairs = telemetry.pairs(rollout.endpoint, rollout.deployment, since=stage.since) if terms.copies else []
-    seen = msgspec.structs.replace(stage, until=now, candidate=mine, others=others, pairs=len(pairs))
+    stage = with_pairs(rollout.endpoint, rollout.deployment, stage, now) if terms.copies else stage
+    seen = msgspec.structs.replace(stage, until=now, candidate=mine, others=others)
     evidence = _with_labels(rollout, terms, msgspec.structs.replace(evidence, stages=[*evidence.stages[:-1], seen]), now)
     told = {str(guard): [one.told.get(str(guard), _NOTHING) for one in evidence.stages] for guard in terms.guards}
     of_labels = {name: one for name, one in evidence.stages[-1].evidence.items() if name in evidence.stages[-1].told}
-    found = {str(guard): guards.evidence(guard, mine, others, pairs, terms.expected) for guard in terms.guards if not guard.by_labels} | of_labels
+    found = {str(guard): guards.evidence(guard, mine, others, stage.agreed, terms.expected) for guard in terms.guards if not guard.by_labels} | of_labels
     stages = [*evidence.stages[:-1], msgspec.structs.replace(evidence.stages[-1], evidence=found)]
     together = _combined(stages, terms, planned=_judged_steps(rollout))
     look = Look(time=now, percent=stage.percent, requests=mine.requests, evidence=together, rates=_rates(mine, others))
     return msgspec.structs.replace(
         evidence, stages=stages, trail=_thinned([*evidence.trail, look]), level=_level(terms), needed=_needed(terms, stage.percent, others),
-        beyond=[str(guard) for guard in terms.guards if guards.beyond(guard, mine, others, pairs, told=told[str(guard)])],
-        verdict="; ".join([*(guards.words(guard, mine, others, pairs, told=told[str(guard)]) for guard in terms.guards), *evidence.shown]),
+        beyond=[str(guard) for guard in terms.guards if guards.beyond(guard, mine, others, stage.agreed, told=told[str(guard)])],
+        verdict="; ".join([*(guards.words(guard, mine, others, stage.agreed, told=told[str(guard)]) for guard in terms.guards), *evidence.shown]),
     )  # fmt: skip
 
 
 _NOTHING: Sides = (Truth(), Truth())
+
+
+def with_pairs(endpoint: str, deployment: str, stage: Stage, now: datetime) -> Stage:
+    """A stage with how many pairs of answers agree until *now*: all of the stage, each once, of which only those that came lately are counted anew."""
+    since, settled = stage.settled_until or stage.since, stage.settled
+    until = now - timedelta(seconds=Workspace.current().settings().request_timeout_seconds + SETTLED_SECONDS)
+    if (until - since).total_seconds() >= _SETTLE_SECONDS:
+        settled += telemetry.agreed(endpoint, deployment, since=since, until=until)
+        since = until
+    latest = telemetry.agreed(endpoint, deployment, since=since, until=now)
+    return msgspec.structs.replace(stage, agreed=settled + latest, settled=settled, settled_until=since)
 
 
 def _with_labels(rollout: Rollout, terms: Terms, evidence: Evidence, now: datetime) -> Evidence:
@@ -339,7 +356,7 @@ def _waiting(rollout: Rollout, evidence: Evidence, terms: Terms) -> str:
 
 def _beside_lacking(evidence: Evidence, terms: Terms) -> str:
     """What is lacking of those whose answers the candidate's are compared with: beside nobody every guard is kept, and none is judged."""
-    others, pairs = evidence.stages[-1].others.requests, sum(stage.pairs for stage in evidence.stages)
+    others, pairs = evidence.stages[-1].others.requests, sum(stage.agreed.pairs for stage in evidence.stages)
     if others < terms.least and any(guard.relative and not guard.by_labels for guard in terms.guards):
         return f"the others, beside whom it is judged, answered {others:,} of the {terms.least:,} requests that a step takes"
     if pairs < terms.least and terms.copies:
@@ -380,7 +397,7 @@ def _wait(tx: store.Transaction, rollout: Rollout, evidence: Evidence, terms: Te
 def _seen(evidence: Evidence) -> tuple[int, ...]:
     """How much there was to look at."""
     sides = [side for stage in evidence.stages for told in stage.told.values() for side in told]
-    return tuple(count for stage in evidence.stages for count in (stage.candidate.requests, stage.others.requests, stage.pairs)) + tuple(
+    return tuple(count for stage in evidence.stages for count in (stage.candidate.requests, stage.others.requests, stage.agreed.pairs)) + tuple(
         side.rows for side in sides
     )
 

@@ -15,7 +15,7 @@ import msgspec
 
 from . import sequential, truth
 from .errors import BadOption
-from .telemetry.copies import BIN_RATIO, Counted, Pair, agreeing
+from .telemetry.copies import BIN_RATIO, Agreed, Counted
 from .truth import Sides, Truth
 
 _FORM = re.compile(r"(error_rate|agreement|p50|p90|p95|p99|accuracy|precision|recall|auc|brier|rmse|mae)\s*(<=|>=)\s*([+-])?\s*(\d+(?:\.\d+)?)\s*(pp|%|ms|s)?")
@@ -133,7 +133,7 @@ _MOST_PRIOR = 5000
 _NOTHING = (Truth(), Truth())
 
 
-def evidence(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pair], expected: Expected, *, told: Sides = _NOTHING) -> float:
+def evidence(guard: Guard, candidate: Counted, others: Counted, agreed: Agreed, expected: Expected, *, told: Sides = _NOTHING) -> float:
     """The logarithm of the evidence that the guard is violated, from what one stage of a canary saw.
 
     *told* is what the labels say of the candidate's answers and of the others'.
@@ -143,7 +143,7 @@ def evidence(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[
     if guard.metric == "error_rate":
         return _of_errors(guard, candidate, others, expected)
     if guard.metric == "agreement":
-        return float(sequential.evidence_below(sum(map(agreeing, pairs)), len(pairs), guard.bound)) if pairs else 0.0
+        return float(sequential.evidence_below(agreed.alike, agreed.pairs, guard.bound)) if agreed.pairs else 0.0
     return _of_latency(guard, candidate, others)
 
 
@@ -168,7 +168,7 @@ def _of_latency(guard: Guard, candidate: Counted, others: Counted) -> float:
     return float(sequential.evidence_below(within, candidate.requests, guard.quantile)) if candidate.requests else 0.0
 
 
-def beyond(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pair], *, told: Sequence[Sides] = ()) -> bool:
+def beyond(guard: Guard, candidate: Counted, others: Counted, agreed: Agreed, *, told: Sequence[Sides] = ()) -> bool:
     """Whether what was seen lies beyond the bound, proven or not: reason enough to wait for more before a step is taken.
 
     *told* is what the labels say of each stage until now, for they come late.
@@ -176,7 +176,7 @@ def beyond(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pa
     if guard.by_labels:
         return truth.beyond(guard.allowed, told)
     if guard.metric == "agreement":
-        return bool(pairs) and sum(map(agreeing, pairs)) < guard.bound * len(pairs)
+        return agreed.alike < guard.bound * agreed.pairs
     if not candidate.requests or (guard.relative and not others.requests):
         return False
     if guard.metric == "error_rate":
@@ -198,13 +198,13 @@ def quantile_ms(counted: Counted, quantile: float) -> float:
     return 0.0
 
 
-def words(guard: Guard, candidate: Counted, others: Counted, pairs: Sequence[Pair], *, told: Sequence[Sides] = ()) -> str:
+def words(guard: Guard, candidate: Counted, others: Counted, agreed: Agreed, *, told: Sequence[Sides] = ()) -> str:
     """What was seen, in a person's words: `error_rate 4.1 % of 512, others 1.0 % of 9,802`."""
     if guard.by_labels:
         mine, before = (_labelled(guard, sum(side, start=Truth())) for side in zip(*(told or [_NOTHING]), strict=True))
         return f"{guard.metric} {mine}" + (f", the others {before}" if guard.relative else "")
     if guard.metric == "agreement":
-        return f"{sum(map(agreeing, pairs)):,} of {len(pairs):,} answers agree"
+        return f"{agreed.alike:,} of {agreed.pairs:,} answers agree"
     mine, before = (_told(guard, one) for one in (candidate, others))
     return f"{guard.metric} {mine}" + (f", the others {before}" if guard.relative else "")
 

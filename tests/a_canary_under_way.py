@@ -15,7 +15,7 @@ from mlops_nb.canary import Evidence, Look, Stage
 from mlops_nb.settings import Workspace
 from mlops_nb.store import rollouts
 from mlops_nb.store.rollouts import Rollout
-from mlops_nb.telemetry import Counted
+from mlops_nb.telemetry import Agreed, Counted
 
 GUARDS = ("error_rate<=+0.5pp", "p95<=+10%")
 LOOKS = 40
@@ -67,5 +67,5 @@ def _evidence(begun: datetime, error_rate: float) -> Evidence:
             Counted(requests=int(count[-1]), errors=int(errors[-1]), latencies={700: int(count[-1])}) for count, errors in zip(asked, failed, strict=True)
         )
         stages.append(Stage(percent=percent, since=since, until=trail[-1].time, candidate=mine, others=others, evidence=found[-1]))
-    verdict = "; ".join(guards.words(guards.parse(text), mine, others, ()) for text in GUARDS)
+    verdict = "; ".join(guards.words(guards.parse(text), mine, others, Agreed()) for text in GUARDS)
     return Evidence(stages=stages, trail=trail, level=sequential.threshold(0.025), needed=3000, verdict=verdict)

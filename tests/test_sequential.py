@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_nb import errors, guards, sequential
-from mlops_nb.telemetry import Counted
+from mlops_nb.telemetry import Agreed, Counted
 from mlops_nb.telemetry.copies import BIN_RATIO, BINS
 
 LEVEL = sequential.threshold(0.05)
@@ -113,13 +113,13 @@ def test_what_is_no_guard_is_refused(text: str) -> None:
 @settings(max_examples=40)
 @given(st.sampled_from(["error_rate<=+0.5pp", "error_rate<=2%", "p95<=+10%", "p95<=5ms", "agreement>=0.9"]))
 def test_nothing_seen_is_no_evidence(text: str) -> None:
-    assert guards.evidence(guards.parse(text), Counted(), Counted(), [], guards.Expected()) <= 0
+    assert guards.evidence(guards.parse(text), Counted(), Counted(), Agreed(), guards.Expected()) <= 0
 
 
 def test_what_lies_beyond_its_bound_is_waited_for_even_where_it_proves_nothing() -> None:
     slow, quick = Counted(requests=30, errors=1, latencies={1200: 30}), Counted(requests=30, latencies={900: 30})
     for text, is_beyond in {"p95<=+10%": True, "p95<=1ms": True, "p95<=500ms": False, "error_rate<=+0.5pp": True, "error_rate<=5%": False}.items():
         guard = guards.parse(text)
-        assert guards.beyond(guard, slow, quick, []) is is_beyond, text
-        assert not guards.beyond(guard, Counted(), quick, [])
-    assert not guards.beyond(guards.parse("p95<=+10%"), quick, slow, [])
+        assert guards.beyond(guard, slow, quick, Agreed()) is is_beyond, text
+        assert not guards.beyond(guard, Counted(), quick, Agreed())
+    assert not guards.beyond(guards.parse("p95<=+10%"), quick, slow, Agreed())

@@ -23,7 +23,7 @@ leftover.  Lines are deleted before their Parquet file may be merged, so lines w
 
 from .aggregates import SAMPLED
 from .compaction import Compaction, compact
-from .copies import Counted, Pair, by_hour, count, counted, hourly, pairs, together
+from .copies import Agreed, Counted, Pair, agreed, by_hour, count, counted, hourly, pairs, together
 from .extremes import extremes
 from .files import asked_since
 from .histograms import Asked, Segment, Sought, Windowed, columns, histograms, shapes
@@ -32,6 +32,6 @@ from .rows import bounded, within_bounds
 
 __all__ = [
     "requests", "refused", "misfits", "inputs", "outputs", "traffic", "totals", "captured", "asked_since", "compact", "Compaction", "Captured",
-    "count", "counted", "Counted", "hourly", "by_hour", "together", "pairs", "Pair", "histograms", "columns", "shapes", "Asked", "Segment", "Sought",
-    "Windowed", "extremes", "bounded", "within_bounds", "SAMPLED",
+    "count", "counted", "Counted", "hourly", "by_hour", "together", "pairs", "Pair", "agreed", "Agreed", "histograms", "columns", "shapes", "Asked", "Segment",
+    "Sought", "Windowed", "extremes", "bounded", "within_bounds", "SAMPLED",
 ]  # fmt: skip

@@ -5,10 +5,11 @@ A copy of a request has the request's own id with a mark behind it, given by the
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     import duckdb
     import numpy as np
 
-__all__ = ["BINS", "BIN_RATIO", "Counted", "Pair", "agreeing", "bin_end_ms", "by_hour", "count", "counted", "difference", "hourly", "pairs", "together"]
+T = TypeVar("T")
+__all__ = ["BINS", "BIN_RATIO", "Agreed", "Counted", "Pair", "agreed", "bin_end_ms", "by_hour", "count", "counted", "hourly", "pairs", "together"]
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +42,16 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
     def histogram(self) -> list[int]:
         """The latencies as counts of all `BINS` bins."""
         return [self.latencies.get(place, 0) for place in range(BINS)]
+
+
+class Agreed(msgspec.Struct, frozen=True, kw_only=True):
+    """How many requests two answered, and how many of these alike."""
+
+    pairs: int = 0
+    alike: int = 0
+
+    def __add__(self, other: Agreed) -> Agreed:
+        return Agreed(pairs=self.pairs + other.pairs, alike=self.alike + other.alike)
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,47 +121,98 @@ def hourly(endpoint: str, *, since: datetime, until: datetime | None = None) -> 
 
 def pairs(endpoint: str, shadow: str, *, since: datetime | None = None, until: datetime | None = None, most: int = 100_000) -> list[Pair]:
     """The newest requests that *shadow* was sent copies of, with both answers; those whose answers were kept on both sides."""
-    places = files.folders(endpoint)
-    where, bounds = _during(since, until)
+    select = f"{', '.join(_PAIR)} FROM pairs ORDER BY time DESC LIMIT {int(most)}"
+    found = _over_pairs(endpoint, shadow, since, until, select, lambda answered: [_pair(row) for row in answered])
+    return [pair for pair in found or [] if _kept(pair.status, pair.outputs) and _kept(pair.shadow_status, pair.shadow_outputs)]
 
-    def ask(standings: list[Standing]) -> list[Pair]:
+
+def agreed(endpoint: str, shadow: str, *, since: datetime, until: datetime | None = None) -> Agreed:
+    """Of all requests of that time that `pairs` tells of, without a limit, how many were answered alike.
+
+    That is with equal labels where there are labels, else with numbers within a millionth of their size; two failures agree.
+    """
+    answers = ", ".join(f"CASE WHEN {_SAME} THEN NULL ELSE {name} END" for name in _ANSWERS)
+    select = f"{answers}, count(*) FROM pairs GROUP BY ALL"
+    return _over_pairs(endpoint, shadow, since, until, select, lambda answered: sum(map(_judged, answered), start=Agreed())) or Agreed()
+
+
+_FACTS = ("id", "time", "rows", "latency_ms", "shadow_latency_ms")
+_ANSWERS = ("status", "shadow_status", "outputs", "shadow_outputs")
+_PAIR = (*_FACTS, *_ANSWERS)
+_LABEL, _SHADOW_LABEL = ("outputs ->> '$.label'", "shadow_outputs ->> '$.label'")
+_SAME = (
+    "status < 400 AND shadow_status < 400 AND outputs <> '{}' AND "
+    f"coalesce(({_LABEL}) = ({_SHADOW_LABEL}), outputs = shadow_outputs AND NOT contains(outputs, 'null'))"
+)
+"""True of answers that are the same to the letter; of others numbers may be close, or not have been kept."""
+_APART_SECONDS = 5.0
+"""A copy comes with what it copies; clocks of two machines may differ by so much."""
+
+
+def _over_pairs(
+    endpoint: str, shadow: str, since: datetime | None, until: datetime | None, select: str, read: Callable[[Iterator[tuple[Any, ...]]], T]
+) -> T | None:
+    """What *read* makes of the rows of *select* over the table `pairs`; None where there is none.
+
+    By an id that came more than once on a side no pair is told from another: these are left out.
+    """
+    places = files.folders(endpoint)
+    apart = timedelta(seconds=_APART_SECONDS)
+    early, late = since - apart if since else None, until + apart if until else None
+    (where, bounds), (where_copied, bounds_copied) = _during(since, until), _during(early, late)
+
+    def ask(standings: list[Standing]) -> T | None:
         cursor = rows.connection()
-        tables = {s.deployment: _answers(cursor, s, since, until) for s in standings}
+        tables = {s.deployment: _answers(cursor, s, early, late) for s in standings}
         copies = tables.pop(shadow, None)
         others = [table for table in tables.values() if table]
         if not copies or not others:
-            return []
-        answered = " UNION ALL ".join(f"({table})" for table in others)
-        sql = f"""SELECT a.id, a.time, a.rows, a.latency_ms, c.latency_ms, a.status, c.status, a.outputs, c.outputs
-            FROM (SELECT * FROM ({answered}) WHERE {where}) a JOIN (SELECT * FROM ({copies}) WHERE suffix(id, '{COPY_MARK}')) c
-            ON c.id = a.id || '{COPY_MARK}' ORDER BY a.time DESC LIMIT {int(most)}"""
-        names = Pair.__struct_fields__
-        found = (_pair(dict(zip(names, row, strict=True))) for row in cursor.execute(sql, bounds).fetchall())
-        return [pair for pair in found if _kept(pair.status, pair.outputs) and _kept(pair.shadow_status, pair.shadow_outputs)]
+            return None
+        asked = cursor.execute(
+            f"""WITH answered AS ({_once(" UNION ALL ".join(f"({table})" for table in others), where)}),
+            copied AS ({_once(copies, f"suffix(id, '{COPY_MARK}') AND {where_copied}")}),
+            pairs AS (SELECT a.id, a.time, a.rows, a.latency_ms, c.latency_ms AS shadow_latency_ms, a.status, c.status AS shadow_status,
+                a.outputs, c.outputs AS shadow_outputs FROM answered a JOIN copied c ON c.id = a.id || '{COPY_MARK}')
+            SELECT {select}""",
+            [*bounds, *bounds, *bounds_copied, *bounds_copied],
+        )
+        return read(itertools.chain.from_iterable(iter(lambda: asked.fetchmany(_AT_ONCE), [])))
 
     return _steady(places, ask)
 
 
-def agreeing(pair: Pair, *, tolerance: float = 1e-6) -> bool:
-    """Whether both answered alike: equal labels where there are labels, else numbers within *tolerance* of their size; two failures agree."""
-    if (pair.status < 400) != (pair.shadow_status < 400):
-        return False
-    return pair.status >= 400 or difference(pair) <= tolerance
+_AT_ONCE = 10_000
 
 
-def difference(pair: Pair) -> float:
-    """How far the answers are apart: the share of labels that differ, or the largest difference of numbers relative to their size; inf for other shapes."""
+def _once(table: str, where: str) -> str:
+    """The rows of *table* whose id no other has."""
+    return f"SELECT * FROM ({table}) SEMI JOIN (SELECT id FROM ({table}) WHERE {where} GROUP BY id HAVING count(*) = 1) USING (id) WHERE {where}"
+
+
+def _judged(answers: tuple[Any, ...]) -> Agreed:
+    """Of so many requests with the same two answers; of answers that are the same to the letter there is only the count."""
+    status, shadow_status, *outputs, count = answers
+    if status is None:
+        return Agreed(pairs=count, alike=count)
+    one, other = map(_outputs, outputs)
+    if not (_kept(status, one) and _kept(shadow_status, other)):
+        return Agreed()
+    failed, shadow_failed = status >= 400, shadow_status >= 400
+    return Agreed(pairs=count, alike=count * (failed == shadow_failed and (failed or _alike(one, other))))
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any], *, tolerance: float = 1e-6) -> bool:
     import numpy as np
 
-    shared = [name for name in ("label", *pair.outputs) if name in pair.outputs and name in pair.shadow_outputs]
-    if not shared:
-        return float("inf")
-    one, other = np.asarray(pair.outputs[shared[0]]), np.asarray(pair.shadow_outputs[shared[0]])
-    if one.shape != other.shape:
-        return float("inf")
-    if shared[0] == "label" or one.dtype.kind not in "fiu" or other.dtype.kind not in "fiu":
-        return float(np.mean(one != other)) if one.size else 0.0
-    return _apart(one.astype(float), other.astype(float))
+    shared = next((name for name in ("label", *one) if name in one and name in other), None)
+    if shared is None:
+        return False
+    mine, others = np.asarray(one[shared]), np.asarray(other[shared])
+    if mine.shape != others.shape:
+        return False
+    if shared == "label" or mine.dtype.kind not in "fiu" or others.dtype.kind not in "fiu":
+        return bool(np.all(mine == others))
+    return _apart(mine.astype(float), others.astype(float)) <= tolerance
 
 
 def _apart(one: np.ndarray, other: np.ndarray) -> float:
@@ -177,10 +240,12 @@ def _kept(status: int, outputs: Mapping[str, Any]) -> bool:
     return status != HungUp.http_status and (bool(outputs) or status >= 400)
 
 
-def _pair(row: dict[str, Any]) -> Pair:
+def _pair(row: tuple[Any, ...]) -> Pair:
     from .queries import _aware
 
-    row["time"] = _aware(row["time"])
-    for side in ("outputs", "shadow_outputs"):
-        row[side] = {name: value for name, value in msgspec.json.decode(row[side] or "{}").items() if value is not None}
-    return Pair(**row)
+    told = dict(zip(_PAIR, row, strict=True))
+    return Pair(**told | {"time": _aware(told["time"]), **{side: _outputs(told[side]) for side in ("outputs", "shadow_outputs")}})
+
+
+def _outputs(packed: str | None) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.json.decode(packed or "{}").items() if value is not None}

@@ -31,7 +31,7 @@ class Recorded:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._ids = itertools.count()
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.sign(SIGNATURE)
 
     def sign(self, signature: dict[str, Any] | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -11,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from mlops_nb import telemetry
+from mlops_nb import canary, telemetry
 from mlops_nb.errors import BadName
 from mlops_nb.serving.capture import Capture, Record
 from mlops_nb.splits import COPY_MARK
-from mlops_nb.telemetry.copies import agreeing
+from mlops_nb.telemetry import Agreed
 
 A_DAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=5)
 
@@ -287,15 +286,74 @@ def test_a_tensor_of_many_numbers_keeps_its_shape(recorded):
     np.testing.assert_array_equal(np.array(after, dtype=np.float32), rows)
 
 
-def test_two_answers_are_compared_only_where_both_were_kept(workspace):
-    now = datetime.now(UTC)
-    for deployment, mark, kept in (("1", "", {0, 1}), ("2", "~shadow", {0, 2})):
-        folder = workspace.telemetry / "endpoint=delays" / f"deployment={deployment}"
-        folder.mkdir(parents=True)
-        lines = [{"time": now.isoformat(), "id": f"r{n}{mark}", "rows": 1, "latency_ms": 1.5, "status": 200} for n in range(4)]
-        whole = [line | ({"inputs": {"a": [1.0]}, "outputs": {"label": [1]}} if n in kept else {}) for n, line in enumerate(lines)]
-        (folder / "closed-1.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in whole))
-    assert [(pair.id, agreeing(pair)) for pair in telemetry.pairs("delays", "2")] == [("r0", True)]
+def answered_twice(recorded, record, answers, *, times=None, ids=None):
+    """Each of *answers* is what a caller was answered, and what a shadow did: outputs, a status; nothing where it was not kept."""
+    for side, (recording, mark) in enumerate(((recorded, ""), (record("delays", "2"), COPY_MARK))):
+        recording.sign(None)
+        lines = []
+        for number, both in enumerate(answers):
+            said = both[side]
+            status, outputs = (said, None) if isinstance(said, int) else (200, said)
+            facts = {"time": times[number] if times else A_DAY, "id": f"{ids[number] if ids else number}{mark}", "status": status}
+            lines.append(recording.line(**facts, inputs={"a": [1.0]}, outputs=outputs))
+        recording.close(lines)
+
+
+def label(value):
+    return {"label": [value], "probabilities": [[0.3, 0.7]]}
+
+
+ALIKE = [
+    (label("late"), label("late")),
+    ({"label": [1], "probabilities": [[0.2, 0.8]]}, {"label": [1], "probabilities": [[0.4, 0.6]]}),
+    ({"prediction": [10.0]}, {"prediction": [10.000001]}),
+    (500, 503),
+]
+DIFFERENT = [(label("late"), label("early")), ({"prediction": [10.0]}, {"prediction": [10.1]}), (label("late"), 500), (503, label("late"))]
+NOT_KEPT = [(label("late"), None), (None, label("late")), (None, None), (499, label("late")), (499, 499)]
+
+
+@pytest.mark.parametrize("resting", [False, True], ids=["lines", "parquet"])
+def test_two_answers_are_compared_only_where_both_were_kept(recorded, record, resting):
+    answered_twice(recorded, record, [*ALIKE, *DIFFERENT, *NOT_KEPT])
+    if resting:
+        telemetry.compact()
+    assert telemetry.agreed("delays", "2", since=A_DAY) == Agreed(pairs=8, alike=4)
+    assert {pair.id for pair in telemetry.pairs("delays", "2")} == {str(number) for number in range(8)}
+
+
+def test_every_pair_counts_however_many_there_are(recorded, record):
+    many = 100_050
+    times = [A_DAY + timedelta(milliseconds=number) for number in range(many)]
+    answered_twice(recorded, record, [(label(0), label(int(number < 100))) for number in range(many)], times=times)
+
+    half = A_DAY + timedelta(seconds=40)
+    parts = [telemetry.agreed("delays", "2", since=since, until=until) for since, until in ((A_DAY, half), (half, None))]
+
+    assert parts == [Agreed(pairs=40_000, alike=39_900), Agreed(pairs=60_050, alike=60_050)]
+    assert telemetry.agreed("delays", "2", since=A_DAY) == sum(parts, start=Agreed())
+
+
+def test_a_canary_counts_each_pair_once_though_it_looks_again_and_answers_come_late(recorded, record):
+    times = [A_DAY + timedelta(seconds=number) for number in range(200)]
+    answered_twice(recorded, record, [(label(0), label(int(number < 50))) for number in range(100)], times=times)
+    stage, seen = canary.Stage(percent=10, since=A_DAY + timedelta(seconds=10)), []
+
+    for second in (60, 99, 101, 130, 131):
+        stage = canary.with_pairs("delays", "2", stage, A_DAY + timedelta(seconds=second))
+        seen.append((stage.agreed.pairs, stage.agreed.alike, stage.settled.pairs))
+    answered_twice(recorded, record, [(label(0), label(0))] * 100, times=times[100:], ids=range(100, 200))
+    stage = canary.with_pairs("delays", "2", stage, A_DAY + timedelta(seconds=200))
+
+    assert seen == [(50, 10, 0), (89, 49, 24), (90, 50, 24), (90, 50, 55), (90, 50, 55)]
+    assert (stage.agreed.pairs, stage.agreed.alike, stage.settled.pairs) == (190, 150, 125)
+
+
+def test_an_id_that_callers_used_again_tells_no_pair_from_another(recorded, record):
+    ids = ["same"] * 3000 + ["one", "two"]
+    answered_twice(recorded, record, [(label(number % 2), label(0)) for number in range(3002)], ids=ids)
+    assert telemetry.agreed("delays", "2", since=A_DAY) == Agreed(pairs=2, alike=1)
+    assert [pair.id for pair in telemetry.pairs("delays", "2")] == ["one", "two"]
 
 
 def test_a_column_without_a_name_is_kept_as_any_other(recorded, record):

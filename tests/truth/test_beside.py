@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from mlops_nb import agreement, canary, canary_figures, cards, errors, guards, labels, registry, rollout, telemetry, traffic
 from mlops_nb.guards import Expected
 from mlops_nb.settings import Workspace
-from mlops_nb.telemetry import Counted, files
+from mlops_nb.telemetry import Agreed, Counted, files
 from mlops_nb.truth import Truth
 
 from .conftest import Answered
@@ -129,9 +129,9 @@ def test_a_measure_that_the_model_cannot_be_judged_by_is_refused(pair: Workspace
 def test_a_guard_on_accuracy_waits_for_labels() -> None:
     guard = guards.parse("accuracy>=-1pp")
 
-    assert guards.evidence(guard, Counted(), Counted(), [], Expected()) == 0.0
-    assert "of no labels" in guards.words(guard, Counted(), Counted(), [])
-    assert not guards.beyond(guard, Counted(), Counted(), [])
+    assert guards.evidence(guard, Counted(), Counted(), Agreed(), Expected()) == 0.0
+    assert "of no labels" in guards.words(guard, Counted(), Counted(), Agreed())
+    assert not guards.beyond(guard, Counted(), Counted(), Agreed())
 
 
 def wrong(many: int) -> Truth:
@@ -142,8 +142,8 @@ def wrong(many: int) -> Truth:
 def test_a_guard_on_accuracy_is_violated_by_what_is_worse_and_not_by_chance() -> None:
     guard = guards.parse("accuracy>=-1pp")
 
-    worse = guards.evidence(guard, Counted(), Counted(), [], Expected(), told=(wrong(300), wrong(100)))
-    alike = guards.evidence(guard, Counted(), Counted(), [], Expected(), told=(wrong(105), wrong(100)))
+    worse = guards.evidence(guard, Counted(), Counted(), Agreed(), Expected(), told=(wrong(300), wrong(100)))
+    alike = guards.evidence(guard, Counted(), Counted(), Agreed(), Expected(), told=(wrong(105), wrong(100)))
 
     assert worse > 10
     assert alike <= 0
