@@ -13,7 +13,7 @@
     │       ScheduleNotFound
     ├── Busy                       exit 4   HTTP 409   somebody or something holds it
     │   └── StoreBusy  VersionInUse  PortInUse  NameTaken  NotOurs  DeviceTaken  StillRunning
-    │       RolloutUnderWay  AnswersCallers  ComparedWith  LastHealthy
+    │       RolloutUnderWay  ShareToCome  AnswersCallers  ComparedWith  LastHealthy
     ├── GateFailed                 exit 5   HTTP 422   a check that guards a step said no
     │   └── AnswersDiffer  RehearsalFailed  ReplayFailed
     └── Failed                     exit 1   HTTP 500   the attempt was made and did not succeed
@@ -514,6 +514,17 @@ class RolloutUnderWay(Busy):
 
     def __init__(self, endpoint: str, *, kind: str, since: datetime) -> None:
         super().__init__(f"A {kind} of {endpoint} is under way since {since:%Y-%m-%d %H:%M} UTC.", hint=f"%mlops rollouts cancel {endpoint}")
+
+
+class ShareToCome(Busy):
+    """A deployment that is still starting is to have a share once it is up, which would change the split of a rollout under way."""
+
+    def __init__(self, ref: str, *, percent: int) -> None:
+        endpoint = ref.partition("/")[0]
+        super().__init__(
+            f"{ref} is starting and is to have {percent} % of the requests of {endpoint} as soon as it is up; a rollout begins once it has them.",
+            hint=f"%mlops endpoints {endpoint} shows how far it is; %mlops undeploy {ref} withdraws it",
+        )
 
 
 class ComparedWith(Busy):

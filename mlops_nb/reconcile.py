@@ -308,8 +308,7 @@ def _give_first_traffic(tx: store.Transaction, deployment: Deployment) -> None:
         return
     present = {d.name for d in table.of(tx, deployment.endpoint) if d.wanted == "running"}
     weights = {name: weight for name, weight in table.traffic(tx, deployment.endpoint).items() if name in present}
-    key = f"first_traffic/{deployment.ref}"
-    percent = state.get(tx, key)
+    percent = table.share_to_come(tx, deployment.ref)
     if percent is None and any(weights.values()):
         return
     wanted = splits.shifted(weights, deployment.name, 100 if percent is None else percent)
@@ -317,7 +316,7 @@ def _give_first_traffic(tx: store.Transaction, deployment: Deployment) -> None:
         mirrors = table.mirrors(tx, deployment.endpoint, but=[deployment.name] if wanted.get(deployment.name) else ())
         table.set_traffic(tx, deployment.endpoint, wanted, author=deployment.author, why=f"{deployment.ref} was deployed", mirrors=mirrors)
         events.record(tx, "TrafficChanged", subject=deployment.endpoint, data={"weights": wanted})
-    state.put(tx, key, None)
+    table.promise_share(tx, deployment.ref, None)
 
 
 def _fell(deployment: Deployment, reason: Reason | None) -> None:

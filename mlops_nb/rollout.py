@@ -333,7 +333,7 @@ def _wanted(
         generation=there.generation + 1 if there else 1, status="pending", created_at=store.now(), changed_at=store.now(), author=author,
     )  # fmt: skip
     table.put(tx, deployment)
-    state.put(tx, f"first_traffic/{deployment.ref}", traffic)
+    table.promise_share(tx, deployment.ref, traffic)
     events.record(tx, "DeploymentRequested", subject=deployment.ref, data={"model": version.ref, "target": target, "traffic": traffic})
     return deployment
 
@@ -343,7 +343,7 @@ def _share_again(tx: store.Transaction, there: Deployment, traffic: int | None) 
     if traffic is None:
         return
     if there.status in ("pending", "starting"):
-        state.put(tx, f"first_traffic/{there.ref}", traffic)
+        table.promise_share(tx, there.ref, traffic)
         return
     weights, mirrors = splits.shifted(table.traffic(tx, there.endpoint), there.name, traffic), table.mirrors(tx, there.endpoint, but=[there.name])
     table.set_traffic(tx, there.endpoint, weights, author=getpass.getuser(), why=f"{there.ref} was deployed again", mirrors=mirrors)

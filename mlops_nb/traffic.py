@@ -13,7 +13,7 @@ import msgspec
 from . import agent, expected, gateway, guards, measuring, progression, restoring, rollout, splits, store, targets, telemetry, truth
 from . import canary as judging
 from .canary import Terms
-from .errors import AnswersCallers, BadOption, FileChanged, FileMissing, NothingToPromote, NothingToRollBack, RolloutUnderWay, listed
+from .errors import AnswersCallers, BadOption, FileChanged, FileMissing, NothingToPromote, NothingToRollBack, RolloutUnderWay, ShareToCome, listed
 from .guards import Expected
 from .progress import SILENT, Reporter
 from .reference import DeploymentRef, ModelRef
@@ -124,7 +124,7 @@ def ramp(ref: DeploymentRef | str, steps: Sequence[int], *, every_seconds: float
     """Have the agent raise a deployment's share step by step: *steps* in percent, each lasting *every_seconds*, the first now or *at*.
 
     It holds while the deployment is not healthy, and goes on when it is.  Raises EndpointNotFound, DeploymentNotFound,
-    BadOption, RolloutUnderWay, TargetCannot.
+    BadOption, RolloutUnderWay, ShareToCome, TargetCannot.
     """
     ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
     _check_steps(steps, option="--ramp")
@@ -138,7 +138,7 @@ def ramp(ref: DeploymentRef | str, steps: Sequence[int], *, every_seconds: float
 
 
 def schedule(endpoint: str, weights: Mapping[str, int], *, at: datetime, sticky: str | None = None, why: str = "") -> Rollout:
-    """Have the agent set a split *at* a moment to come.  Raises as `split`, and BadOption for a moment past, RolloutUnderWay."""
+    """Have the agent set a split *at* a moment to come.  Raises as `split`, and BadOption for a moment past, RolloutUnderWay, ShareToCome."""
     with store.reading() as tx:
         weights = splits.checked(endpoint, weights, now=_shares(tx, endpoint))
     _check_to_come(at, instead=f"%mlops traffic {endpoint} {' '.join(f'{n}={w}' for n, w in weights.items())}")
@@ -172,7 +172,7 @@ def canary(
     probability *alpha* at most, however often it is looked at.  It is promoted once it answered *needed* requests; unless given, as many as find a rise of
     the error rate by *harm* (0.02: two percentage points) with probability 0.8; and where labels judge it, once *labels* of its answers came, or as
     many as find with that probability what lies beyond a guard by three times its margin.  Until then it waits: no label is taken for a good one.
-    Raises EndpointNotFound, DeploymentNotFound, BadOption, RolloutUnderWay, TargetCannot.
+    Raises EndpointNotFound, DeploymentNotFound, BadOption, RolloutUnderWay, ShareToCome, TargetCannot.
     """
     ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
     _check_steps(steps, option="--steps")
@@ -311,6 +311,7 @@ def _planned(ref: DeploymentRef, kind: Any, steps: list[int], *, every_seconds: 
         if ref.name:
             targets.require(table.get(tx, ref.endpoint, ref.name).target, "traffic")
         check_free(tx, ref.endpoint)
+        _check_shares_given(tx, ref.endpoint)
         plan = Rollout(
             id=uuid.uuid4().hex[:12], endpoint=ref.endpoint, kind=kind, deployment=ref.name or "", steps=steps, every_seconds=every_seconds, step=0,
             status="running", settings={"before": table.traffic(tx, ref.endpoint)} | settings, next_time=at or time, author=getpass.getuser(), why=why,
@@ -320,6 +321,14 @@ def _planned(ref: DeploymentRef, kind: Any, steps: list[int], *, every_seconds: 
         events.record(tx, "RolloutStarted", subject=ref.endpoint, data={"rollout": plan.id, "kind": kind, "deployment": plan.deployment, "steps": steps})
     agent.ensure()
     return plan
+
+
+def _check_shares_given(tx: store.Transaction, endpoint: str) -> None:
+    """Raises ShareToCome while one that starts is to have a share: it would take it amid the steps of a plan."""
+    starting = [d for d in table.of(tx, endpoint) if d.wanted == "running" and d.status in ("pending", "starting", "stopped")]
+    for deployment in starting:
+        if percent := table.share_to_come(tx, deployment.ref):
+            raise ShareToCome(deployment.ref, percent=percent)
 
 
 def _check_steps(steps: Sequence[int], *, option: str) -> None:

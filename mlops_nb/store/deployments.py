@@ -10,6 +10,7 @@ import msgspec
 
 from .. import splits
 from ..errors import DeploymentNotFound, EndpointNotFound
+from . import state
 from .database import Transaction, now
 
 Status = Literal["pending", "starting", "healthy", "unhealthy", "restarting", "failed", "stopped"]
@@ -238,6 +239,17 @@ def mirrors(tx: Transaction, endpoint: str, *, but: Collection[str] = ()) -> dic
     """Who is sent copies, *but* these: deployment → percent."""
     now_in_force = split(tx, endpoint)
     return {name: percent for name, percent in (now_in_force.mirrors if now_in_force else {}).items() if name not in but}
+
+
+def share_to_come(tx: Transaction, ref: str) -> int | None:
+    """The percentage that a deployment is to have as soon as it is up; None where none was said."""
+    value = state.get(tx, f"first_traffic/{ref}")
+    return None if value is None else int(value)
+
+
+def promise_share(tx: Transaction, ref: str, percent: int | None) -> None:
+    """Have a deployment given *percent* of its endpoint's requests as soon as it is up; None for nothing said."""
+    state.put(tx, f"first_traffic/{ref}", percent)
 
 
 def split(tx: Transaction, endpoint: str) -> TrafficChange | None:

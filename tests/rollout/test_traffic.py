@@ -6,11 +6,12 @@ import os
 import re
 import signal
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from living import X, deployment, wait_for
 
-from mlops_nb import agent, cards, cli, errors, rollout, store, traffic
+from mlops_nb import agent, cards, cli, errors, registry, rollout, store, traffic
 from mlops_nb.settings import Workspace
 from mlops_nb.store import deployments as table
 from mlops_nb.store import rollouts
@@ -139,6 +140,24 @@ def test_a_split_by_hand_ends_a_plan_and_a_second_plan_is_refused(churn: Workspa
     with store.reading() as tx:
         assert rollouts.going(tx) == []
     assert shares() == {"1": 80, "2": 20}
+
+
+def test_no_rollout_begins_while_a_deployment_that_starts_is_to_have_a_share(churn: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text(
+        f"import os, time\n\ndef init():\n    while not os.path.exists({str(tmp_path / 'go')!r}):\n        time.sleep(0.05)\n\ndef run(raw):\n    return [0]\n"
+    )
+    (tmp_path / "weights").write_text("1")
+    registry.register(tmp_path / "weights", name="churn", entry=str(tmp_path / "score.py"))
+    rollout.deploy("churn:3", traffic=30, wait=False)
+
+    for begin in (lambda: traffic.canary("churn/2"), lambda: traffic.ramp("churn/2", [5, 100], every_seconds=60.0)):
+        with pytest.raises(errors.ShareToCome, match=r"churn/3 is starting and is to have 30 %") as refused:
+            begin()
+    assert "undeploy churn/3" in refused.value.hint and traffic.of("churn") == []
+
+    (tmp_path / "go").touch()
+    wait_for(lambda: shares()["3"] == 30, what="its share")
+    assert traffic.ramp("churn/2", [5, 100], every_seconds=60.0).going
 
 
 def test_the_last_healthy_deployment_is_not_withdrawn_alone_nor_are_all_requests_taken_from_it(churn: Workspace) -> None:
