@@ -9,7 +9,7 @@
     in_flight > 80%               of the requests beyond which a deployment refuses more; waiting > 20: those that wait for the model
     requests anomalous            the last full hour beside the same hour of earlier days; too few alarm as too many do
     error_rate anomalous          its errors, and p50 to p99.9 its latencies; only more alarm
-    drift                         the newest drift check found it, in a feature that nobody silenced
+    drift                         a newest drift check found it, in a feature that nobody silenced: that of the endpoint as a whole, or of a deployment
 
 `for` says over which time up to now it is judged, five minutes unless said.  How full deployments are is told of each, as the average of the agent's
 looks over that time, and one of them is enough; what a deployment's place does not tell is not judged (see `saturation`).
@@ -216,16 +216,16 @@ def _judged(rule: Rule, at: datetime, looks: Looks) -> Verdict | None:
 
 
 def _drift_judged(endpoint: str) -> Verdict | None:
-    """By the newest check; None before there is one."""
+    """By the newest check of the endpoint as a whole and of each deployment that runs; None before there is one."""
     with store.reading() as tx:
-        newest = checks.drift_checks(tx, endpoint, most=1)
-        standing = silences.standing(tx, endpoint)
-    if not newest:
-        return None
-    loud, drifting = silences.loud(newest[0], standing), silences.drifting(newest[0])
-    quiet = [name for name in drifting if name not in loud]
-    seen = f"drift in {', '.join(loud)}" if loud else "no drift" if not drifting else "no other drift"
-    return Verdict(bool(loud), f"{seen}; silenced: {', '.join(quiet)}" if quiet else seen)
+        newest, standing = checks.latest_drift(tx, endpoint), silences.standing(tx, endpoint)
+        if not newest and not checks.drift_checks(tx, endpoint, most=1):
+            return None
+    found = [(check, silences.loud(check, standing), silences.drifting(check)) for check in newest]
+    quiet = [name for _, loud, drifting in found for name in drifting if name not in loud]
+    told = [f"{', '.join(loud)}{f' ({check.subject})' if check.deployment else ''}" for check, loud, _ in found if loud]
+    seen = f"drift in {'; '.join(told)}" if told else "no other drift" if quiet else "no drift"
+    return Verdict(bool(told), f"{seen}; silenced: {', '.join(dict.fromkeys(quiet))}" if quiet else seen)
 
 
 def _silence_judged(rule: Rule, since: datetime, at: datetime) -> Verdict | None:

@@ -66,7 +66,7 @@ HELP: Mapping[str, tuple[str, str]] = {
     "mlops_hardware_requests_waiting": ("gauge", "Those of them that wait for a model."),
     "mlops_hardware_cpu_cores": ("gauge", "Cores in use by all deployments on it."),
     "mlops_hardware_memory_bytes": ("gauge", "Memory in use by all deployments on it."),
-    "mlops_drift": ("gauge", "1 when the endpoint's last check found drift, 0 when it found none; missing where it could not tell."),
+    "mlops_drift": ("gauge", "1 when the last check (of a deployment; empty: of all) found drift, 0 when none; missing where it could not tell."),
     "mlops_drift_features": ("gauge", "How many features differed at the last check, where each was judged by itself."),
     "mlops_drift_check_time_seconds": ("gauge", "When the last check was (Unix time)."),
     "mlops_rollout_percent": ("gauge", "The share reached by the rollout under way."),
@@ -208,7 +208,7 @@ def _seen(endpoint: str | None) -> Seen:
         splits = {name: change for name in names if (change := table.split(tx, name))}
         return Seen(
             versions=models.count(tx)[1], deployments=[d for d in table.of(tx, endpoint) if d.wanted == "running"], splits=splits,
-            restarts=table.restarts(tx), drift=[check for check in checks.latest_drift(tx) if check.endpoint in names],
+            restarts=table.restarts(tx), drift=checks.latest_drift(tx, endpoint),
             rollouts=rollouts.going(tx, endpoint), rules=alerts.of(tx, endpoint),
         )  # fmt: skip
 
@@ -276,9 +276,10 @@ def _add_drift(page: Page, found: Iterable[DriftCheck]) -> None:
     for check in found:
         told, features = check.verdict in ("drift", "no drift"), check.report.get("features", [])
         each = told and not any(f.get("type") == "together" for f in features)
-        page.add("mlops_drift", check.is_drift if told else None, endpoint=check.endpoint)
-        page.add("mlops_drift_features", sum(bool(f.get("is_drift")) for f in features) if each else None, endpoint=check.endpoint)
-        page.add("mlops_drift_check_time_seconds", check.time.timestamp(), endpoint=check.endpoint)
+        labels = {"endpoint": check.endpoint, "deployment": check.deployment or ""}
+        page.add("mlops_drift", check.is_drift if told else None, **labels)
+        page.add("mlops_drift_features", sum(bool(f.get("is_drift")) for f in features) if each else None, **labels)
+        page.add("mlops_drift_check_time_seconds", check.time.timestamp(), **labels)
 
 
 def _add_rollouts(page: Page, under_way: Iterable[Rollout]) -> None:

@@ -136,4 +136,4 @@ def _sick(deployment: Deployment) -> dict[str, Any]:
 
 
 def _drifted(check: DriftCheck, features: list[str]) -> dict[str, Any]:
-    return {"kind": "drift", "status": "drift", "subject": check.endpoint, "features": features, "text": ", ".join(features), "time": check.time.isoformat()}
+    return {"kind": "drift", "status": "drift", "subject": check.subject, "features": features, "text": ", ".join(features), "time": check.time.isoformat()}

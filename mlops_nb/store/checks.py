@@ -23,6 +23,11 @@ class DriftCheck(msgspec.Struct, frozen=True, kw_only=True):
     time: datetime
 
     @property
+    def subject(self) -> str:
+        """`delays/2`, or `delays` where it was of all that callers asked."""
+        return f"{self.endpoint}/{self.deployment}" if self.deployment else self.endpoint
+
+    @property
     def verdict(self) -> str:
         """`drift`; `no drift` where a test looked for it; else why none could: `too few rows to tell`, or `nothing was compared`."""
         features = self.report.get("features", [])
@@ -77,10 +82,13 @@ def drift_checks(tx: Transaction, endpoint: str | None = None, *, most: int = 10
     return tx.rows(f"SELECT * FROM drift_checks {where} ORDER BY time DESC LIMIT ?", [*values, most], as_=DriftCheck)
 
 
-def latest_drift(tx: Transaction) -> list[DriftCheck]:
-    """The newest check of every endpoint there is."""
-    sql = "SELECT * FROM drift_checks WHERE endpoint IN (SELECT name FROM endpoints) QUALIFY row_number() OVER (PARTITION BY endpoint ORDER BY time DESC) = 1"
-    return tx.rows(f"{sql} ORDER BY endpoint", as_=DriftCheck)
+def latest_drift(tx: Transaction, endpoint: str | None = None) -> list[DriftCheck]:
+    """The newest check of every endpoint (of *endpoint*) as a whole, and of each of its deployments that runs, made since it was deployed."""
+    which, values = ("AND endpoint = ?", [endpoint]) if endpoint else ("", [])
+    runs = "EXISTS (FROM deployments d WHERE d.endpoint = c.endpoint AND d.name = c.deployment AND d.wanted = 'running' AND d.created_at <= c.time)"
+    sql = f"""SELECT * FROM drift_checks c WHERE endpoint IN (SELECT name FROM endpoints) AND (deployment IS NULL OR {runs}) {which}
+        QUALIFY row_number() OVER (PARTITION BY endpoint, deployment ORDER BY time DESC) = 1 ORDER BY endpoint, deployment NULLS FIRST"""
+    return tx.rows(sql, values, as_=DriftCheck)
 
 
 def latest_by_deployment(tx: Transaction) -> dict[tuple[str, str | None], DriftCheck]:

@@ -225,7 +225,8 @@ def test_a_drift_of_which_a_rule_tells_is_one_alert_and_none_once_the_rule_is_sn
         rule = alerts.add(tx, "delays", "drift", author="ada")
         alerts.change(tx, rule, firing=True, since=store.now(), value="drift in hour, temp, visib")
 
-    assert before == 1 and told() == ["drift: drift in hour, temp, visib"]
+    assert before == 2, "of all together, and of a deployment"
+    assert told() == ["drift: drift in hour, temp, visib"]
     with store.writing() as tx:
         alerts.change(tx, rule, snoozed_until=store.now() + timedelta(hours=1))
     assert told() == []

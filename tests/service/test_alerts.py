@@ -15,11 +15,11 @@ import msgspec
 import pytest
 from living import X, wait_for
 
-from mlops_nb import agent, alerts, cards, errors, rollout, store
+from mlops_nb import agent, alerts, cards, errors, metrics, rollout, store
 from mlops_nb.metrics import Load
 from mlops_nb.saturation import Looks
 from mlops_nb.settings import Workspace
-from mlops_nb.store import deployments, events, state
+from mlops_nb.store import checks, deployments, events, state
 from mlops_nb.telemetry import Counted
 
 
@@ -32,6 +32,33 @@ def busy(workspace) -> None:
 def told(what: str) -> list[dict]:
     with store.reading() as tx:
         return [event.data for event in events.latest(tx, what=what)]
+
+
+def test_an_alert_by_drift_follows_the_newest_check_of_each_that_runs_and_of_all_together(busy: None) -> None:
+    def checked(number: int, deployment: str | None, *, drift: bool) -> None:
+        with store.writing() as tx:
+            found = a_busy_workspace.drift_check(3 if drift else 0, days=0)
+            checks.add_drift_check(tx, msgspec.structs.replace(found, id=f"now-{number}", deployment=deployment, time=store.now()))
+
+    def fires() -> tuple[bool, str]:
+        alerts.judge()
+        [rule] = alerts.of("delays")
+        return rule.firing, rule.value
+
+    alerts.add("delays", "drift")
+    for number, deployment in enumerate((None, "1", "2")):
+        checked(number, deployment, drift=False)
+    before = fires()
+    checked(3, "2", drift=True)
+    checked(4, None, drift=False)
+    after = fires()
+    page = metrics.exposition("delays")
+    with store.writing() as tx:
+        deployments.want(tx, deployments.get(tx, "delays", "2"), "stopped", author="ada")
+
+    assert (before[0], after[0], "(delays/2)" in after[1]) == (False, True, True)
+    assert 'mlops_drift{endpoint="delays",deployment="2"} 1' in page and 'mlops_drift{endpoint="delays",deployment="1"} 0' in page
+    assert fires()[0] is False
 
 
 @pytest.mark.parametrize(
