@@ -45,6 +45,8 @@ LEAST_REQUESTS = 20
 MOST_DAYS, MOST_WEEKS = 28, 12
 SETTLED = timedelta(minutes=2)
 """So long after an hour its last requests are here."""
+HOUR_JUDGED_AGAIN = timedelta(minutes=5)
+"""An hour is judged again after this: a device may tell late what it was asked."""
 _FORM = re.compile(
     r"(error_rate|refused|requests|cpu|memory|in_flight|waiting|p50|p90|p95|p99|p99\.9)"
     r"\s*([<>])\s*(\d+(?:\.\d+)?)\s*(%|ms|s|/s)?(?:\s+for\s+(\d+)(s|m|h))?"
@@ -202,7 +204,7 @@ def _judged(rule: Rule, at: datetime, looks: Looks) -> Verdict | None:
     condition = parse(rule.condition)
     since = at - timedelta(seconds=condition.seconds)
     if condition.metric == "anomaly":
-        return _hour_judged(rule.endpoint, condition.of, at)
+        return _lately(looks, rule.endpoint, condition.of, at)
     if condition.metric == "drift":
         return _drift_judged(rule.endpoint)
     if condition.metric == "silence":
@@ -310,9 +312,24 @@ def _said_now(endpoint: str, condition: Condition) -> str:
 # ── anomalies ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _lately(looks: Looks, endpoint: str, metric: str, at: datetime) -> Verdict:
+    """The last full hour as it was judged a short while ago; its weeks are counted again when it is another, or may have grown by what came late."""
+    hour = _last_hour(at)
+    of, judged_at, verdict = looks.hours.get((endpoint, metric), (None, at, None))
+    if verdict is None or of != hour or at - judged_at >= HOUR_JUDGED_AGAIN:
+        verdict = _hour_judged(endpoint, metric, at)
+        looks.hours[endpoint, metric] = hour, at, verdict
+    return verdict
+
+
+def _last_hour(at: datetime) -> datetime:
+    """The beginning of the last full hour of which all is here."""
+    return (at - SETTLED).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+
+
 def _hour_judged(endpoint: str, metric: str, at: datetime) -> Verdict:
     """The last full hour, once what was asked in it is here."""
-    begin = (at - SETTLED).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+    begin = _last_hour(at)
     since, until = begin - timedelta(weeks=MOST_WEEKS), begin + timedelta(hours=1)
     if metric == "requests":
         return _rate_judged(telemetry.hourly(endpoint, since=since, until=until), begin)

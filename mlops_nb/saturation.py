@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from statistics import fmean
+from typing import Any
 
 import msgspec
 
@@ -35,6 +36,8 @@ class Looks:
 
     def __init__(self) -> None:
         self._of: dict[str, deque[tuple[datetime, dict[tuple[str, str], Seen]]]] = {}
+        self.hours: dict[tuple[str, str], tuple[datetime, datetime, Any]] = {}
+        """Endpoint and metric → the hour that was judged last, when, and the verdict."""
 
     def add(self, endpoint: str, at: datetime, *, keep: timedelta) -> None:
         """Look at the endpoint's deployments, and forget what was seen longer ago than *keep*.  Raises EndpointNotFound."""

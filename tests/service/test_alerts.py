@@ -248,16 +248,16 @@ def test_what_a_real_deployment_carries_is_said_at_once_and_judged_by_the_agents
     assert "MB in use" in alerts.of("churn")[0].value and "judged" not in alerts.of("churn")[0].value
 
 
-def hours_of_requests(workspace: Workspace, hours: dict[datetime, tuple[int, int, float]]) -> None:
+def hours_of_requests(workspace: Workspace, hours: dict[datetime, tuple[int, int, float]], *, file: int = 1) -> None:
     """Requests, failures and latency of each hour, as servers leave them."""
     folder = workspace.telemetry / "endpoint=delays" / "deployment=9"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     lines = [
         {"time": (hour + timedelta(minutes=n * 59 / count)).isoformat(), "id": f"{hour:%d%H}-{n}", "status": 500 if n < failed else 200, "latency_ms": latency,
          "rows": 1, "inputs": None, "outputs": None, "error": None}
         for hour, (count, failed, latency) in hours.items() for n in range(count)
     ]  # fmt: skip
-    (folder / "closed-1.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (folder / f"closed-{file}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(days=2)
@@ -283,6 +283,18 @@ def test_an_hour_unlike_the_same_hour_of_earlier_days_fires_and_one_like_them_do
     assert [changed.id for changed in alerts.judge(AFTER)] == [rule.id]
     assert re.search(seen, told("AlertFired")[0]["seen"])
     assert alerts.judge(AFTER) == []
+
+
+def test_an_hour_is_counted_again_after_some_minutes_for_what_came_late(busy: None, workspace) -> None:
+    days = {HOUR - timedelta(days=back): (100, 0, 3.0) for back in range(1, 11)}
+    hours_of_requests(workspace, days | {HOUR: (3, 0, 3.0)})
+    rule, looks = alerts.add("delays", "requests anomalous"), Looks()
+
+    assert [changed.firing for changed in alerts.judge(AFTER, looks=looks)] == [True]
+    hours_of_requests(workspace, {HOUR: (97, 0, 3.0)}, file=2)
+    assert [alerts.judge(AFTER + timedelta(seconds=seconds), looks=looks) for seconds in (10, 290)] == [[], []]
+    assert [changed.id for changed in alerts.judge(AFTER + timedelta(minutes=5), looks=looks)] == [rule.id]
+    assert not alerts.of("delays")[0].firing
 
 
 def test_weeks_are_the_past_where_enough_of_them_are_kept(busy: None, workspace) -> None:
