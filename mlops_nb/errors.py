@@ -539,7 +539,9 @@ class LastHealthy(Busy):
     """Withdrawing it would leave its endpoint's callers without an answer."""
 
     def __init__(self, ref: str, *, endpoint: str) -> None:
-        super().__init__(f"{ref} is the last healthy deployment of {endpoint}; its callers would get no answer.", hint=f"%mlops undeploy {endpoint}")
+        super().__init__(
+            f"{ref} is the last healthy deployment of {endpoint}; its callers would get no answer.", hint=f"%mlops undeploy {endpoint} withdraws all of it"
+        )
 
 
 class StillRunning(Busy):

@@ -452,9 +452,11 @@ def _hand_over(tx: store.Transaction, endpoint: str, leaving: set[str]) -> None:
 
 
 def _check_not_last(tx: store.Transaction, leaving: Deployment) -> None:
-    """Raises LastHealthy when *leaving* is the one that answers, and others, which do not, would be left behind alone."""
-    others = [d for d in table.of(tx, leaving.endpoint) if d.name != leaving.name and d.wanted == "running"]
-    if leaving.status == "healthy" and others and targets.get(leaving.target).TRAFFIC != "none" and not any(d.status == "healthy" for d in others):
+    """Raises LastHealthy when *leaving* is the one that answers, whether others, which do not, would be left behind, or nobody."""
+    there = {d.name: d for d in table.of(tx, leaving.endpoint) if d.wanted == "running"}
+    others = [d for name, d in there.items() if name != leaving.name]
+    asked = others or table.traffic(tx, leaving.endpoint).get(leaving.name)
+    if leaving.status == "healthy" and asked and targets.get(leaving.target).TRAFFIC != "none" and not any(d.status == "healthy" for d in others):
         raise LastHealthy(leaving.ref, endpoint=leaving.endpoint)
 
 

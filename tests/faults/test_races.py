@@ -108,7 +108,7 @@ def test_deployed_again_while_being_withdrawn_it_comes_up_and_can_be_withdrawn(l
     rollout.deploy("churn:1")
 
     assert [server.pid for server in servers(live_workspace)] == [deployment("churn/1").handle["pid"]] != [first]
-    rollout.undeploy("churn/1")
+    rollout.undeploy("churn")
     assert not servers(live_workspace)
 
 

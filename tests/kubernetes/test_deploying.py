@@ -172,7 +172,7 @@ def test_withdrawing_leaves_nothing_on_the_cluster(two_versions: api_server.Clus
 
     rollout.undeploy("delays/1")
     assert {d["metadata"]["name"] for d in two_versions.of("Deployment")} == {"mlops-delays-2"} and "Secret" in kinds(two_versions)
-    rollout.undeploy("delays/2")
+    rollout.undeploy("delays")
     assert not kinds(two_versions) and not two_versions.of("Pod")
 
 

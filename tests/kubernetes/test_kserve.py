@@ -133,7 +133,7 @@ def test_traffic_moves_between_both_styles_and_each_is_withdrawn_alone(two_versi
     rollout.undeploy("delays/1")
     assert of("Deployment", two_versions) == ["mlops-delays-2-predictor"] and of("InferenceService", two_versions) == ["mlops-delays-2"]
     assert of("Secret", two_versions) == of("HTTPRoute", two_versions) == ["mlops-delays"]
-    rollout.undeploy("delays/2")
+    rollout.undeploy("delays")
     wait_for(lambda: not kinds(two_versions) and not two_versions.of("Pod"), what="nothing to be left")
 
 
@@ -231,7 +231,7 @@ def test_who_may_not_see_inference_services_deploys_plainly_and_is_told_of_the_o
         kserve("churn:1")
 
     assert deploy("churn:1").status == "healthy"
-    rollout.undeploy("delays/1")
+    rollout.undeploy("delays")
     assert not kinds(two_versions)
 
 

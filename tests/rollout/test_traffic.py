@@ -160,6 +160,15 @@ def test_no_rollout_begins_while_a_deployment_that_starts_is_to_have_a_share(chu
     assert traffic.ramp("churn/2", [5, 100], every_seconds=60.0).going
 
 
+def test_the_only_deployment_is_withdrawn_with_its_endpoint_alone_but_freely_where_nobody_asks_it(churn: Workspace) -> None:
+    rollout.undeploy("churn/2")
+    with pytest.raises(errors.LastHealthy, match="churn/1 is the last healthy deployment of churn") as refused:
+        rollout.undeploy("churn/1")
+    assert refused.value.hint.startswith("%mlops undeploy churn ") and rollout.invoke("churn", X.head(1)).deployment == "1"
+    rollout.undeploy("churn")
+    assert rollout.endpoints("churn")[0].deployments == []
+
+
 def test_the_last_healthy_deployment_is_not_withdrawn_alone_nor_are_all_requests_taken_from_it(churn: Workspace) -> None:
     os.kill(deployment("churn/2").handle["pid"], signal.SIGSTOP)
     try:

@@ -78,7 +78,7 @@ def test_a_server_listens_where_it_was_told_with_the_variables_it_was_given_and_
     assert usage.pid == there.handle["pid"] and usage.memory_mb > 10
     assert wait_for(lambda: telemetry.requests("telling"), what="what it captured")[0]["rows"] == 1
     process = psutil.Process(usage.pid)
-    rollout.undeploy("telling/1")
+    rollout.undeploy("telling")
     assert not processes.lives(process)
 
 
@@ -90,7 +90,7 @@ def test_all_who_asked_before_a_withdrawal_are_answered_though_that_takes_long(l
     with ThreadPoolExecutor(9) as pool:
         answers = [pool.submit(rollout.invoke, "slow", f"request {number}") for number in range(9)]
         wait_for(lambda: any(answer.done() for answer in answers), what="the first answer")
-        rollout.undeploy("slow/1")
+        rollout.undeploy("slow")
 
     assert [answer.result().outputs for answer in answers] == [f"request {number}" for number in range(9)]
 
