@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .link import Link, Received, Up
+from .link import Link, Received, Subscribed, Up
 
 if TYPE_CHECKING:
     from .broker import Broker
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class Consumer:
     """Calls *take* with each answer on *topic*, once, from a thread of its own; what comes while it is away is kept by the broker under *name*.
 
+    That begins once the broker knows it, which `wait` tells: what was published before then went to nobody, and is not counted as missing.
     With *folder* it knows after a restart what it had; an answer in whose `take` it was killed comes again.
     """
 
@@ -34,10 +35,15 @@ class Consumer:
         """Numbers that never came: answers that a device had to drop, gave to others, or that a killed broker forgot."""
         self._had: dict[str, int] = _read(self._place)
         self._events: SimpleQueue[Any] = SimpleQueue()
+        self._known = threading.Event()
         self._link = Link(broker, client_id=f"mlops-consumer-{name}", events=self._events)
         self._thread = threading.Thread(target=self._run, daemon=True, name="consumer")
         self._link.open()
         self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the broker has taken this consumer's subscription, within *seconds*: from then on every answer comes to it."""
+        return self._known.wait(seconds)
 
     def close(self) -> None:
         """End; the broker keeps what comes meanwhile."""
@@ -49,6 +55,8 @@ class Consumer:
         while (event := self._events.get()) is not None:
             if isinstance(event, Up):
                 self._link.subscribe([self._topic])
+            elif isinstance(event, Subscribed) and not event.refused:
+                self._known.set()
             elif isinstance(event, Received):
                 self._receive(event)
 

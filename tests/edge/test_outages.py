@@ -211,6 +211,7 @@ def test_a_consumer_that_did_not_ask_has_each_answer_once_though_the_device_is_k
     gate.until_running("g1")
     ids: list[str] = []
     consumer = Consumer(mosquitto.broker, "gates/out", lambda message: ids.append(message.user["id"]), name="historian", folder=tmp_path)
+    assert consumer.wait(15)  # before that, answers would go to nobody
     asking = threading.Thread(target=ask_near, args=(mosquitto, 1500))
     asking.start()
     try:
@@ -227,6 +228,20 @@ def test_a_consumer_that_did_not_ask_has_each_answer_once_though_the_device_is_k
     assert consumer.missing == 0
 
 
+def test_what_is_published_once_a_broker_that_was_away_has_taken_a_new_consumer_comes_to_it(mosquitto: Mosquitto) -> None:
+    mosquitto.kill()
+    bodies: list[bytes] = []
+    consumer = Consumer(mosquitto.broker, "gates/out", lambda message: bodies.append(message.body), name="historian")
+    try:
+        assert not consumer.wait(0.5)
+        mosquitto.start()
+        assert consumer.wait(15)
+        publish_as_a_stranger(mosquitto, "gates/out", b"the first")
+        wait_for(lambda: bodies == [b"the first"], seconds=15, what="the first answer")
+    finally:
+        consumer.close()
+
+
 def test_what_strangers_publish_on_the_topics_of_answers_stops_nobody(
     mosquitto: Mosquitto, device: Callable[..., Device], churn: ModelVersion, tmp_path: Path
 ) -> None:
@@ -239,7 +254,7 @@ def test_what_strangers_publish_on_the_topics_of_answers_stops_nobody(
     consumer = Consumer(mosquitto.broker, "gates/out", lambda message: ids.append(message.user.get("id", "?")), name="historian", folder=tmp_path)
     requester = Requester(mosquitto.broker, "gates/in", got.append, answers="answers/me")
     try:
-        assert requester.wait(15)
+        assert requester.wait(15) and consumer.wait(15)
         requester.ask({"data": [{"age": 40, "income": 50.0}]}, id="mine")
         publish_as_a_stranger(mosquitto, "gates/out", sequence="none of ours")
         for status, body in (("soon", b"{}"), ("200", b"{"), ("200", b"\xff\xff")):
