@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 from living import wait_for
 
 from mlops_nb.edge.consumer import Consumer
+from mlops_nb.edge.link import Link, Received, Subscribed, Up
 from mlops_nb.edge.requester import Answered, Requester
 from mlops_nb.store.models import ModelVersion
 
@@ -140,32 +142,43 @@ def ask_near(near: Mosquitto, count: int, *, first: int = 0) -> None:
             sent.wait_for_publish(20)
 
 
-def heard_above(mosquitto: Mosquitto, *, until: Callable[[list[str]], bool]) -> list[str]:
-    """The ids of answers that come to `gates/out`, for a consumer that subscribed long ago."""
-    from queue import SimpleQueue
-
-    from mlops_nb.edge.link import Link, Received, Up
-
+@contextmanager
+def consumer_above(mosquitto: Mosquitto) -> Iterator[tuple[Link, SimpleQueue[Any]]]:
+    """A consumer's link to the broker, and what happens on it."""
     events: SimpleQueue[Any] = SimpleQueue()
-    link, ids = Link(mosquitto.broker, client_id="consumer", events=events), []
+    link = Link(mosquitto.broker, client_id="consumer", events=events)
     link.open()
-    deadline = time.monotonic() + 60
     try:
-        while not until(ids):
-            event = events.get(timeout=max(0.1, deadline - time.monotonic()))
-            if isinstance(event, Up):
-                link.subscribe(["gates/out"])
-            elif isinstance(event, Received):
-                ids.append(event.message.user["id"])
-                link.acknowledge(event)
+        yield link, events
     finally:
         link.close()
+
+
+def subscribe_above(mosquitto: Mosquitto) -> None:
+    """Have the broker keep for the consumer what comes to `gates/out`; it has that on its disk by the next message it confirms."""
+    with consumer_above(mosquitto) as (link, events):
+        while not isinstance(event := events.get(timeout=15), Subscribed):
+            if isinstance(event, Up):
+                link.subscribe(["gates/out"])
+
+
+def heard_above(mosquitto: Mosquitto, *, until: Callable[[list[str]], bool]) -> list[str]:
+    """The ids of answers that came to `gates/out` since `subscribe_above`."""
+    ids: list[str] = []
+    deadline = time.monotonic() + 60
+    with consumer_above(mosquitto) as (link, events):
+        while not until(ids):
+            event = events.get(timeout=max(0.1, deadline - time.monotonic()))
+            if isinstance(event, Received):
+                ids.append(event.message.user["id"])
+                link.acknowledge(event)
     return ids
 
 
 def test_while_the_link_is_down_requests_from_nearby_are_answered_and_their_answers_wait_on_the_disk(
     mosquitto: Mosquitto, near: Mosquitto, device: Callable[..., Device], churn: ModelVersion
 ) -> None:
+    subscribe_above(mosquitto)
     publish(mosquitto.broker, desired(churn, "g1"))
     gate = device(requests=near.broker)
     gate.until_running("g1")
@@ -187,6 +200,7 @@ def test_while_the_link_is_down_requests_from_nearby_are_answered_and_their_answ
 def test_a_full_queue_drops_what_it_is_told_to_and_counts_it(
     mosquitto: Mosquitto, near: Mosquitto, device: Callable[..., Device], churn: ModelVersion, full: str
 ) -> None:
+    subscribe_above(mosquitto)
     publish(mosquitto.broker, desired(churn, "g1"))
     gate = device(requests=near.broker, queue_max_mb=0.01, queue_full=full)
     gate.until_running("g1")

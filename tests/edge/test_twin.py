@@ -15,7 +15,7 @@ from living import wait_for
 from mlops_nb import artifacts, errors, registry
 from mlops_nb.edge import twin
 from mlops_nb.edge.broker import Broker, properties
-from mlops_nb.edge.link import Link, Received, Up, connected, publish_once
+from mlops_nb.edge.link import Link, Received, Subscribed, Up, connected, publish_once
 from mlops_nb.edge.requester import Answered, Requester
 from mlops_nb.store.models import ModelVersion
 
@@ -39,10 +39,11 @@ def model_of(mosquitto: Mosquitto, topic: str = "gates/in") -> str:
 
 @contextlib.contextmanager
 def hearing(broker: Broker, *topics: str, client_id: str = "ear") -> Iterator[Callable[..., list[Any]]]:
-    """`heard(until=…)` gives the messages that came on *topics*, once they are as wanted."""
+    """`heard(until=…)` gives the messages that come on *topics* from now on, once they are as wanted."""
     events: SimpleQueue[Any] = SimpleQueue()
     link = Link(broker, client_id=client_id, events=events)
     got: list[Any] = []
+    taken: list[Subscribed] = []
 
     def take(seconds: float = 0.05) -> None:
         try:
@@ -51,6 +52,8 @@ def hearing(broker: Broker, *topics: str, client_id: str = "ear") -> Iterator[Ca
             return
         if isinstance(event, Up):
             link.subscribe(topics)
+        elif isinstance(event, Subscribed):
+            taken.append(event)
         elif isinstance(event, Received):
             got.append(event.message)
             link.acknowledge(event)
@@ -60,7 +63,7 @@ def hearing(broker: Broker, *topics: str, client_id: str = "ear") -> Iterator[Ca
         return got
 
     link.open()
-    wait_for(lambda: (take(), link.up)[1], what="the link")
+    wait_for(lambda: (take(), taken)[1], what="the subscription")
     try:
         yield heard
     finally:
