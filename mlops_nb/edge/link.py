@@ -80,6 +80,7 @@ class Link:
     ) -> None:
         self.broker, self.up, self.epoch = broker, False, 0
         self._events = events
+        self._published = self._confirmed_ones = self._settled = 0
         self._client = brokers.client(broker, client_id=client_id, manual_ack=True)
         self._client.reconnect_delay_set(1, max(1, int(longest_retry_seconds)))
         self._client.max_inflight_messages_set(100)
@@ -88,6 +89,11 @@ class Link:
             self._client.will_set(will[0], will[1], qos=1, retain=True)
         self._client.on_connect, self._client.on_disconnect, self._client.on_connect_fail = self._connected, self._disconnected, self._failed
         self._client.on_message, self._client.on_publish, self._client.on_subscribe = self._received, self._confirmed, self._subscribed
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is up and all that was published before and not confirmed has been sent again: nothing published now overtakes it."""
+        return self.up and self._settled == self.epoch
 
     def open(self) -> None:
         """Begin to connect, and go on for ever."""
@@ -113,9 +119,10 @@ class Link:
         """Have no more messages on *topic*."""
         self._client.unsubscribe(topic)
 
-    def publish(self, topic: str, body: bytes, *, qos: int = 1, retain: bool = False, **properties: Any) -> int:
-        """Send a message, now or as soon as the link is up, in the order of the calls; the id that `Confirmed` will name."""
-        return self._client.publish(topic, body, qos=qos, retain=retain, properties=brokers.properties("PUBLISH", **properties)).mid
+    def publish(self, topic: str, body: bytes, *, retain: bool = False, **properties: Any) -> int:
+        """Send a message, now or as soon as the link is up, in the order of the calls once it is `settled`; the id that `Confirmed` will name."""
+        self._published += 1
+        return self._client.publish(topic, body, qos=1, retain=retain, properties=brokers.properties("PUBLISH", **properties)).mid
 
     def acknowledge(self, received: Received) -> None:
         """Tell the broker that a message is done with, unless the link was lost since: it will then come again."""
@@ -129,6 +136,8 @@ class Link:
             self._events.put(Down(self, f"the broker says: {reason}"))
             return
         self.epoch += 1
+        if self._confirmed_ones == self._published:
+            self._settled = self.epoch
         self.up = True
         self._events.put(Up(self, flags.session_present))
 
@@ -150,6 +159,8 @@ class Link:
         self._events.put(Received(self, read, self.epoch))
 
     def _confirmed(self, _client: Any, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
+        self._confirmed_ones += 1
+        self._settled = self.epoch  # the client sends again all it has before it reads on
         self._events.put(Confirmed(self, mid))
 
     def _subscribed(self, _client: Any, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:

@@ -251,10 +251,10 @@ class Module:
     # ── answers ──
 
     def _send_answers(self) -> None:
-        """Hand what waits to the links that are up, some at a time, each link's in its order."""
+        """Hand what waits to the links that are up and settled, some at a time, each link's in its order."""
         for near, link in ((False, self._home), (True, self._near)):
             room = _WINDOW - len(self._leaving)
-            if not link.up or room <= 0 or (near and link is self._home):
+            if not link.settled or room <= 0 or (near and link is self._home):
                 continue
             for sequence, answer in self._ledger.waiting(near=near, after=self._sent[near], most=room):
                 properties = [("device", self._spec.device), ("id", answer.id), ("status", str(answer.status))]

@@ -175,6 +175,37 @@ def heard_above(mosquitto: Mosquitto, *, until: Callable[[list[str]], bool]) -> 
     return ids
 
 
+class Held:
+    """Events of a link whose own thread waits, after it has told that the link is up, until it may go on."""
+
+    def __init__(self) -> None:
+        self._events: SimpleQueue[Any] = SimpleQueue()
+        self.may_go_on = threading.Event()
+
+    def put(self, event: Any) -> None:
+        self._events.put(event)
+        if isinstance(event, Up):
+            self.may_go_on.wait(30)
+
+
+def test_what_a_settled_link_sends_does_not_overtake_what_waited_for_it(mosquitto: Mosquitto) -> None:
+    subscribe_above(mosquitto)
+    held: Any = Held()
+    link = Link(mosquitto.broker, client_id="sender", events=held)
+    for number in range(50):
+        link.publish("gates/out", b"{}", UserProperty=[("id", str(number))])
+    link.open()
+    try:
+        wait_for(lambda: link.up, what="the link")
+        assert not link.settled
+        held.may_go_on.set()
+        wait_for(lambda: link.settled, what="the link to settle")
+        link.publish("gates/out", b"{}", UserProperty=[("id", "50")])
+        assert heard_above(mosquitto, until=lambda ids: len(ids) == 51) == [str(number) for number in range(51)]
+    finally:
+        link.close()
+
+
 def test_while_the_link_is_down_requests_from_nearby_are_answered_and_their_answers_wait_on_the_disk(
     mosquitto: Mosquitto, near: Mosquitto, device: Callable[..., Device], churn: ModelVersion
 ) -> None:
