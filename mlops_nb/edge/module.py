@@ -175,9 +175,12 @@ class Module:
             received.link.acknowledge(received)
 
     def _answered(self, received: Received, seen: set[bytes]) -> tuple[Answer | None, Line | None]:
-        """One request's answer and what is kept of it; neither when it was answered before."""
+        """One request's answer and what is kept of it; neither when it was answered before, or when there is no topic to answer on."""
         message, started = received.message, time.perf_counter()
         topic = self._topic_for(message)
+        if not topic:
+            self._requests, self._errors = self._requests + 1, self._errors + 1
+            return None, None
         kind, said, wrong = _read(message)
         id = _id(message) or bodies.id_of(said)
         key = _key(topic, id, message) if id else None  # one without an id cannot be told from its equal, and is answered each time it comes
@@ -196,7 +199,7 @@ class Module:
         return self._ledger.knows(key) and (message.user.get(AGAIN) != "1" or self._ledger.waits(key))
 
     def _topic_for(self, message: Message) -> str:
-        """The request's response topic, where it names one that may be published to; else the model's own."""
+        """The request's response topic, where it names one that may be published to; else the model's own; empty when none runs."""
         usual = self._desired.topic_out if self._desired else ""
         if not message.response_topic:
             return usual

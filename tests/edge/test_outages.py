@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from living import wait_for
 
+from mlops_nb.edge import twin
 from mlops_nb.edge.consumer import Consumer
-from mlops_nb.edge.link import Link, Received, Subscribed, Up
+from mlops_nb.edge.link import Link, Received, Subscribed, Up, publish_once
 from mlops_nb.edge.requester import Answered, Requester
 from mlops_nb.store.models import ModelVersion
 
@@ -271,6 +272,27 @@ def test_a_consumer_that_did_not_ask_has_each_answer_once_though_the_device_is_k
 
     assert ids == [str(number) for number in range(1500)]
     assert consumer.missing == 0
+
+
+def test_requests_for_a_withdrawn_model_that_name_no_response_topic_do_not_cost_the_device_its_link(
+    mosquitto: Mosquitto, device: Callable[..., Device], churn: ModelVersion
+) -> None:
+    subscribe_above(mosquitto)
+    publish(mosquitto.broker, desired(churn, "g1"))
+    gate = device()
+    gate.until_running("g1")
+    gate.kill()
+    publish_once(mosquitto.broker, [(twin.desired_topic("gate-1"), b"", {})])
+    ask_near(mosquitto, 20)  # the device still subscribes to them, as the broker knows it
+    gate.start()
+    gate.until(lambda s: s.reported.state == "empty" and s.reported.errors == 20, "the requests to come after the withdrawal")
+
+    publish(mosquitto.broker, desired(churn, "g2"))
+    gate.until_running("g2")
+    ask_near(mosquitto, 3, first=20)
+
+    assert heard_above(mosquitto, until=lambda ids: "22" in ids) == ["20", "21", "22"]
+    assert "link.down" not in gate.log
 
 
 def test_what_is_published_once_a_broker_that_was_away_has_taken_a_new_consumer_comes_to_it(mosquitto: Mosquitto) -> None:
