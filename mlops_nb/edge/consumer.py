@@ -30,6 +30,8 @@ class Consumer:
 
     def __init__(self, broker: Broker, topic: str, take: Callable[[Message], None], *, name: str, folder: Path | None = None) -> None:
         self._topic, self._take = topic, take
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
         self._place = folder / "had.json" if folder else None
         self.missing = 0
         """Numbers that never came: answers that a device had to drop, gave to others, or that a killed broker forgot."""

@@ -256,7 +256,7 @@ def test_a_consumer_that_did_not_ask_has_each_answer_once_though_the_device_is_k
     gate = device()
     gate.until_running("g1")
     ids: list[str] = []
-    consumer = Consumer(mosquitto.broker, "gates/out", lambda message: ids.append(message.user["id"]), name="historian", folder=tmp_path)
+    consumer = Consumer(mosquitto.broker, "gates/out", lambda message: ids.append(message.user["id"]), name="historian", folder=tmp_path / "new")
     assert consumer.wait(15)  # before that, answers would go to nobody
     asking = threading.Thread(target=ask_near, args=(mosquitto, 1500))
     asking.start()
