@@ -56,10 +56,12 @@ class Received(NamedTuple):
 
 
 class Confirmed(NamedTuple):
-    """The broker has what was sent."""
+    """The broker answered to what was sent."""
 
     link: Link
     mid: int
+    refused: str
+    """Why it did not take that; empty when it has it."""
 
 
 class Subscribed(NamedTuple):
@@ -158,10 +160,10 @@ class Link:
         )  # fmt: skip
         self._events.put(Received(self, read, self.epoch))
 
-    def _confirmed(self, _client: Any, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
+    def _confirmed(self, _client: Any, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
         self._confirmed_ones += 1
         self._settled = self.epoch  # the client sends again all it has before it reads on
-        self._events.put(Confirmed(self, mid))
+        self._events.put(Confirmed(self, mid, str(reason) if reason.is_failure else ""))
 
     def _subscribed(self, _client: Any, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
         self._events.put(Subscribed(self, any(reason.is_failure for reason in reasons)))

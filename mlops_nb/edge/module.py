@@ -91,6 +91,7 @@ class Module:
         self._state: tuple[Any, str, str] = ("empty", "", "")
         self._leaving: dict[tuple[int, int], int] = {}
         self._sent: dict[bool, int] = {False: 0, True: 0}
+        self._refusals: set[str] = set()
         self._latencies: deque[float] = deque(maxlen=1000)
         self._requests = self._errors = self._rows = 0
         self._started = _now()
@@ -269,6 +270,9 @@ class Module:
                 self._sent[near] = sequence
 
     def _confirmed(self, event: Confirmed) -> None:
+        if event.refused and event.refused not in self._refusals:
+            self._refusals.add(event.refused)
+            _say(f"publication.refused by {event.link.broker.url}: {event.refused}: what it does not let this device publish, answers too, is lost")
         sequence = self._leaving.pop((id(event.link), event.mid), None)
         if sequence is not None:
             self._ledger.delivered([sequence])
@@ -277,6 +281,7 @@ class Module:
 
     def _came_up(self, event: Up) -> None:
         _say(f"link.up {event.link.broker.url} session={'kept' if event.remembered else 'new'}")
+        self._refusals.clear()
         if event.link is self._home:
             self._link_trouble = ""
             device = self._spec.device

@@ -20,7 +20,7 @@ from mlops_nb.edge.link import Link, Received, Subscribed, Up, publish_once
 from mlops_nb.edge.requester import Answered, Requester
 from mlops_nb.store.models import ModelVersion
 
-from .brokers import Mosquitto
+from .brokers import USER, Mosquitto
 from .devices import Device, desired, publish
 
 pytestmark = pytest.mark.xdist_group("mosquitto")
@@ -293,6 +293,23 @@ def test_requests_for_a_withdrawn_model_that_name_no_response_topic_do_not_cost_
 
     assert heard_above(mosquitto, until=lambda ids: "22" in ids) == ["20", "21", "22"]
     assert "link.down" not in gate.log
+
+
+def test_answers_that_the_broker_refuses_are_told_in_one_line(tmp_path: Path, churn: ModelVersion) -> None:
+    strict = Mosquitto(tmp_path / "strict")
+    (strict.folder / "acl").write_text(f"user {USER}\ntopic readwrite mlops/#\ntopic readwrite gates/in\n")
+    with (strict.folder / "mosquitto.conf").open("a") as conf:
+        conf.write(f"acl_file {strict.folder}/acl\n")
+    gate = Device(tmp_path / "gate", strict.start().broker).start()
+    try:
+        publish(strict.broker, desired(churn, "g1"))
+        gate.until_running("g1")
+        ask_near(strict, 5)
+        gate.until(lambda s: s.reported.requests == 5 and s.reported.queued == 0, "the answers to be refused")
+    finally:
+        gate.kill()
+        strict.kill()
+    assert gate.log.count(f"publication.refused by {strict.broker.url}: Not authorized") == 1
 
 
 def test_what_is_published_once_a_broker_that_was_away_has_taken_a_new_consumer_comes_to_it(mosquitto: Mosquitto) -> None:
