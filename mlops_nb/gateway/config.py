@@ -166,7 +166,7 @@ def _body_limit() -> dict[str, Any]:
 
 def _unused(name: str, kind: str) -> dict[str, Any]:
     """A filter that is in the chain for the routes that switch it on."""
-    needed = {"request_rules": {"rules": [_field_rule(["parameters"])]}} if name == _JSON else {}
+    needed = {"request_rules": _field_rules(["parameters"])} if name == _JSON else {}
     return {"name": name, "disabled": True, "typed_config": {"@type": _TYPES + kind} | needed}
 
 
@@ -294,15 +294,29 @@ def _field_read(sticky: splits.Sticky) -> dict[str, Any]:
     value = {_FIELD_HEADER: f"%DYNAMIC_METADATA({_FIELD_SPACE}:value)%"}
     header = {"append": {"header": {"key": _FIELD_HEADER, "value": value[_FIELD_HEADER]}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
     configs = {
-        _JSON: {"@type": _TYPES + _FIELD_FILTERS[_JSON], "request_rules": {"rules": [_field_rule(sticky.name.split("."))]}},
+        _JSON: {"@type": _TYPES + _FIELD_FILTERS[_JSON], "request_rules": _field_rules(sticky.name.split("."))},
         _MUTATION: {"@type": _TYPES + _FIELD_FILTERS[_MUTATION] + "PerRoute", "mutations": {"request_mutations": [{"remove": _FIELD_HEADER}, header]}},
-        _LUA: {"@type": _TYPES + _FIELD_FILTERS[_LUA] + "PerRoute", "source_code": {"inline_string": "function envoy_on_request(h) h:clearRouteCache() end"}},
+        _LUA: {"@type": _TYPES + _FIELD_FILTERS[_LUA] + "PerRoute", "source_code": {"inline_string": _CHOSEN_ANEW}},
     }
     return {"typed_per_filter_config": configs}
 
 
-def _field_rule(path: list[str]) -> dict[str, Any]:
-    return {"selectors": [{"key": key} for key in path], "on_present": {"metadata_namespace": _FIELD_SPACE, "key": "value"}}
+_CHOSEN_ANEW = f"""
+function envoy_on_request(handle)
+  local value = handle:headers():get("{_FIELD_HEADER}")
+  if value and value:find("%c") then
+    handle:headers():replace("{_FIELD_HEADER}", (value:gsub("%c", function(one) return string.format("%%%02X", one:byte()) end)))
+  end
+  handle:clearRouteCache()
+end
+"""
+"""A field may hold a line's end, which no header can: it stands there by its number."""
+
+
+def _field_rules(path: list[str]) -> dict[str, Any]:
+    """One field, of a body that is JSON whatever its content type says: `curl -d` calls it a form."""
+    rule = {"selectors": [{"key": key} for key in path], "on_present": {"metadata_namespace": _FIELD_SPACE, "key": "value"}}
+    return {"rules": [rule], "allow_content_types_regex": {"regex": ".*"}, "allow_empty_content_type": True}
 
 
 def _no_traffic(route: Route) -> dict[str, Any]:

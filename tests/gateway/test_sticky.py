@@ -49,6 +49,22 @@ def test_a_known_caller_meets_the_same_deployment_and_moves_only_with_the_split(
         assert now == before or (before, now) == ("red", "blue"), f"{user} moved from {before} to {now}, though blue only grew"
 
 
+@pytest.mark.parametrize("said", ["application/json; charset=utf-8", "application/x-www-form-urlencoded", ""])
+def test_a_caller_known_by_a_field_is_known_whatever_the_content_type_says(gate: Gate, red: Server, blue: Server, said: str) -> None:
+    gate.apply(known(gate, red, blue, "field:user", [("red", 50), ("blue", 50)]))
+    headers = {"content-type": said} if said else {}
+    for user in USERS[:10]:
+        assert len({gate.ask(body=json.dumps({"user": user}).encode(), headers=headers).body["name"] for _ in range(8)}) == 1, user
+
+
+@pytest.mark.parametrize("user", ["two\nlines", "nul\x00", "carriage\r"])
+def test_a_field_that_no_header_can_hold_makes_a_caller_known_all_the_same(gate: Gate, red: Server, blue: Server, user: str) -> None:
+    gate.apply(known(gate, red, blue, "field:user", [("red", 50), ("blue", 50)]))
+    answers = [ask_as(gate, "field:user", user) for _ in range(8)]
+    assert {answer.status for answer in answers} == {200}
+    assert len({answer.body["name"] for answer in answers}) == 1
+
+
 def test_callers_who_are_not_known_go_by_chance(gate: Gate, red: Server, blue: Server) -> None:
     gate.apply(known(gate, red, blue, "field:user", [("red", 50), ("blue", 50)]))
     assert {gate.ask(body=b"{}", headers={"content-type": "application/json"}).body["name"] for _ in range(60)} == {"red", "blue"}
