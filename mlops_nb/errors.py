@@ -480,8 +480,8 @@ class PortInUse(Busy):
 class NameTaken(Busy):
     """The name already stands for something else."""
 
-    def __init__(self, what: str, name: str, *, by: str) -> None:
-        super().__init__(f"The {what} {name!r} already runs {by}.", hint="--as another name")
+    def __init__(self, name: str, *, by: str, model: str, endpoint: str) -> None:
+        super().__init__(f"The deployment {name!r} already runs {by}.", hint=f"%mlops deploy {model} --endpoint {endpoint} --as another")
 
 
 class NotOurs(Busy):

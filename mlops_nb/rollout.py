@@ -327,7 +327,8 @@ def _wanted(
             _share_again(tx, there, traffic)
             return there
         if there.target != target or "replace" not in targets.get(target).ABILITIES:
-            raise NameTaken("deployment", there.ref, by=f"{there.model_ref} with other settings" if there.model_ref == version.ref else there.model_ref)
+            by = f"{there.model_ref} with other settings" if there.model_ref == version.ref else there.model_ref
+            raise NameTaken(there.ref, by=by, model=version.ref, endpoint=endpoint)
     deployment = Deployment(
         endpoint=endpoint, name=name, model=version.model, version=version.version, target=target, spec=spec, wanted="running",
         generation=there.generation + 1 if there else 1, status="pending", created_at=store.now(), changed_at=store.now(), author=author,

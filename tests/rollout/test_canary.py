@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from living import X, deployment, wait_for
+from living import X, Y, deployment, wait_for
+from sklearn.linear_model import LogisticRegression
 
-from mlops_nb import agent, canary, errors, history, registry, rollout, store, traffic
+from mlops_nb import agent, canary, cli, errors, history, registry, rollout, store, traffic
 from mlops_nb.settings import Workspace
 from mlops_nb.store import deployments as table
 from mlops_nb.store import events
@@ -219,6 +220,17 @@ def test_where_nobody_is_left_to_take_the_requests_back_it_says_so_and_claims_no
     assert plan.status == "cancelled"
     assert "none of those that answered before can take the requests back" in plan.reason
     assert [(d.name, d.traffic, d.copies) for d in rollout.endpoints("churn")[0].deployments] == [("2", 100, 0)]
+
+
+def test_a_candidate_whose_name_another_model_has_says_how_it_is_given_one(churn: Workspace) -> None:
+    registry.register(LogisticRegression().fit(X, Y), name="other", data="customers")
+    with pytest.raises(errors.NameTaken) as refused:
+        rollout.deploy("other:1", endpoint="churn")
+    assert cli.answer(["canary", "other:1", "--endpoint", "churn"]) == refused.value.exit_code
+
+    hint = str(refused.value.hint)
+    assert hint == "%mlops deploy other:1 --endpoint churn --as another"
+    assert cli.answer(hint.removeprefix("%mlops ").split()) == 0
 
 
 def test_what_a_canary_is_compared_with_is_not_withdrawn_until_it_is_cancelled(churn: Workspace) -> None:
