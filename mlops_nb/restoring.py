@@ -13,6 +13,7 @@ from .reference import ModelRef
 from .store import deployments as table
 from .store import rollouts
 from .store.deployments import DeploymentSpec, Withdrawn
+from .store.rollouts import Rollout
 
 
 def split_before(endpoint: str, *, report: Reporter = SILENT) -> dict[str, int]:
@@ -36,15 +37,21 @@ def split_before(endpoint: str, *, report: Reporter = SILENT) -> dict[str, int]:
 def splits_until_now(tx: store.Transaction, endpoint: str) -> list[dict[str, int]]:
     """Today's split, then those that one may go back to, the nearest first.  Raises EndpointNotFound.
 
-    What a rollout under way began with is the nearest.  The steps of one that was rolled back are none of them: they were left for a reason; nor is
-    what a deleted endpoint of this name had.
+    What a rollout under way began with is the nearest.  The steps of one that was rolled back are none of them: they were left for a reason; nor are
+    those on the way of one that is over, which is one change, nor what a deleted endpoint of this name had.
     """
     known = table.endpoint(tx, endpoint)
-    undone = [(plan.created_at, plan.changed_at) for plan in rollouts.of(tx, endpoint) if plan.status == "rolled back"]
+    over = [plan for plan in rollouts.of(tx, endpoint) if plan.steps and not plan.going]
     begun = [plan.settings["before"] for plan in rollouts.going(tx, endpoint) if plan.step and plan.settings.get("before")]
     changes = [change for change in table.traffic_changes(tx, endpoint) if change.time >= known.created_at]
-    earlier = [change.weights for change in changes[1:] if not any(first <= change.time <= last for first, last in undone)]
+    earlier = [change.weights for change in changes[1:] if not any(_on_the_way(change, plan) for plan in over)]
     return [changes[0].weights if changes else {}, *begun, *earlier]
+
+
+def _on_the_way(change: table.TrafficChange, plan: Rollout) -> bool:
+    """Whether a split is one that a rollout set and did not stay at."""
+    stayed_at = {"done": plan.steps[-1], "cancelled": plan.percent}.get(plan.status)
+    return plan.created_at <= change.time <= plan.changed_at and change.weights.get(plan.deployment, 0) != stayed_at
 
 
 def _earlier(splits: Sequence[Mapping[str, int]], *, today: Mapping[str, int], able: Collection[str]) -> dict[str, int] | None:

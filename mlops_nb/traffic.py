@@ -83,7 +83,7 @@ def mirror(ref: DeploymentRef | str, percent: int, *, why: str = "") -> Endpoint
 def roll_back(endpoint: str, *, why: str = "", redeploy: bool = False, report: Reporter = SILENT) -> EndpointView:
     """Divide the requests as before the latest change whose deployments are still healthy; a rollout under way is rolled back.
 
-    It does not go back to a step of a rollout that was rolled back, by itself or by hand.
+    It does not go back to a step of a rollout that was rolled back, by itself or by hand, nor to one on the way of a rollout that is over.
     With *redeploy* no change is passed over because its deployments were withdrawn: they are deployed again as they were, see `restoring`.
     Raises EndpointNotFound, NothingToRollBack, and with *redeploy* what `rollout.deploy` raises; then the split is as it was.
     """

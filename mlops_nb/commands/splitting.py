@@ -96,7 +96,8 @@ def _shares(endpoint: str, weights: Sequence[tuple[str, float]]) -> dict[str, in
 def rollback(endpoint: str, redeploy: bool, why: str) -> EndpointView:
     """Divide an endpoint's requests as before the latest change.
 
-    A rollout under way is rolled back; the steps of one that was rolled back already are passed over.  Only healthy deployments are given requests.
+    A rollout under way is rolled back; one that is over counts as one change, whose steps are passed over, as are those of one that was rolled back.
+    Only healthy deployments are given requests.
     """
     from .. import traffic as division
 

@@ -97,6 +97,23 @@ def test_rolling_back_undoes_a_ramp_at_once_and_whole(churn: Workspace) -> None:
     assert {rollout.invoke("churn", X.head(1)).deployment for _ in range(20)} == {"1"}
 
 
+def test_a_ramp_that_is_over_is_one_change_to_roll_back(churn: Workspace) -> None:
+    traffic.ramp("churn/2", [5, 50, 100], every_seconds=0.5)
+    wait_for(lambda: [plan.status for plan in traffic.of("churn")] == ["done"], what="the ramp's end")
+
+    assert {d.name: d.traffic for d in traffic.roll_back("churn").deployments} == {"1": 100, "2": 0}
+    assert {d.name: d.traffic for d in traffic.roll_back("churn").deployments} == {"1": 0, "2": 100}
+
+
+def test_a_ramp_that_is_promoted_or_cancelled_on_its_way_is_one_change_to_roll_back(churn: Workspace) -> None:
+    for end in (traffic.promote, traffic.cancel):
+        traffic.ramp("churn/2", [5, 20, 100], every_seconds=0.5)
+        wait_for(lambda: traffic.of("churn")[0].step == 2, what="the second step")
+        end("churn")
+
+        assert {d.name: d.traffic for d in traffic.roll_back("churn").deployments} == {"1": 100, "2": 0}
+
+
 def test_rolling_back_passes_over_splits_whose_deployments_are_gone(churn: Workspace) -> None:
     traffic.split("churn", {"1": 30, "2": 70})
     rollout.undeploy("churn/1")
