@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from . import canaries, checking, drifting, labelled, peers, reporting, rows
+from . import canaries, checking, drifting, guarded, labelled, peers, reporting, rows
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "statistics.md"
@@ -78,7 +78,7 @@ def _write(name: str, found: list[tuple[str, str]]) -> None:
 
 SECTIONS = {
     "drift": drifting.lines, "rows": rows.lines, "scipy": partial(_others, "scipy"), "alibi-detect": partial(_others, "alibi-detect"),
-    "evidently": partial(_others, "evidently"), "canaries": canaries.lines, "labels": labelled.lines, "time": _times,
+    "evidently": partial(_others, "evidently"), "canaries": canaries.lines, "guards": guarded.lines, "labels": labelled.lines, "time": _times,
     "report": reporting.lines,
 }  # fmt: skip
 
