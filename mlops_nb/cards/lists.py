@@ -22,8 +22,8 @@ def listing(listing: Any) -> Card:
     columns, row = _ROWS.get(name, (None, None))
     if name == "mlops_nb.rollout.EndpointView":
         return _endpoints(listing)
-    if name == "mlops_nb.store.rollouts.Rollout" and (shown := next((plan for plan in listing if plan.evidence.get("trail")), None)):
-        latest = rollout(shown)  # what the newest canary has seen, above the list
+    if name == "mlops_nb.store.rollouts.Rollout":
+        latest = rollout(next((plan for plan in listing if plan.going), listing[0]))  # above the list, as it stands
         table = Table(columns or [], [row(item) for item in listing] if row else [])
         return msgspec.structs.replace(latest, tables=[*latest.tables, table])
     if columns is None or row is None:

@@ -12,8 +12,9 @@ import pytest
 from living import X, Y, deployment, wait_for
 from sklearn.linear_model import LogisticRegression
 
-from mlops_nb import agent, canary, cli, errors, history, registry, rollout, store, traffic
+from mlops_nb import agent, canary, cards, cli, errors, history, registry, rollout, store, traffic
 from mlops_nb.settings import Workspace
+from mlops_nb.shapes import Listing
 from mlops_nb.store import deployments as table
 from mlops_nb.store import events
 from mlops_nb.store.rollouts import Rollout
@@ -175,6 +176,14 @@ def test_a_quiet_endpoint_is_waited_for_and_the_split_stays(churn: Workspace) ->
     assert history.at("churn", store.now()).why == "step 1 of 2 of a canary: trial"
     traffic.roll_back("churn")
     assert shares() == {"1": 100, "2": 0}
+
+
+def test_a_ramp_under_way_stands_above_a_canary_that_is_over(churn: Workspace) -> None:
+    traffic.canary("churn/2", [10, 100], every_seconds=600.0)
+    wait_for(lambda: newest().evidence.get("trail"), what="a look")
+    traffic.roll_back("churn")
+    traffic.ramp("churn/2", [10, 100], every_seconds=600.0)
+    assert cards.as_text(Listing(traffic.of("churn"), what="rollout", line="rollouts churn")).startswith("churn/2  (ramp)")
 
 
 @pytest.mark.parametrize(
