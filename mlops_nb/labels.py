@@ -17,6 +17,7 @@ from .store import deployments as table
 from .store import events, models
 from .telemetry import labels as kept
 from .telemetry.labels import Added
+from .telemetry.rows import quoted
 
 if TYPE_CHECKING:
     import duckdb
@@ -55,6 +56,7 @@ def record(endpoint: str, data: Any, *, id: str | None = None, row: str | None =
         chosen = _chosen(columns, id, row, label)
         relation = retyped([chosen["id"], *([chosen["label"]] if texts else [])])
         try:
+            _check_places(source, relation, chosen.get("row"))
             added = kept.add(endpoint, source, relation, id=chosen["id"], row=chosen.get("row"), label=chosen["label"])
             words = kept.words(source, relation, chosen["label"], most=_MOST_WORDS)
         except duckdb.Error as error:
@@ -64,6 +66,16 @@ def record(endpoint: str, data: Any, *, id: str | None = None, row: str | None =
         with store.writing() as tx:
             events.record(tx, "LabelsRecorded", subject=endpoint, data={"new": added.new, "changed": added.changed, "matched": added.matched})
     return labelled
+
+
+def _check_places(source: duckdb.DuckDBPyConnection, relation: str, row: str | None) -> None:
+    """Raises BadOption where *row*, the column with the rows' places, holds a number that can be none, duckdb.Error where it holds no number."""
+    if row is None:
+        return
+    place = f"{quoted(row)}::DOUBLE"
+    found = source.execute(f"SELECT any_value({quoted(row)})::VARCHAR, count(*) FROM {relation} WHERE {place} < 0 OR {place} <> floor({place})").fetchone()
+    if found and found[1]:
+        raise BadOption(f"{found[1]:,} of these labels belong to no row: their {row!r} is {found[0]}.", hint="--row names a column of whole numbers from 0")
 
 
 def _check_answers_come(endpoint: str) -> None:

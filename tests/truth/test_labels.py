@@ -189,6 +189,15 @@ def test_rows_that_are_no_numbers_are_refused_before_anything_is_kept(calls: Cal
     assert kept.count("delays") == 0
 
 
+@pytest.mark.parametrize("row", [0.5, -1, "1.5"])
+def test_rows_that_can_be_no_place_are_refused_before_anything_is_kept(calls: Calls, row: float | str) -> None:
+    calls(1)
+
+    with pytest.raises(BadOption, match=f"1 of these labels belong to no row: their 'row' is {row}"):
+        labels.record("delays", pd.DataFrame({"request_id": ["r0", "r0"], "row": [type(row)(0), row], "late": [1, 1]}))
+    assert kept.count("delays") == 0
+
+
 def test_an_endpoint_nobody_has_gets_no_labels(calls: Calls) -> None:
     calls(3)
     with pytest.raises(EndpointNotFound):
