@@ -440,7 +440,7 @@ def _with_interval(name: str, at: Sequence[tuple[Any, Any]], *, colour: str, sha
     import plotly.graph_objects as go
 
     values = [one.value for _, one in at]
-    above, below = [one.high - one.value for _, one in at], [one.value - one.low for _, one in at]
+    above, below = ([None if end is None else abs(end - one.value) for _, one in at for end in [getattr(one, side)]] for side in ("high", "low"))
     return go.Scatter(
         x=[when for when, _ in at], y=values, name=name, mode="lines+markers", marker={"symbol": shape, "size": 9, "color": colour},
         line={"color": colour, "width": 1, "dash": "dash" if "open" in shape else "solid"}, error_y={"array": above, "arrayminus": below, "thickness": 1},

@@ -1,16 +1,18 @@
 """How good answers were beside the truth: measures with a 95 % confidence interval and the count behind each.
 
 Of shares (accuracy; precision and recall of two classes) the interval is Wilson's ("Probable inference, the law of succession, and statistical
-inference", JASA 1927).  Of means (log loss, Brier score, mean absolute error, bias) it is normal, by the central limit theorem.  Of everything that
-is a smooth function of means (F1, R², RMSE, macro averages) and of the area under the ROC curve it is normal too, with the variance of the
-influence function (the delta method: van der Vaart, "Asymptotic Statistics", 1998, ch. 3 and 20); for the area this is DeLong, DeLong and
-Clarke-Pearson (Biometrics 1988), up to the factor n/(n-1).  Where the value is bounded the interval is clipped.  Of the calibration error it is the
-basic bootstrap over the bins' counts (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13).  Rows count as independent.
+inference", JASA 1927); of two classes' F1 it is Wilson's too, for F1 rises with hits / (hits + wrong ones) alone.  Of means (log loss, Brier score,
+mean absolute error, bias) it is normal, by the central limit theorem.  Of everything that is a smooth function of means (R², RMSE, macro averages)
+and of the area under the ROC curve it is normal too, with the variance of the influence function (the delta method: van der Vaart, "Asymptotic
+Statistics", 1998, ch. 3 and 20); for the area this is DeLong, DeLong and Clarke-Pearson (Biometrics 1988), up to the factor n/(n-1), and with few rows
+of a kind, of which that knows too little, the fifth method of Newcombe (Statistics in Medicine 2006, part 2).  Where the value is bounded the interval is
+clipped; where no row tells of another, there is none.  Of the calibration error it holds the gaps, grown or shrunk together, beside which chance (a
+bootstrap of the bins' counts) makes one as seen: chance only adds to it.  Rows count as independent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -22,6 +24,10 @@ Z = 1.959963984540054
 BINS = 10
 """Equally wide bins of a calibration curve."""
 _DRAWS = 500
+_FEW = 100
+"""Rows of a kind below which an area's interval is Newcombe's: where few rows differ, or none does, DeLong's is too narrow."""
+_MOST_GROWN = 4.0
+_HALVINGS = 20
 _LEAST_PROBABILITY = 1e-15
 
 
@@ -130,13 +136,21 @@ def _bin(said: Array, true: Array) -> Bin:
 def _of_labels(truth: Array, label: Array, classes: Sequence[str]) -> list[Figure]:
     if len(classes) == 2:
         is_it, said = truth == classes[1], label == classes[1]
-        hit = int((is_it & said).sum())
-        return [share("precision", hit, int(said.sum())), share("recall", hit, int(is_it.sum())), _ratios("f1", [(2.0 * (is_it & said), 1.0 * is_it + said)])]
+        hit, given, there = int((is_it & said).sum()), int(said.sum()), int(is_it.sum())
+        return [share("precision", hit, given), share("recall", hit, there), _f1(hit, given + there - hit, len(truth))]
     sides = [(truth == name, label == name) for name in classes]
     precision = [(1.0 * (is_it & said), 1.0 * said) for is_it, said in sides]
     recall = [(1.0 * (is_it & said), 1.0 * is_it) for is_it, said in sides]
     both = [(2.0 * (is_it & said), 1.0 * is_it + said) for is_it, said in sides]
     return [_ratios("precision", precision), _ratios("recall", recall), _ratios("f1", both)]
+
+
+def _f1(hit: int, concerned: int, count: int) -> Figure:
+    """F1 of one class, with Wilson's interval of the share of hits among the *concerned* rows, those that are or are said to be of it."""
+    if not concerned:
+        return Figure(metric="f1", count=count)
+    value, low, high = (2 * part / (1 + part) for part in (hit / concerned, *wilson(hit, concerned)))
+    return Figure(metric="f1", value=value, low=low, high=high, count=count)
 
 
 def _ratios(metric: str, parts: Sequence[tuple[Array, Array]]) -> Figure:
@@ -174,8 +188,33 @@ def _macro_auc(probabilities: Array, is_it: Array) -> Figure:
     found = [area for column in columns if (area := _auc_with_influence(probabilities[:, column], is_it[:, column]))]
     if not found:
         return Figure(metric="auc", count=len(is_it))
-    value, influence = np.mean([area for area, _ in found]), np.mean([part for _, part in found], axis=0)
-    return _normal("auc", float(value), influence, low=0.0, high=1.0)
+    value, influence = float(np.mean([area for area, _ in found])), np.mean([part for _, part in found], axis=0)
+    positives = int(is_it[:, 1].sum())
+    if len(columns) == 1 and min(positives, len(is_it) - positives) < _FEW:
+        low, high = _newcombe(value, positives, len(is_it) - positives)
+        return Figure(metric="auc", value=value, low=low, high=high, count=len(is_it))
+    return _normal("auc", value, influence, low=0.0, high=1.0)
+
+
+def _newcombe(area: float, positives: int, negatives: int) -> tuple[float, float]:
+    """The areas from which this one is no further than chance takes one, its variance being Hanley and McNeil's (1982) with equal numbers of both kinds."""
+
+    def near(other: float) -> bool:
+        ties = (1 - other) / (2 - other) + other / (1 + other)
+        variance = other * (1 - other) * (1 + ((positives + negatives) / 2 - 1) * ties) / (positives * negatives)
+        return abs(other - area) <= Z * float(np.sqrt(variance))
+
+    return _edge(near, area, 0.0), _edge(near, area, 1.0)
+
+
+def _edge(holds: Callable[[float], bool], inside: float, outside: float) -> float:
+    """Where on the way from *inside* to *outside* it ceases to hold."""
+    if holds(outside):
+        return outside
+    for _ in range(_HALVINGS):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if holds(middle) else (inside, middle)
+    return inside
 
 
 def _auc_with_influence(score: Array, positive: Array) -> tuple[float, Array] | None:
@@ -208,16 +247,26 @@ def _ece(said: Array, true: Array) -> Figure:
     counts, sums = np.bincount(cells, minlength=2 * BINS), np.bincount(cells, weights=said, minlength=2 * BINS)
     each = np.divide(sums, counts, out=np.zeros(2 * BINS), where=counts > 0)
     count = len(said)
-    value = float(_gap(counts[None, :], each)[0] / count)
-    draws = _gap(np.random.default_rng(0).multinomial(count, counts / count, size=_DRAWS), each) / count
-    low, high = 2 * value - np.quantile(draws, [0.975, 0.025])
-    return Figure(metric="ece", value=value, low=max(0.0, min(float(low), value)), high=max(float(high), value), count=count)
+    gaps = _gaps(counts[None, :], each)[0] / count
+    chance = _gaps(np.random.default_rng(0).multinomial(count, counts / count, size=_DRAWS), each) / count - gaps
+    value = float(np.abs(gaps).sum())
+    low, high = (value * _grown(gaps, chance, value, level) for level in (0.975, 0.025))
+    return Figure(metric="ece", value=value, low=min(low, value), high=max(high, value), count=count)
 
 
-def _gap(counts: Array, each: Array) -> Array:
-    """The sum over bins of |said - true|, counts of (bin, not true) and (bin, true) side by side."""
+def _gaps(counts: Array, each: Array) -> Array:
+    """Of each bin what was said less what is true, counts of (bin, not true) and (bin, true) side by side."""
     said = (counts * each).reshape(len(counts), BINS, 2).sum(axis=2)
-    return np.abs(said - counts.reshape(len(counts), BINS, 2)[:, :, 1]).sum(axis=1)
+    return np.asarray(said - counts.reshape(len(counts), BINS, 2)[:, :, 1])
+
+
+def _grown(gaps: Array, chance: Array, value: float, level: float) -> float:
+    """How many times as large true gaps must be for *chance* to give less than *value* in just *level* of all cases."""
+
+    def less(times: float) -> bool:
+        return bool(np.quantile(np.abs(times * gaps + chance).sum(axis=1), level) < value)
+
+    return _edge(less, 0.0, _MOST_GROWN) if less(0.0) else 0.0
 
 
 # ── numbers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -233,10 +282,12 @@ def _r2(truth: Array, error: Array) -> Figure:
 
 
 def _normal(metric: str, value: float, influence: Array, *, low: float | None = None, high: float | None = None) -> Figure:
+    if not influence.any():
+        return Figure(metric=metric, value=float(value), count=len(influence))
     half = Z * float(np.sqrt(np.mean(influence**2) / len(influence)))
     ends = np.clip([value - half, value + half], low, high) if low is not None or high is not None else [value - half, value + half]
     return Figure(metric=metric, value=float(value), low=float(ends[0]), high=float(ends[1]), count=len(influence))
 
 
-def _root(square: float | None) -> float:
-    return float(np.sqrt(square or 0.0))
+def _root(square: float | None) -> float | None:
+    return None if square is None else float(np.sqrt(square))

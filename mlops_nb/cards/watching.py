@@ -310,7 +310,9 @@ def _groups(groups: Sequence[Any], kind: str) -> Table:
 
 
 def _measured(figure: Any) -> list[str]:
-    return [f"{figure.value:.4g}", f"{figure.low:.4g} to {figure.high:.4g}", f"{figure.count:,}"] if figure else ["", "", ""]
+    if not figure:
+        return ["", "", ""]
+    return [f"{figure.value:.4g}", "–" if figure.low is None else f"{figure.low:.4g} to {figure.high:.4g}", f"{figure.count:,}"]
 
 
 def _bare(figure: Any) -> str:

@@ -81,7 +81,29 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     whole = by_name(measures.of_classes(*two_classes(400_000, seed=99), classes=NAMES[:2]))
     drawn = [by_name(measures.of_classes(*two_classes(300, seed=seed), classes=NAMES[:2])) for seed in range(300)]
 
-    assert {name: share for name in whole if name != "ece" and (share := held(name, whole, drawn)) < 0.91} == {}
+    assert {name: share for name in whole if (share := held(name, whole, drawn)) < 0.91} == {}
+
+
+@pytest.mark.parametrize("rows", [8, 30])
+def test_intervals_of_a_sharp_model_hold_the_truth_also_with_few_rows(rows: int) -> None:
+    def sharp(rows: int, seed: int) -> dict[str, Figure]:
+        random = np.random.default_rng(seed)
+        score = 1 / (1 + np.exp(-random.normal(np.where(truth := np.arange(rows) % 4 == 0, 1.3, -1.3), 1)))
+        return by_name(measures.of_classes(words(truth), words(score > 0.5), np.stack([1 - score, score], axis=1), classes=NAMES[:2]))
+
+    def words(yes: np.ndarray) -> np.ndarray:
+        return yes.astype(int).astype(str).astype(object)
+
+    whole, drawn = sharp(400_000, 99), [sharp(rows, seed) for seed in range(300)]
+
+    assert {name: share for name in ("accuracy", "f1", "auc") if (share := held(name, whole, drawn)) < 0.91} == {}
+
+
+def test_of_rows_that_do_not_differ_nothing_is_told_but_the_value() -> None:
+    one = by_name(measures.of_classes(["1"], ["0"], np.array([[0.6, 0.4]]), classes=NAMES[:2]))
+
+    assert (one["log_loss"].low, one["brier"].low, by_name(measures.of_numbers([3.0], [5.0]))["rmse"].low) == (None, None, None)
+    assert one["f1"].high > 0.5  # type: ignore[operator]
 
 
 def test_intervals_of_numbers_hold_the_truth_as_often_as_they_say() -> None:
