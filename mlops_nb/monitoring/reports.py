@@ -17,7 +17,7 @@ class FeatureDrift(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     """`number`, `category`, or `not compared`."""
     test: str
-    """The test's name; `none` where there was too little to test."""
+    """The name of the test that decided; `none` where there was too little to test."""
     statistic: float | None = None
     p_value: float | None = None
     p_adjusted: float | None = None

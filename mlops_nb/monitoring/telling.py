@@ -11,6 +11,7 @@ from .reports import FeatureDrift
 
 _MOST_BINS = 30
 _LONGEST = 80
+_OF_KIND = {"missing": "missing values", "new": "new values"}
 _EFFECTS = {"number": "Kolmogorov–Smirnov distance", "category": "total variation distance"}
 
 
@@ -20,21 +21,22 @@ def feature(judged: Judged, *, alpha: float, effect: float, side: str = "input")
     values, missing, new = judged.first("values"), judged.first("missing"), judged.first("new")
     assert values and missing and new
     decisive = judged.tests[0]
-    tested = values.test != "none"
+    tested, drifted = values.test != "none", decisive.p_adjusted < alpha
+    told = decisive if drifted and decisive.kind != "values" else values
     small = decisive.p_adjusted >= alpha and values.p_any < alpha and values.effect < effect
     words = [_summary(reference, window), *([_small(values.effect, effect)] if small else [])]
     return FeatureDrift(
         name=reference.name,
         side=side,
         type=reference.kind,
-        test=values.test,
-        p_value=values.p_value if tested else None,
-        p_adjusted=min(values.p_adjusted, new.p_adjusted) if tested else None,
+        test=told.test if told is values else f"{told.test} of {_OF_KIND[told.kind]}",
+        p_value=told.p_value if told.test != "none" else None,
+        p_adjusted=told.p_adjusted if drifted else min(values.p_adjusted, new.p_adjusted) if tested else None,
         effect=values.effect if tested else None,
         effect_name=_EFFECTS[reference.kind] if tested else "",
         minimum_effect=effect,
-        is_drift=decisive.p_adjusted < alpha,
-        kind=decisive.kind if decisive.p_adjusted < alpha else "",
+        is_drift=drifted,
+        kind=decisive.kind if drifted else "",
         span=decisive.span,
         new=outside(reference, window) / max(window.count, 1) if tested else 0.0,
         missing_reference=reference.missing / max(reference.rows, 1),

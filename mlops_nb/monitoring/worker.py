@@ -273,13 +273,15 @@ def _feature(column: Column, tested: Tested | None, adjusted: dict[tuple[str, in
     effect, new = (_effect(column), _new_share(column)) if tested else (None, 0.0)
     moved = p_adjusted is not None and p_adjusted < alpha and ((effect or 0) >= MINIMUM_EFFECT or new >= MINIMUM_NEW)
     lost = missing_adjusted is not None and missing_adjusted < alpha and abs(now - before) >= MINIMUM_MISSING
+    by_gaps = missing_test(column) if lost and not moved else None
+    told, told_adjusted = (by_gaps, missing_adjusted) if by_gaps else (tested, p_adjusted)
     return {
         "name": column.name,
         "type": column.kind,
-        "test": tested.test if tested else "none",
-        "statistic": _finite(tested.statistic) if tested else None,
-        "p_value": _finite(tested.p_value) if tested else None,
-        "p_adjusted": _finite(p_adjusted),
+        "test": "none" if told is None else f"{told.test} of missing values" if by_gaps else told.test,
+        "statistic": _finite(told.statistic) if told else None,
+        "p_value": _finite(told.p_value) if told else None,
+        "p_adjusted": _finite(told_adjusted),
         "effect": _finite(effect),
         "effect_name": "" if effect is None else _EFFECTS[column.kind],
         "minimum_effect": MINIMUM_EFFECT,

@@ -144,6 +144,13 @@ def test_requests_refused_for_their_columns_are_facts_of_the_schema(report):
     assert refused.words == "300 of 304 requests were refused: a column that the model does not know"
 
 
+def test_a_drift_by_what_is_missing_or_new_is_told_with_the_test_that_found_it(report):
+    told = {feature.name: feature for feature in report.features}
+
+    assert (told["humidity"].test, told["carrier"].test) == ("likelihood ratio of missing values", "likelihood ratio of new values")
+    assert all(feature.p_adjusted < report.alpha for feature in report.features if feature.is_drift)
+
+
 def test_sound_data_have_no_findings(delays):
     delays.ask(flights(3000, seed=1))
 
