@@ -60,7 +60,7 @@ class Side(msgspec.Struct, frozen=True):
 
 
 def compared(side: Side, judged: Extent, *, length: Window, budget: Budget, effect: float, report: Reporter = SILENT) -> DriftReport | None:
-    """The verdict on inputs, predictions and labels; None where no answered request is kept.  Raises FileMissing."""
+    """The verdict on inputs, predictions and labels; None where no answered request is kept, nor one refused for its columns.  Raises FileMissing."""
     there = telemetry.columns(side.endpoint, deployment=side.deployment, since=judged.since, until=judged.until)
     wanted, skipped = _comparable(side, there)
     inputs = [Asked(columns.column_of(w), shape, w.place) for w, shape in wanted]
@@ -70,12 +70,32 @@ def compared(side: Side, judged: Extent, *, length: Window, budget: Budget, effe
         size=length.size, most=max(judging.SPANS) if length.several else 1,
     )  # fmt: skip
     if not found:
-        return None
+        return _all_refused(side, judged, budget.alpha, effect)
     truth = answers.truth(side.endpoint, side.deployment, side.against, found) if inputs else None
     lines = _Lines([a.shape for a in inputs], [a.shape for a in outputs.asked], truth)
     told, tested = _report(side, lines, skipped, found, budget, effect)
     told = msgspec.structs.replace(told, notes=[*told.notes, *filter(None, (outputs.note, truth.note if truth else ""))])
     return msgspec.structs.replace(told, quality=_quality(side, judged, tested[: len(inputs)], found, skipped, there, alpha=budget.alpha, effect=effect))
+
+
+def _all_refused(side: Side, extent: Extent, alpha: float, effect: float) -> DriftReport | None:
+    """What is told where the server refused every request for its columns; None where it refused none."""
+    against = side.against
+    known = {columns.column_of(one) for one in against.wanted}
+    faults = quality.schema(side.endpoint, side.deployment, since=extent.since, until=extent.until, known=known, new=(), gone=(), effect=effect)
+    if not faults:
+        return None
+    return DriftReport(
+        is_drift=False,
+        engine="histograms",
+        reference=Compared(rows=against.rows, compared=against.rows, dataset=against.name, kind=against.kind, since=against.since, until=against.until),
+        window=Compared(rows=0, compared=0, since=extent.since, until=extent.until),
+        alpha=alpha,
+        correction="Holm",
+        features=[FeatureDrift(name=one.name, type="not compared", test="none", summary="no request was answered") for one in against.wanted],
+        quality=faults,
+        notes=["No verdict on values: no request was answered."],
+    )
 
 
 class _Lines(msgspec.Struct, frozen=True):

@@ -132,7 +132,7 @@ def _counted(asked: Under, against: Reference, judged: Extent, length: counting.
     found = counting.compared(side, judged, length=length, budget=spent, effect=effect, report=report)
     if found is None:
         raise _nothing_asked(asked, judged.since)
-    if all(feature.type == "not compared" for feature in found.features):
+    if found.window.rows and all(feature.type == "not compared" for feature in found.features):
         raise NothingToCompare.no_column(asked.version.ref, against.name, _by_reason(found))
     return found
 

@@ -151,6 +151,16 @@ def test_a_drift_by_what_is_missing_or_new_is_told_with_the_test_that_found_it(r
     assert all(feature.p_adjusted < report.alpha for feature in report.features if feature.is_drift)
 
 
+def test_that_every_request_was_refused_is_told_and_raises_the_alert(delays):
+    refuse(delays, "wheels", 30)
+    alerts.add("delays", "drift")
+    check = monitoring.check_drift("delays")
+
+    assert "nothing was compared, but wheels: see data quality" in cards.as_text(check)
+    assert "no request was answered" in cards.as_text(check) and "30 of 30 requests were refused" in cards.as_text(check)
+    assert [rule.value for rule in alerts.judge()] == ["drift in wheels"]
+
+
 def test_sound_data_have_no_findings(delays):
     delays.ask(flights(3000, seed=1))
 
