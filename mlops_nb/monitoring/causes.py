@@ -14,7 +14,7 @@ from .. import artifacts, performance, store, telemetry
 from ..errors import NotFound, NothingToCompare, UsageError
 from ..progress import SILENT, Reporter
 from ..reference import ModelRef
-from ..store import checks, datasets, deployments
+from ..store import checks, datasets, deployments, models
 from ..store.checks import DriftCheck
 from ..telemetry.samples import Sample, sample
 from . import change_point, columns, concentration, drift, telling
@@ -58,6 +58,7 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
 
     metric: str
     before: float | None
+    """What the version was registered with where the change was there from the first request on; None where neither is known."""
     since: float
     low: float | None = None
     high: float | None = None
@@ -290,8 +291,20 @@ def _losses(check: DriftCheck, told: DriftReport, changed: Sequence[Changed]) ->
     began = next((one.began for one in changed if one.began), None)
     since = began.time if began else told.window.since
     now = _group(check, since=since, until=_after(told))
+    if now is None:
+        return []
     before = _group(check, until=since) if since and not (began and began.from_first) else None
-    return [loss for metric in _METRICS if (loss := _loss(metric, before, now))] if now else []
+    registered = _registered(now.model)
+    return [loss for metric in _METRICS if (loss := _loss(metric, before, now, registered.get(metric)))]
+
+
+def _registered(model: str) -> Mapping[str, float]:
+    """The measures that the version was registered with; none where it is no more."""
+    try:
+        with store.reading() as tx:
+            return models.get(tx, ModelRef.parse(model)).metrics
+    except (NotFound, UsageError):
+        return {}
 
 
 def _group(check: DriftCheck, *, since: datetime | None = None, until: datetime | None = None) -> performance.Group | None:
@@ -302,11 +315,13 @@ def _group(check: DriftCheck, *, since: datetime | None = None, until: datetime 
     return max(groups, key=lambda group: group.answered, default=None)
 
 
-def _loss(metric: str, before: performance.Group | None, now: performance.Group) -> Loss | None:
+def _loss(metric: str, before: performance.Group | None, now: performance.Group, registered: float | None) -> Loss | None:
     measured, expected = now.figure(metric), now.expected(metric)
     figure = measured or expected
     if figure is None or figure.value is None:
         return None
     then = (before.figure(metric) or before.expected(metric)) if before else None
     how = f"measured on {now.labelled:,} labels" if measured else f"estimated {now.estimated}"
+    if then is None and registered is not None:
+        return Loss(metric=metric, before=registered, since=figure.value, low=figure.low, high=figure.high, how=f"{how}; before as registered")
     return Loss(metric=metric, before=then.value if then else None, since=figure.value, low=figure.low, high=figure.high, how=how)

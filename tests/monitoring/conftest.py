@@ -30,8 +30,11 @@ class Watched:
         with store.writing() as tx:
             deployments.ensure_endpoint(tx, "delays", author="ada")
 
-    def deploy(self, name: str = "1", *, version: int = 1, dataset: str | None = "flights:1", inputs: pd.DataFrame | np.ndarray | None = None) -> None:
-        """Run *version* (trained on *dataset*, taking *inputs*) as `delays/name`."""
+    def deploy(
+        self, name: str = "1", *, version: int = 1, dataset: str | None = "flights:1", inputs: pd.DataFrame | np.ndarray | None = None,
+        metrics: dict[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        """Run *version* (trained on *dataset*, taking *inputs*, registered with *metrics*) as `delays/name`."""
         shape = signature.infer(self.training if inputs is None else inputs).as_json()
         model = ModelVersion(
             model="late",
@@ -42,6 +45,7 @@ class Watched:
             files=[],
             signature=shape,
             dataset=dataset,
+            metrics=metrics or {},
             created_at=store.now(),
         )
         deployment = Deployment(

@@ -132,6 +132,18 @@ def test_what_a_change_costs_is_told_by_the_labels(delays: Watched):
     assert loss.low and loss.high and loss.low < loss.since < loss.high
 
 
+def test_what_drifted_from_the_first_request_on_is_told_beside_the_registered_measure(workspace):
+    watched = Watched(flights(5000, seed=0))
+    watched.deploy(metrics={"accuracy": 0.91})
+    watched.ask(flights(600, seed=1, dep_delay=9000.0), batch=1)
+    labels.record("delays", pd.DataFrame({"request_id": [f"1-{row}" for row in range(600)], "late": [0, 1] * 300}))
+    monitoring.check_drift("delays")
+
+    [loss] = causes.of("delays").losses
+
+    assert (loss.before, loss.since, loss.how) == (0.91, 0.5, "measured on 600 labels; before as registered")
+
+
 def test_without_a_check_there_is_nothing_to_explain(delays: Watched):
     with pytest.raises(NothingToCompare) as told:
         causes.of("delays")
