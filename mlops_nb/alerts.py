@@ -186,8 +186,9 @@ def judge(at: datetime | None = None, *, looks: Looks | None = None) -> list[Rul
 
 
 def _is_news(rule: Rule, verdict: Verdict) -> bool:
-    """An anomaly's numbers are kept every hour, also when they are as ever."""
-    return verdict.holds != rule.firing or (rule.condition.endswith("anomalous") and verdict.seen != rule.value)
+    """An anomaly's numbers are kept every hour, also when they are as ever, and what drifts after every check."""
+    followed = rule.condition == "drift" or rule.condition.endswith("anomalous")
+    return verdict.holds != rule.firing or (followed and verdict.seen != rule.value)
 
 
 def _note(tx: store.Transaction, rule: Rule, verdict: Verdict, at: datetime) -> Rule:

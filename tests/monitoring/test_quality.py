@@ -254,6 +254,19 @@ def test_a_fault_of_the_schema_raises_the_alert_until_it_is_snoozed(delays):
     assert [rule.value for rule in alerts.judge()] == ["no other drift; silenced: wheels"]
 
 
+def test_an_alert_that_goes_on_names_what_drifts_by_the_newest_check(delays):
+    delays.ask(flights(3000, seed=1))
+    refuse(delays, "wheels", 30)
+    [rule] = [alerts.add("delays", "drift")]
+    monitoring.check_drift("delays")
+    alerts.judge()
+    delays.ask(flights(3000, seed=2, dep_delay=9000.0))
+    monitoring.check_drift("delays")
+
+    assert alerts.judge() == []
+    assert [one.value for one in alerts.of("delays") if one.id == rule.id] == ["drift in dep_delay, wheels"]
+
+
 def test_the_card_shows_the_findings(delays):
     delays.ask(flights(3000, seed=1, dep_delay=9000.0))
 
