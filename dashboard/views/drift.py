@@ -18,7 +18,8 @@ if not found.endpoint:
 
 placed = {d.name for d in parts.filtered(found.deployments)}
 everywhere = parts.ALL == parts.asked("target", otherwise=parts.ALL) == parts.asked("hardware", otherwise=parts.ALL)
-checks = [check for check in found.checks if everywhere or check.deployment in placed]
+asked = {check.id: {d.name for d in found.deployments if check.deployment in (None, d.name)} for check in found.checks}
+checks = [check for check in found.checks if everywhere or (asked[check.id] and asked[check.id] <= placed)]
 check = next((c for c in checks if c.id == parts.asked("check")), next(iter(checks), None))
 
 

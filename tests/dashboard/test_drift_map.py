@@ -119,6 +119,12 @@ def test_the_hardware_of_all_deployments_leaves_the_map_whole(open_page, busy):
     assert not page.exception and not page.error
 
 
+def test_a_check_of_all_deployments_is_one_of_the_hardware_they_all_run_on(open_page, busy):
+    page = open_page("drift", endpoint="delays", hardware="cpu", check="check-2")
+
+    assert any("all deployments of delays" in text.value for text in page.text)
+
+
 def test_requests_with_none_of_the_training_datas_columns_are_told_so(open_page, workspace):
     datasets.register("rows", pd.DataFrame({"age": range(100), "income": range(100)}))
     made = store.now()
