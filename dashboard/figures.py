@@ -411,7 +411,7 @@ def performance(groups: Sequence[Group], metric: str) -> go.Figure:
             if at:
                 figure.add_trace(_with_interval(f"{name} {kind}", at, colour=colour, shape=shape if kind == "measured" else f"{shape}-open"))
     figure.update_yaxes(title=text_for("html", metric), gridcolor=_GRID)
-    return _finished(figure, height=380, hovermode="closest")
+    return _finished(_with_one_period_named(figure, groups), height=380, hovermode="closest")
 
 
 def labelled(groups: Sequence[Group]) -> go.Figure:
@@ -426,7 +426,16 @@ def labelled(groups: Sequence[Group]) -> go.Figure:
             customdata=[group.answered for group in many], hovertemplate=f"%{{y:.0%}} of %{{customdata:,}} rows<extra>{name}</extra>",
         )  # fmt: skip
     figure.update_yaxes(title="rows with a label", range=[0, 1], tickformat=".0%", gridcolor=_GRID)
-    return _finished(figure, height=220, hovermode="closest")
+    return _finished(_with_one_period_named(figure, groups), height=220, hovermode="closest")
+
+
+def _with_one_period_named(figure: go.Figure, groups: Sequence[Group]) -> go.Figure:
+    """An axis of a single moment bears that one; left alone it is divided into parts of a millisecond."""
+    periods = {group.period for group in groups if group.period}
+    if len(periods) == 1:
+        [period] = periods
+        figure.update_xaxes(tickvals=[period], ticktext=[f"{period:%Y-%m-%d %H:%M}".removesuffix(" 00:00")])
+    return figure
 
 
 def _series(groups: Sequence[Group]) -> dict[str, list[Group]]:

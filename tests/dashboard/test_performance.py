@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,6 +47,14 @@ def test_a_link_may_name_how_time_is_parted(open_page, labelled, by):
 
     assert not page.exception
     assert all(page.dataframe[0].value["from"])
+
+
+def test_a_single_month_is_the_one_mark_on_its_axis(open_page, labelled):
+    page = open_page("performance", endpoint="delays", by="month")
+
+    axes = [json.loads(chart.proto.spec)["layout"]["xaxis"] for chart in page.get("plotly_chart")]
+    months = sorted({text.split()[0] for text in page.dataframe[0].value["from"]})
+    assert [axis.get("ticktext") for axis in axes if axis.get("ticktext")] == ([months] * 2 if len(months) == 1 else [])
 
 
 def test_a_link_that_names_nothing_opens_the_page_all_the_same(open_page, labelled):
