@@ -2,7 +2,7 @@
 
 The null hypothesis is not "nothing changed", which enough rows refute of any two samples, but "no more than the stated share of the rows
 lies elsewhere": a minimum-effect test (Murphy and Myors, "Testing the hypothesis that treatments have negligible effects", Journal of
-Applied Psychology 84, 1999).  Both sides are samples, and the error of both is counted.  With n rows of reference, m of window and
+Applied Psychology 84, 1999).  Both sides are samples of independent rows, and the error of both is counted.  With n rows of reference, m of window and
 N = nm/(n+m), and effect δ:
 
 - Numbers: D is the largest gap between the cumulative distributions at the bins' edges.  D - δ is at most the largest error of either, so
