@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _MANY = 24
 """So many files become one."""
+_ABANDONED = 3600.0
+"""Seconds after which a file that is not whole is taken for one whose writer was killed."""
 _WELL_BEYOND = 3
 """A sample is worth it where it spares most of the rows."""
 _ROWS_OF_ANSWERS = ("label", "prediction")
@@ -170,6 +172,9 @@ def _put(cursor: duckdb.DuckDBPyConnection, folder: Path, select: str) -> None:
 def _tidy(cursor: duckdb.DuckDBPyConnection, endpoint: str) -> None:
     """Make one file of many; labels older than the telemetry that is kept go, for their answers came before them."""
     oldest = time.time_ns() - timedelta(days=Workspace.current().settings().capture_days) // timedelta(microseconds=1) * 1000
+    for left in _folder(endpoint).glob(".*.tmp"):
+        if left.stat().st_mtime < time.time() - _ABANDONED:
+            left.unlink(missing_ok=True)
     standing = _files(endpoint)
     for path in [path for path in standing if int(path.stem) < oldest]:
         _delete(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from mlops_nb import cards, labels, performance, store, telemetry
 from mlops_nb.errors import BadOption, EndpointNotFound, UnknownColumn
 from mlops_nb.splits import COPY_MARK
 from mlops_nb.store import events
+from mlops_nb.telemetry import files
 from mlops_nb.telemetry import labels as kept
 
 from .conftest import Answered
@@ -157,6 +159,19 @@ def test_many_small_files_of_labels_become_few(calls: Calls) -> None:
 
     assert len(kept._files("delays")) < 10
     assert kept.count("delays") == 30
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_labels_and_what_is_being_written_stays(calls: Calls) -> None:
+    labels.record("delays", calls(2)[["request_id", "late"]].head(1))
+    folder = files.folder("delays", "1").parent / "labels"
+    left, written = folder / ".1.tmp", folder / ".2.tmp"
+    for path in (left, written):
+        path.touch()
+    os.utime(left, (time.time() - 7200,) * 2)
+
+    labels.record("delays", pd.DataFrame({"request_id": ["r1"], "late": [1]}))
+
+    assert (left.exists(), written.exists()) == (False, True)
 
 
 def test_a_shadows_answers_are_judged_by_the_labels_of_what_they_copy(answered: Answered, calls: Calls) -> None:
