@@ -45,14 +45,14 @@ BY = Word("hour|day|week|month|COLUMN", str, lambda _: ("hour", "day", "week", "
 )
 @click.argument("endpoint", type=AN_ENDPOINT)
 @click.option("--data", type=DATA, required=True, help="The labels: an expression in a notebook, or a CSV, Parquet or JSON file.")
-@click.option("--id", "id", metavar="COLUMN", help="The column with the request's id.  [default: request_id or id]")
+@click.option("--id", "id", metavar="COLUMN", help="The column with the request's id.  [default: request_id, id or x-request-id]")
 @click.option("--row", metavar="COLUMN", help="The column with the row's place in its request, from 0.  [default: row, if there is one]")
 @click.option("--label", metavar="COLUMN", help="The column with what turned out to be true.  [default: the one that is left, or label]")
 def labels(endpoint: str, data: str, id: str | None, row: str | None, label: str | None) -> Labelled:
     """Say what turned out to be true of an endpoint's answers.
 
-    A label belongs to a row of a request, known by the request's id.  Labels may come late, again, or before their telemetry: of several the
-    last wins.
+    A label belongs to a row of a request, known by the request's id: the header x-request-id of the answer, which a caller may also send (not
+    the `id` of a request's body).  Labels may come late, again, or before their telemetry: of several the last wins.
     """
     from .. import labels as truth
 
