@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from . import store
+from .errors import BadOption
 from .store import deployments as table
 
 
@@ -62,7 +63,12 @@ def of(endpoint: str, *, most: int = 200) -> list[Change]:
 
 
 def at(endpoint: str, time: datetime) -> Serving:
-    """What served *endpoint* at *time* (with a time zone).  Raises EndpointNotFound when there never was one."""
+    """What served *endpoint* at *time* (with a time zone).  Raises EndpointNotFound when there never was one, BadOption for a moment to come."""
+    if time > store.now():
+        raise BadOption(
+            f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC is yet to come.",
+            hint=f"%mlops endpoints {endpoint} for now, %mlops rollouts {endpoint} for what is planned",
+        )
     with store.reading() as tx:
         last = table.statuses_at(tx, endpoint, time)
         split = table.split_at(tx, endpoint, time)

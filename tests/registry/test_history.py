@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import signal
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -111,3 +112,5 @@ def test_an_endpoint_that_never_was_is_told(workspace: Workspace) -> None:
         history.of("nothing")
     with pytest.raises(errors.EndpointNotFound):
         history.at("nothing", store.now())
+    with pytest.raises(errors.BadOption, match="2999-01-01 00:00 UTC is yet to come"):
+        history.at("churn", datetime(2999, 1, 1, tzinfo=UTC))
