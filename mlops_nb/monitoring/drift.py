@@ -86,7 +86,10 @@ def check_drift(
         report.step(f"counting {reference or 'the training data'}")
         against = references.chosen(reference, judged, asked.version, endpoint, dataset=dataset, time=time)
         report.step(f"counting the requests of {endpoint}")
-        return _kept(asked, against.name, chosen, _counted(asked, against, judged, length, spent, effect or settings.drift_effect, report))
+        told = _counted(asked, against, judged, length, spent, effect or settings.drift_effect, report)
+        words = {"window": window, "budget": budget, "every": f"{every_seconds:g}s" if every_seconds else None, "effect": f"{effect:g}" if effect else None}
+        told = msgspec.structs.replace(told, asked={option: word for option, word in words.items() if word})
+        return _kept(asked, against.name, chosen, told)
     _refuse_counted(chosen, window, budget, effect, reference, time)
     subject = _subject(endpoint, deployment, dataset)
     report.step(f"reading the requests of {_named(subject)}")

@@ -274,6 +274,7 @@ def again(check: DriftCheck, report: DriftReport) -> str:
     words = [f"--deployment {check.deployment}"] if check.deployment else []
     words += [past] if past else [f"--dataset {check.dataset}"] if reference_is_a_dataset(report) else []
     words += [f"--since {report.window.since:%Y-%m-%dT%H:%M:%S}"] if report.window.since else []
+    words += [f"--{option} {word}" for option, word in report.asked.items()]
     words += [f"--detector {detector}"] if detector in NAMES and detector != "histograms" else [f"--engine {check.engine}"]
     return " ".join([f"%mlops drift {check.endpoint}", *words])
 

@@ -113,6 +113,8 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     """A `causes.Causes`, once they were asked for."""
     notes: list[str] = []
     """What the reader should know: samples taken, columns not compared, too few rows, an engine's licence."""
+    asked: dict[str, str] = {}
+    """What was said of windows and the budget, by option: `window`, `budget`, `every`, `effect`; the rest was as the settings have it."""
 
     @property
     def drifted(self) -> list[FeatureDrift]:

@@ -130,6 +130,20 @@ def test_a_report_beside_past_requests_is_done_again_beside_them_and_one_beside_
     assert "Again" not in words(pages.save(season, tmp_path / "season.html"))
 
 
+def test_a_report_is_done_again_by_the_windows_and_the_budget_that_were_said(delays: Watched, tmp_path: Path):
+    delays.ask(flights(1000, seed=1))
+    asked = {"window": "500", "budget": "2/60d", "every_seconds": 21_600.0, "effect": 0.2}
+    first = monitoring.check_drift("delays", since=store.now() - timedelta(hours=1), **asked)
+
+    line = re.search(r"Again %mlops (.*)", words(pages.save(first, tmp_path / "drift.html")))
+    again = commands.run(shlex.split(line[1]), Terminal(quiet=True))
+
+    assert "--window 500 --budget 2/60d --every 21600s --effect 0.2" in line[1]
+    told = [msgspec.convert(check.report, DriftReport) for check in (first, again)]
+    first_told, again_told = ((one.alpha, one.promise, one.spans, one.features[0].minimum_effect) for one in told)
+    assert first_told == again_told and first_told[3] == 0.2 and "2 false alarms in 60 days of 240 checks" in first_told[1]
+
+
 def test_a_detectors_report_is_done_again_by_that_detector(delays: Watched, tmp_path: Path):
     delays.ask(flights(1000, seed=1))
 
