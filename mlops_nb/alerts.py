@@ -226,7 +226,7 @@ def _drift_judged(endpoint: str) -> Verdict | None:
             return None
     found = [(check, silences.loud(check, standing), silences.drifting(check)) for check in newest]
     quiet = [name for _, loud, drifting in found for name in drifting if name not in loud]
-    told = [f"{', '.join(loud)}{f' ({check.subject})' if check.deployment else ''}" for check, loud, _ in found if loud]
+    told = [f"{', '.join(loud)}{f' ({check.subject})' * bool(check.deployment)}{f': {check.cost}' * bool(check.cost)}" for check, loud, _ in found if loud]
     seen = f"drift in {'; '.join(told)}" if told else "no other drift" if quiet else "no drift"
     return Verdict(bool(told), f"{seen}; silenced: {', '.join(dict.fromkeys(quiet))}" if quiet else seen)
 

@@ -52,6 +52,7 @@ def drift(check: Any) -> Card:
             ("compared with", f"{check.dataset}, {reference.get('rows', 0):,} rows"),
             ("by", told_how(check.engine, report.get("alpha", 0), report.get("correction", ""))),
             ("thresholds", report.get("promise", "")),
+            ("costs", check.cost),
             ("silenced", "; ".join(dict.fromkeys(f["silenced"] for f in features if f.get("silenced")))),
             ("checked", ago(check.time)),
         ),

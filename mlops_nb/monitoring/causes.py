@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -102,6 +102,14 @@ def with_causes(check: DriftCheck, *, report: Reporter = SILENT) -> DriftCheck:
     with store.writing() as tx:
         checks.explain(tx, check.id, found)
     return msgspec.structs.replace(check, report=check.report | {"causes": found})
+
+
+def told_of(check: DriftCheck) -> Mapping[str, Any]:
+    """The causes of what *check* found, for whoever keeps it; none where its requests are no longer kept."""
+    try:
+        return cast("Mapping[str, Any]", msgspec.to_builtins(explained(check)))
+    except NothingToCompare:
+        return {}
 
 
 @telemetry.within_bounds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def check_drift(
     budget: str | None = None,
     every_seconds: float | None = None,
     effect: float | None = None,
+    explain: Callable[[DriftCheck], Mapping[str, Any]] | None = None,
     report: Reporter = SILENT,
 ) -> DriftCheck:
     """Compare the requests of *endpoint* with its model's training data (or *dataset*, or *reference*), feature by feature; keep and return the verdict.
@@ -75,6 +76,7 @@ def check_drift(
     `auto` (`histograms`), `histograms`, or a test of `scipy` or `alibi-detect` in a process of its own; the settings' unless given.  With
     histograms the newest *window* (`1d`, or a number of rows) is judged, and with it those before, so that at most *budget* (`1/30d`) false alarms
     come of a check every so many seconds (a day unless given), a false alarm being one where no more than *effect* of the rows lies elsewhere.
+    What *explain* tells of a drift (`causes.told_of`) is kept with it, so that who is alarmed reads it.
     Raises EndpointNotFound, DeploymentNotFound, DatasetNotFound, NothingToCompare, EngineMissing, DriftCheckFailed.
     """
     settings = Workspace.current().settings()
@@ -89,7 +91,7 @@ def check_drift(
         told = _counted(asked, against, judged, length, spent, effect or settings.drift_effect, report)
         words = {"window": window, "budget": budget, "every": f"{every_seconds:g}s" if every_seconds else None, "effect": f"{effect:g}" if effect else None}
         told = msgspec.structs.replace(told, asked={option: word for option, word in words.items() if word})
-        return _kept(asked, against.name, chosen, told)
+        return _kept(asked, against.name, chosen, told, explain)
     _refuse_counted(chosen, window, budget, effect, reference, time)
     subject = _subject(endpoint, deployment, dataset)
     report.step(f"reading the requests of {_named(subject)}")
@@ -99,7 +101,7 @@ def check_drift(
     report.step(f"comparing {len(pairs)} columns with {chosen.name}")
     found = _compared(pairs, chosen, alpha=settings.drift_alpha) if pairs else {"is_drift": False, "engine": chosen.name, "features": []}
     told = _report(subject, found, pairs, seen, skipped, settings.drift_alpha, chosen)
-    return _kept(Under(subject.endpoint, subject.deployment, subject.version), subject.dataset.ref, chosen, told)
+    return _kept(Under(subject.endpoint, subject.deployment, subject.version), subject.dataset.ref, chosen, told, explain)
 
 
 def refuse_unfit(
@@ -268,12 +270,17 @@ def _notes(reference: Compared, window: Compared, skipped: dict[str, list[str]])
     return notes + [f"Not compared ({why}): {', '.join(names)}." for why, names in skipped.items()]
 
 
-def _kept(asked: Under, against: str, engine: Engine, report: DriftReport) -> DriftCheck:
+def _kept(
+    asked: Under, against: str, engine: Engine, report: DriftReport, explain: Callable[[DriftCheck], Mapping[str, Any]] | None = None
+) -> DriftCheck:  # fmt: skip
+    check = DriftCheck(
+        id=str(uuid.uuid4()), endpoint=asked.endpoint, deployment=asked.deployment, dataset=against, engine=engine.name, is_drift=report.is_drift,
+        report=msgspec.to_builtins(report), time=store.now(),
+    )  # fmt: skip
+    causes = explain(check) if explain and check.is_drift else {}
     with store.writing() as tx:
-        check = DriftCheck(
-            id=str(uuid.uuid4()), endpoint=asked.endpoint, deployment=asked.deployment, dataset=against, engine=engine.name, is_drift=report.is_drift,
-            report=msgspec.to_builtins(_with_silences(report, asked.endpoint, silences.standing(tx, asked.endpoint))), time=store.now(),
-        )  # fmt: skip
+        told = _with_silences(report, asked.endpoint, silences.standing(tx, asked.endpoint))
+        check = msgspec.structs.replace(check, report=msgspec.to_builtins(told) | ({"causes": causes} if causes else {}))
         checks.add_drift_check(tx, check)
         silences.end_those_over(tx, check)
         _record(tx, check, asked, report.window.rows)
@@ -286,6 +293,8 @@ def _record(tx: store.Transaction, check: DriftCheck, asked: Under, rows: int) -
     data = {"check": check.id, "dataset": check.dataset, "model": asked.version.ref, "rows": rows, "features": loud or drifted}
     if quiet := [name for name in drifted if name not in loud]:
         data["silenced"] = quiet
+    if check.cost:
+        data["cost"] = check.cost
     events.record(tx, "DatasetDriftDetected" if loud else "DriftChecked", subject=_named(asked), data=data)
 
 

@@ -15,7 +15,7 @@ from ..settings import Workspace
 from ..store import alerts, schedules, silences
 from ..store.checks import DriftCheck
 from ..store.schedules import Schedule
-from . import drift, engines
+from . import causes, drift, engines
 
 RULE = "drift"
 """The condition of the alert that a schedule raises."""
@@ -82,7 +82,7 @@ def run(id: str) -> None:
 
 def _made(schedule: Schedule) -> str:
     try:
-        check = drift.check_drift(schedule.endpoint, every_seconds=schedule.every_seconds, **schedule.options)
+        check = drift.check_drift(schedule.endpoint, every_seconds=schedule.every_seconds, explain=causes.told_of, **schedule.options)
     except MlopsError as error:  # an endpoint that was not asked today is asked tomorrow
         return f"not made: {error}"
     return _told(check)
@@ -90,7 +90,7 @@ def _made(schedule: Schedule) -> str:
 
 def _told(check: DriftCheck) -> str:
     found = silences.drifting(check)
-    return f"drift in {', '.join(found)}" if found else check.verdict
+    return "; ".join(filter(None, (f"drift in {', '.join(found)}", check.cost))) if found else check.verdict
 
 
 @contextmanager

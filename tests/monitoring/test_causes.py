@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_nb import labels, monitoring, store
+from mlops_nb import alerts, cards, labels, monitoring, store
 from mlops_nb.errors import NothingToCompare
-from mlops_nb.monitoring import causes, change_point, concentration, detectors
-from mlops_nb.store import checks
+from mlops_nb.monitoring import causes, change_point, concentration, detectors, schedules
+from mlops_nb.store import checks, events
+from mlops_nb.store import schedules as planned
 
 from .conftest import Watched, flights
 
@@ -130,6 +132,25 @@ def test_what_a_change_costs_is_told_by_the_labels(delays: Watched):
     assert loss.metric == "accuracy" and loss.how == "measured on 2,400 labels"
     assert loss.before == pytest.approx(1.0) and 0.65 < loss.since < 0.75
     assert loss.low and loss.high and loss.low < loss.since < loss.high
+
+
+def test_an_alarm_is_told_as_accuracy_lost(delays: Watched):
+    ask_by_day(delays, 20, late_from_day_12)
+    truth = [{"request_id": f"1-{day}-{row - row % 20}", "row": row % 20, "late": int(day >= 12 and row % 3 == 0)} for day in range(20) for row in range(300)]
+    labels.record("delays", pd.DataFrame(truth))
+    schedule = schedules.add("delays", "1h", window="8d")
+    with store.writing() as tx:
+        planned.ran(tx, schedule.id, outcome="", next_time=store.now() - timedelta(seconds=1))
+
+    schedules.run(schedule.id)
+
+    cost = re.compile(r"drift in dep_delay.*accuracy 1 before, 0\.6\d+ since \(measured on 2,400 labels\)")
+    assert [bool(cost.search(rule.value)) for rule in alerts.judge()] == [True]
+    assert cost.search(schedules.of()[0].outcome)
+    with store.reading() as tx:
+        assert "accuracy 1 before" in events.latest(tx, what="DatasetDriftDetected")[0].data["cost"]
+        [check] = checks.drift_checks(tx, "delays")
+    assert "accuracy 1 before" in cards.as_text(check)
 
 
 def test_what_drifted_from_the_first_request_on_is_told_beside_the_registered_measure(workspace):
