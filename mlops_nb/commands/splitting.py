@@ -63,6 +63,8 @@ def traffic(
     if subject.name or every:
         raise UsageError(f"{subject} alone says no split." if subject.name else "--every is said of a ramp.", hint=f"%mlops traffic {subject.endpoint}")
     shares = _shares(subject.endpoint, weights)
+    if at and not shares:
+        raise UsageError("--at is said of a split or a ramp.", hint=f"%mlops traffic {subject.endpoint} 1=50 2=50 --at 2h")
     if at:
         return division.schedule(subject.endpoint, shares, at=at, sticky=sticky, why=why)
     if shares:

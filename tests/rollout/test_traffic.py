@@ -86,6 +86,11 @@ def test_a_split_can_be_set_for_a_moment_to_come(churn: Workspace) -> None:
     assert [plan.status for plan in traffic.of("churn")] == ["done"]
 
 
+def test_a_moment_without_a_split_is_no_split_of_nothing(churn: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.answer(["traffic", "churn", "--at", "1h"]) == 2
+    assert "--at is said of a split or a ramp" in capsys.readouterr().err
+
+
 def test_rolling_back_undoes_a_ramp_at_once_and_whole(churn: Workspace) -> None:
     traffic.ramp("churn/2", [5, 50, 100], every_seconds=60.0)
     wait_for(lambda: shares()["2"] == 5, what="the first step")
