@@ -22,14 +22,19 @@ def listing(listing: Any) -> Card:
     columns, row = _ROWS.get(name, (None, None))
     if name == "mlops_nb.rollout.EndpointView":
         return _endpoints(listing)
-    if name == "mlops_nb.store.rollouts.Rollout":
-        latest = rollout(next((plan for plan in listing if plan.going), listing[0]))  # above the list, as it stands
+    if name == "mlops_nb.store.rollouts.Rollout" and (shown := _foremost(listing)):
+        latest = rollout(shown)
         table = Table(columns or [], [row(item) for item in listing] if row else [])
         return msgspec.structs.replace(latest, tables=[*latest.tables, table])
     if columns is None or row is None:
         fields = list(listing[0].__struct_fields__)
         columns, row = [worded(field) for field in fields], lambda item: [brief(getattr(item, field)) for field in fields]
     return Card(title=f"{count} {listing.what}{'s' if count > 1 else ''}", tables=[Table(columns, [row(item) for item in listing])])
+
+
+def _foremost(rollouts: Sequence[Any]) -> Any | None:
+    """What stands above the list of them: what is under way, else the newest where it is a canary that has looked."""
+    return next((plan for plan in rollouts if plan.going), rollouts[0] if rollouts[0].evidence.get("trail") else None)
 
 
 def _endpoints(listing: Sequence[Any]) -> Card:
