@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from .checks import DriftCheck
+from .checks import DriftCheck, drift_checks
 from .database import Transaction, now
 
 
@@ -66,13 +66,26 @@ def over(one: Iterable[Silence], endpoint: str, feature: str) -> Silence | None:
 
 
 def end_those_over(tx: Transaction, check: DriftCheck) -> None:
-    """End what was acknowledged until it is over, where *check* looked for it and finds it no more."""
+    """End what was acknowledged until it is over, where *check* looked for it as the check that found it did, and finds it no more."""
     found, blind = drifting(check), check.verdict not in ("drift", "no drift")
     untested = {feature.get("name") for feature in check.report.get("features", []) if feature.get("test", "none") == "none"}
     for one in standing(tx, check.endpoint):
         gone = one.feature not in found and one.feature not in untested if one.feature else not found
-        if one.kind == "acknowledged" and one.until is None and gone and not blind:
+        if one.kind == "acknowledged" and one.until is None and gone and not blind and _as_it_was_found(tx, check, one.feature):
             add(tx, check.endpoint, one.feature, "over", until=None, why="no longer found", author="agent")
+
+
+def _as_it_was_found(tx: Transaction, check: DriftCheck, feature: str) -> bool:
+    """Whether *check* is of the kind of the newest one that found *feature* (any, when empty): another detector, reference or effect may be blind to it."""
+    earlier = (one for one in drift_checks(tx, check.endpoint) if one.id != check.id)
+    finder = next((one for one in earlier if (feature in drifting(one) if feature else drifting(one))), None)
+    return finder is None or _kind(finder) == _kind(check)
+
+
+def _kind(check: DriftCheck) -> tuple[object, ...]:
+    """Of what a check is, beside what, and by which test."""
+    effects = {feature.get("minimum_effect") for feature in check.report.get("features", []) if feature.get("test", "none") != "none"}
+    return check.deployment, check.report.get("engine"), check.dataset, check.report.get("reference", {}).get("kind"), frozenset(effects)
 
 
 def loud(check: DriftCheck, standing: Iterable[Silence]) -> list[str]:
