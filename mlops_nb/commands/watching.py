@@ -103,6 +103,10 @@ def drift(
     if schedule:
         schedule = f"{schedule} {tz}" if tz else schedule
         return _scheduled(endpoint, schedule, options | ({"detector": detector} if detector else {}), since=since, every=every, html=html)
+    if html:
+        from ..monitoring import pages
+
+        pages.place(html)  # before anything is compared
     if detector:
         return _told(_detected(endpoint, detector, options, since=since, every=every), html)
     with face().reporting(f"checking {endpoint} for drift") as report:

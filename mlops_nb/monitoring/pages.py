@@ -38,11 +38,17 @@ svg text{font:11px system-ui,sans-serif;fill:var(--soft)}pre{overflow:auto;paddi
 """
 
 
-def save(check: DriftCheck, file: Path | str) -> Path:
-    """Write *check*, with its causes where they are known, to *file*; there whole or not at all.  Raises BadOption when its folder is not there."""
+def place(file: Path | str) -> Path:
+    """Where a report can be written.  Raises BadOption when its folder is not there."""
     file = Path(file).expanduser()
     if not file.parent.is_dir() or file.is_dir():
         raise BadOption(f"{file} cannot be written: {'it is a folder' if file.is_dir() else f'there is no folder {file.parent}'}.", hint="--html report.html")
+    return file
+
+
+def save(check: DriftCheck, file: Path | str) -> Path:
+    """Write *check*, with its causes where they are known, to *file*; there whole or not at all.  Raises as `place`."""
+    file = place(file)
     scratch = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         scratch.write_text(as_page(check), encoding="utf-8")

@@ -18,6 +18,7 @@ from mlops_nb.cli import Terminal
 from mlops_nb.errors import BadOption
 from mlops_nb.monitoring import DriftReport, causes, detectors, pages
 from mlops_nb.monitoring.reports import Compared, FeatureDrift, Finding
+from mlops_nb.store import checks
 from mlops_nb.store.checks import DriftCheck
 
 from .conftest import Watched, flights
@@ -157,6 +158,14 @@ def test_a_folder_that_is_not_there_is_told_and_nothing_written(tmp_path: Path):
         pages.save(wide(1), tmp_path / "nowhere" / "drift.html")
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_told_before_anything_is_compared(delays: Watched, tmp_path: Path):
+    delays.ask(flights(100, seed=1))
+    with pytest.raises(BadOption, match="there is no folder"):
+        commands.run(["drift", "delays", "--html", str(tmp_path / "nowhere" / "drift.html")], Terminal(quiet=True))
+    with store.reading() as tx:
+        assert checks.drift_checks(tx, "delays") == []
 
 
 def words(file: Path) -> str:
