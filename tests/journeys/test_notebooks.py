@@ -69,7 +69,7 @@ def test_every_month_after_the_first_three_is_compared_with_what_the_serving_ver
     with store.reading() as tx:
         made = checks.drift_checks(tx, "delays")
 
-    assert [check.dataset for check in reversed(made)] == ["winter:1"] * 3 + ["half_a_year:1"] * 6
+    assert [check.dataset for check in reversed(made)] == ["winter:1"] * 3 + ["half_a_year:1"] * 7
 
 
 def test_the_second_version_answers_everybody_in_the_end(year: Notebook) -> None:
@@ -87,6 +87,13 @@ def test_the_cold_of_december_has_drifted_from_the_first_half_of_the_year(year: 
 
     assert latest.dataset == "half_a_year:1" and latest.is_drift
     assert "temp" in shown(year, "moved(checks)")
+
+
+def test_december_is_judged_within_a_budget_and_its_causes_are_told(year: Notebook) -> None:
+    judged, why = shown(year, "--budget 1/30d"), shown(year, "%mlops causes delays")
+
+    assert "at most one false alarm in 30 days" in judged and "temp" in judged
+    assert "temp" in why and "auc" in why, "labels came in October: what it costs is estimated"
 
 
 def test_the_reason_why_the_third_failed_can_be_read(year: Notebook) -> None:
