@@ -350,7 +350,8 @@ class ModelNotFound(NotFound):
 
     def __init__(self, name: str, *, known: Iterable[str]) -> None:
         known = sorted(known)
-        super().__init__(f"No model named {name!r}. Registered: {listed(known)}.", hint=suggested(name, known, "%mlops models"))
+        otherwise = f"%mlops register FOLDER --name NAME --entry {name}, and then deploy NAME" if name.endswith(".py") else "%mlops models"
+        super().__init__(f"No model named {name!r}. Registered: {listed(known)}.", hint=suggested(name, known, otherwise))
 
 
 class VersionNotFound(NotFound):

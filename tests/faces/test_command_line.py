@@ -66,6 +66,7 @@ def test_a_workspace_that_is_not_there_is_not_made_by_looking(mlops: Any, tmp_pa
         (["environments", "--pip"], 2, "UsageError", "mlops environments NAME --pip"),
         (["register", "missing.onnx", "--name", "m"], 3, "FileMissing", None),
         (["models", "nope"], 3, "ModelNotFound", "mlops models"),
+        (["deploy", "score.py"], 3, "ModelNotFound", "mlops register FOLDER --name NAME --entry score.py, and then deploy NAME"),
         (["traffic", "nope"], 3, "EndpointNotFound", "mlops endpoints"),
         (["datasets", "nope"], 3, "DatasetNotFound", "mlops datasets"),
         (["events", "nope"], 3, "LineageRootNotFound", "mlops models"),
