@@ -112,6 +112,7 @@ def _drifted(check: DriftCheck, names: Sequence[str]) -> Alert:
         line = f"requests differ from {check.dataset} in all features together"
     else:
         line = f"requests differ from {check.dataset} in {len(names)} feature{'s' * (len(names) != 1)}: {', '.join(names[:5])}{' …' * (len(names) > 5)}"
+    line += f"; {check.cost}" * bool(check.cost)
     params = {"endpoint": check.endpoint, "check": check.id}
     return Alert(status="drift", subject=check.subject, line=line, time=check.time, page="views/drift.py", params=params)
 

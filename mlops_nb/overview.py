@@ -136,4 +136,5 @@ def _sick(deployment: Deployment) -> dict[str, Any]:
 
 
 def _drifted(check: DriftCheck, features: list[str]) -> dict[str, Any]:
-    return {"kind": "drift", "status": "drift", "subject": check.subject, "features": features, "text": ", ".join(features), "time": check.time.isoformat()}
+    text = "; ".join(filter(None, (", ".join(features), check.cost)))
+    return {"kind": "drift", "status": "drift", "subject": check.subject, "features": features, "text": text, "time": check.time.isoformat()}

@@ -41,6 +41,8 @@ def show_verdict(check: queries.DriftCheck, report: monitoring.DriftReport) -> N
     with st.container(border=True, gap="xsmall"):
         st.markdown(f"#### {parts.coloured(check.verdict)}")
         st.text(report.differing)
+        if check.cost:
+            st.text(f"What it costs: {check.cost}")
         st.text(f"{report.window.rows:,} requested rows ({where}) against {report.reference.rows:,} rows of {report.reference.dataset or check.dataset}")
         st.caption(parts.plain(f"{report.how}, {report.reference.kind}, checked {parts.ago(check.time)}"))
         for note in filter(None, [report.promise and f"It {report.promise}.", *report.notes]):
