@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -51,9 +51,7 @@ _CASES = {
     "loop": "ONNX Runtime loop",
     "repeated": "ONNX Runtime loop, the same rows again and again",
     "direct": "server, direct",
-    "unsampled": "server, direct, payloads not captured",
     "binary": "server, direct, binary",
-    "binary unsampled": "server, direct, binary, payloads not captured",
     "gateway": "server, through Envoy",
     "named": "server, direct, /score, 30 named columns",
 }
@@ -67,6 +65,8 @@ _GOALS: dict[tuple[str, str], list[tuple[str, float | None]]] = {
 }
 """What a figure is compared with, and the least ratio asked for."""
 _CAPTURE_GOAL = 0.95
+_PAIRS = 4
+"""So many processes keep payloads and as many do not: two of one kind differ by more than keeping them costs."""
 
 Asked = tuple[int, int, str, list[bytes], dict[str, str]]
 """The server's process, its port, and the path, bodies and headers to ask with."""
@@ -91,14 +91,15 @@ def measure(*, minutes: float = 1) -> list[Figure]:
         version, data = registered_forest()
         deploy(workspace, "forest", capture_payload_percent=100)
         fresh = _memory("forest")
-        deploy(workspace, "quiet", model="forest", capture_payload_percent=0)
         by_name, _ = examples.forest(named=_named)
         _registered(by_name, _named(data), name="named")
         deploy(workspace, "named", capture_payload_percent=100)
+        pairs = [(f"kept{number}", f"unkept{number}") for number in range(_PAIRS)]
         figures: list[Figure] = []
         for words, part in {
             "1 row": lambda: _rate_figures("1 row", _median_speeds(_cases(workspace, version, data, "1 row", echo=echo))),
             "64 rows": lambda: _rate_figures("64 rows", _median_speeds(_cases(workspace, version, data, "64 rows", echo=echo))),
+            "captured": lambda: _capture_figures(workspace, version, data, pairs),
             "1 row: half load": lambda: _half_load(workspace, data),
             "server: start to ready": _starts,
             "memory": lambda: _memory_under_load(workspace, version, data, fresh, minutes=minutes),
@@ -130,7 +131,7 @@ def _rate_figures(size: str, speeds: dict[str, Speed]) -> list[Figure]:
             baseline = f"{size}: {_CASES[beside]}" if beside else None
             figures.append(Figure(name=name, value=rate, unit="req/s", baseline=baseline, ratio_at_least=goal))
             name = f"{size}: {_CASES[case]} ({_CASES[beside]})" if beside else name
-    return [*figures, *_capture_figures(size, rates), *_cpu_figures(size, speeds)]
+    return [*figures, *_cpu_figures(size, speeds)]
 
 
 def _cpu_figures(size: str, speeds: Mapping[str, Speed]) -> list[Figure]:
@@ -145,19 +146,31 @@ def _compared(size: str, case: str, rates: Mapping[str, float]) -> list[tuple[st
     return [pair for pair in _GOALS.get((size, case), []) if pair[0] in rates] or [("", None)]
 
 
-def _capture_figures(size: str, rates: dict[str, float]) -> list[Figure]:
-    pairs = {"JSON": ("direct", "unsampled"), "binary": ("binary", "binary unsampled")}
-    return [
-        Figure(
-            name=f"{size}: {words}, captured beside not captured",
-            value=rates[kept],
-            unit="req/s",
-            baseline=f"{size}: {_CASES[not_kept]}",
-            ratio_at_least=_CAPTURE_GOAL,
-        )
-        for words, (kept, not_kept) in pairs.items()
-        if kept in rates
-    ]
+def _capture_figures(workspace: Workspace, version: ModelVersion, data: np.ndarray, pairs: Sequence[tuple[str, str]]) -> list[Figure]:
+    """Payloads kept beside not kept: the mean over processes of each kind, which are asked by turns, by the clock and by CPU."""
+    for pair in pairs:
+        for endpoint, percent in zip(pair, (100, 0), strict=True):
+            deploy(workspace, endpoint, model="forest", capture_payload_percent=percent)
+    figures = []
+    for size, rows in SIZES.items():
+        binary, said = binary_bodies(version, data, rows)
+        ways = {"JSON": (infer_bodies(version, data, rows), {})} | ({"binary": (binary, said)} if rows > 1 else {})
+        for words, (bodies, headers) in ways.items():
+            asked = {name: (pid(name), *server(name, INFER), bodies, token(name) | headers) for pair in pairs for name in pair}
+            speeds = _median_speeds({name: partial(_speed, workspace.root, *request) for name, request in asked.items()})
+            kept, unkept = (Speed(*(fmean(speeds[name][place] for name in kind) for place in range(2))) for kind in zip(*pairs, strict=True))
+            name, note = f"{size}: {words}, {len(pairs)} servers,", f"by CPU {unkept.cpu_us / kept.cpu_us:.0%}"
+            figures += [
+                Figure(name=f"{name} payloads not captured", value=unkept.per_second, unit="req/s"),
+                Figure(
+                    name=f"{name} captured", value=kept.per_second, unit="req/s", baseline=f"{name} payloads not captured", ratio_at_least=_CAPTURE_GOAL,
+                    note=note,
+                ),
+            ]  # fmt: skip
+    for pair in pairs:
+        for endpoint in pair:
+            rollout.undeploy(endpoint)
+    return figures
 
 
 def _median_speeds(cases: dict[str, Speeds]) -> dict[str, Speed]:
@@ -170,18 +183,16 @@ def _cases(workspace: Workspace, version: ModelVersion, data: np.ndarray, size: 
     rows = SIZES[size]
     infer = infer_bodies(version, data, rows)
     gateway = int(rollout.url_of("forest").split(":")[2].split("/")[0])
-    forest, quiet = pid("forest"), pid("quiet")
+    forest = pid("forest")
     asked: dict[str, Asked] = {
         "echo": (echo.pid, echo.port, "/", infer, {}),
         "direct": (forest, *server("forest", INFER), infer, token("forest")),
-        "unsampled": (quiet, *server("quiet", INFER), infer, token("quiet")),
         "gateway": (forest, gateway, f"/forest{INFER}", infer, {"authorization": f"Bearer {keys.key('forest')}"}),
         "named": _asked_by_name(data, rows),
     }
     if rows > 1:
         binary, said = binary_bodies(version, data, rows)
         asked["binary"] = (forest, *server("forest", INFER), binary, token("forest") | said)
-        asked["binary unsampled"] = (quiet, *server("quiet", INFER), binary, token("quiet") | said)
     for name, (_, port, path, bodies, headers) in asked.items():
         status, answer = processes.ask(port, path, bodies[0], headers)
         if status != 200 or not (name == "echo" or b"probabilities" in answer):
