@@ -28,6 +28,8 @@ STRAYS_SECONDS = 10.0
 REREAD_SECONDS = 1.0
 LONG_REREAD_SECONDS = 20.0
 """How often the store is read again though it seems the same: once a second after a change, then this seldom."""
+ON_THEIR_WAY_SECONDS = 0.5
+"""So long after the gateway leads no more requests to a server, those it had led there have come."""
 _LONGEST_BACKOFF_SECONDS = 30.0
 _LOOP_RESTARTS = 3
 """So many falls without a steady minute between them are a crash loop."""
@@ -181,7 +183,7 @@ class World:
         stopping = self._stopping.get(key)
         if stopping is None:
             self._gateway.step(self._endpoints, self._deployments, self._splits)
-            self._stopping[key] = self._pool.submit(_stop, deployment)
+            self._stopping[key] = self._pool.submit(_stop_when_asked_no_more, deployment)
         elif stopping.done():
             del self._stopping[key]
             stopping.result()
@@ -350,6 +352,13 @@ def _record(
             data = {"model": deployment.model_ref, "reason": reason.message if reason else "", "where": reason.where if reason else ""}
             events.record(tx, event, subject=deployment.ref, data=data)
     return current
+
+
+def _stop_when_asked_no_more(deployment: Deployment) -> None:
+    """Stop it once also those requests reached it that the gateway had led to it already, and of which it still awaited the body."""
+    if deployment.status == "healthy" and targets.get(deployment.target).TRAFFIC == "gateway":
+        time.sleep(ON_THEIR_WAY_SECONDS)
+    _stop(deployment)
 
 
 def _stop(deployment: Deployment) -> None:

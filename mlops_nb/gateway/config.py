@@ -67,6 +67,8 @@ class Route(msgspec.Struct, frozen=True):
     """By what a caller is known, to have the same slot each time; None: each request has one by chance."""
     mirrors: Sequence[tuple[str, int]] = ()
     """Backends that are sent copies, (name, percent of the requests); their answers go nowhere."""
+    leaving: Sequence[Backend] = ()
+    """Backends to which no request is led any more, though some that were may be on their way: their bodies are still to come."""
 
     def __repr__(self) -> str:
         return f"Route({self.endpoint!r}, {list(self.backends)!r})"
@@ -381,8 +383,8 @@ def _action(timeout_seconds: float) -> dict[str, Any]:
 
 
 def clusters(routes: Iterable[Route]) -> dict[str, Any]:
-    """Every backend, whether or not it takes a share."""
-    return discovered([_cluster(route.endpoint, backend) for route in routes for backend in route.backends])
+    """Every backend, whether or not it takes a share, and also those that leave."""
+    return discovered([_cluster(route.endpoint, backend) for route in routes for backend in (*route.backends, *route.leaving)])
 
 
 def _cluster(endpoint: str, backend: Backend) -> dict[str, Any]:

@@ -136,10 +136,11 @@ def _route(endpoint: str, deployments: list[Deployment], change: table.TrafficCh
     for name, count in slots:
         shares[name] = shares.get(name, 0) + count
     backends = [Backend(name=n, port=d.handle["port"], token=_read(d.handle["token_file"]), weight=shares.get(n, 0)) for n, d in reachable.items()]
+    leaving = [d for d in deployments if d.wanted == "stopped" and d.status == "healthy" and d.handle.get("port")]
     mirrors = [(name, percent) for name, percent in change.mirrors.items() if name in able and percent] if change else []
     return Route(
         endpoint=endpoint, key=keys.key(endpoint), backends=tuple(backends), slots=tuple(slots), sticky=splits.sticky(change.sticky) if change else None,
-        mirrors=tuple(mirrors),
+        mirrors=tuple(mirrors), leaving=tuple(Backend(name=d.name, port=d.handle["port"], token="", weight=0) for d in leaving),
     )  # fmt: skip
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from living import X, deployment, wait_for
 
-from mlops_nb import agent, cards, cli, errors, registry, rollout, store, traffic
+from mlops_nb import agent, cards, cli, errors, keys, registry, rollout, store, traffic
 from mlops_nb.settings import Workspace
 from mlops_nb.store import deployments as table
 from mlops_nb.store import rollouts
@@ -180,6 +183,26 @@ def test_no_rollout_begins_while_a_deployment_that_starts_is_to_have_a_share(chu
     (tmp_path / "go").touch()
     wait_for(lambda: shares()["3"] == 30, what="its share")
     assert traffic.ramp("churn/2", [5, 100], every_seconds=60.0).going
+
+
+def test_a_request_whose_body_is_still_on_its_way_is_answered_by_a_deployment_that_is_withdrawn_meanwhile(churn: Workspace) -> None:
+    traffic.split("churn", {"1": 0, "2": 100})
+    body = X.head(1).to_json(orient="records").encode()
+    lines = ["POST /churn/score HTTP/1.1", "Host: localhost", f"Authorization: Bearer {keys.key('churn')}", "Content-Type: application/json"]
+    head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "Connection: close", "", ""]).encode()
+    port = int(rollout.url_of("churn").split(":")[2].split("/")[0])
+
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as caller, ThreadPoolExecutor(1) as pool:
+        caller.sendall(head + body[:5])
+        time.sleep(0.2)  # Envoy has read that, and chosen
+        withdrawn = pool.submit(rollout.undeploy, "churn/2")
+        wait_for(lambda: b"churn/2@" not in (churn.run / "gateway" / "routing.json").read_bytes(), what="other routes")
+        time.sleep(0.1)
+        caller.sendall(body[5:])
+        answer = b"".join(iter(lambda: caller.recv(65_536), b""))
+
+    assert answer.startswith(b"HTTP/1.1 200") and b"azureml-model-deployment: 2" in answer.lower()
+    assert withdrawn.result() == ["churn/2"]
 
 
 def test_the_only_deployment_is_withdrawn_with_its_endpoint_alone_but_freely_where_nobody_asks_it(churn: Workspace) -> None:
