@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from .. import artifacts, performance, store, telemetry
-from ..errors import NotFound, NothingToCompare, UsageError
+from ..errors import MlopsError, NotFound, NothingToCompare, UsageError
 from ..progress import SILENT, Reporter
 from ..reference import ModelRef
 from ..store import checks, datasets, deployments, models
@@ -105,10 +105,10 @@ def with_causes(check: DriftCheck, *, report: Reporter = SILENT) -> DriftCheck:
 
 
 def told_of(check: DriftCheck) -> Mapping[str, Any]:
-    """The causes of what *check* found, for whoever keeps it; none where its requests are no longer kept."""
+    """The causes of what *check* found, for whoever keeps it; none where they cannot be told, which must not cost the alarm."""
     try:
         return cast("Mapping[str, Any]", msgspec.to_builtins(explained(check)))
-    except NothingToCompare:
+    except MlopsError:
         return {}
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from mlops_nb import alerts, cards, labels, monitoring, store
-from mlops_nb.errors import NothingToCompare
+from mlops_nb.errors import FileMissing, NothingToCompare
 from mlops_nb.monitoring import causes, change_point, concentration, detectors, schedules
 from mlops_nb.store import checks, events
 from mlops_nb.store import schedules as planned
@@ -151,6 +151,18 @@ def test_an_alarm_is_told_as_accuracy_lost(delays: Watched):
         assert "accuracy 1 before" in events.latest(tx, what="DatasetDriftDetected")[0].data["cost"]
         [check] = checks.drift_checks(tx, "delays")
     assert "accuracy 1 before" in cards.as_text(check)
+
+
+def test_an_alarm_whose_causes_cannot_be_told_is_an_alarm(delays: Watched, monkeypatch: pytest.MonkeyPatch):
+    def gone(*_: object, **__: object) -> None:
+        raise FileMissing("training.parquet")
+
+    ask_by_day(delays, 20, late_from_day_12)
+    monkeypatch.setattr(causes, "explained", gone)
+
+    check = monitoring.check_drift("delays", since=FIRST + timedelta(days=10), explain=causes.told_of)
+
+    assert check.is_drift and not check.report["causes"] and check.cost == ""
 
 
 def test_what_drifted_from_the_first_request_on_is_told_beside_the_registered_measure(workspace):
