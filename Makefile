@@ -11,6 +11,8 @@ ALONE = (echo "Once more, alone:" && sed -i.bak 's/@[a-z-]*": true/": true/' .py
 	&& $(BIN)/python -m pytest --last-failed --last-failed-no-failures none)
 # The JupyterLab extension is built into the package as it is installed (extension/build.py): changed sources mean install again.
 EXTENSION := $(shell find extension/src extension/style extension/schema -type f) $(wildcard extension/*.json extension/*.js extension/*.lock)
+# Trees are walked by compiled code, which is made as the package is installed where there is a C compiler.
+COMPILED := mlops_nb/trees/walk.c mlops_nb/trees/walk.h mlops_nb/trees/compiling.py mlops_nb/trees/hatch_build.py
 
 .PHONY: demo test lint bench bench-peers bench-stats dev picture lock down clean packages
 
@@ -65,10 +67,10 @@ packages:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@echo "Installing into .venv; the first time this takes some minutes."
 
-.venv/ready-demo: .venv/bin/uv pyproject.toml constraints.txt $(EXTENSION)
+.venv/ready-demo: .venv/bin/uv pyproject.toml constraints.txt $(EXTENSION) $(COMPILED)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt -e '.[demo]'
 	touch $@
 
-.venv/ready-dev: .venv/bin/uv pyproject.toml constraints.txt $(EXTENSION)
+.venv/ready-dev: .venv/bin/uv pyproject.toml constraints.txt $(EXTENSION) $(COMPILED)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt -e '.[dev]'
 	touch $@ .venv/ready-demo

@@ -5,8 +5,10 @@ from __future__ import annotations
 import email
 import hashlib
 import json
+import re
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -63,6 +65,11 @@ def test_wheel_holds_the_dashboard_and_nothing_of_ours_twice(wheel):
     assert "mlops_nb/dashboard/__init__.py" in files
     assert not [name for name in files if name.startswith("mlops_nb/labextension")]
     assert not [name for name in files if "node_modules" in name or "__pycache__" in name]
+
+
+def test_wheel_holds_compiled_code_and_is_for_machines_that_run_it(wheel):
+    assert "mlops_nb/trees/walk.so" in contents(wheel)
+    assert wheel.stem.endswith(f"-py3-none-{re.sub('[-.]', '_', sysconfig.get_platform())}")
 
 
 def test_wheel_from_the_sdist_has_the_same_files_and_builds_no_javascript(wheel, sdist, tmp_path):

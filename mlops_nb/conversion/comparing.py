@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from .. import trees
 from . import reasons
 from .reasons import NotConvertible
 
@@ -41,11 +42,12 @@ class Session:
             raise reasons.of_runtime(error) from error
         self._inputs = self._session.get_inputs()
         self.outputs = [output.name for output in self._session.get_outputs()]
+        self._run = trees.of(self._session, content, threads=threads).run or self._session.run  # as the server has it
 
     def run(self, columns: Arrays) -> list[Any]:
         """The outputs for *columns*, fed as the server feeds them.  Raises NotConvertible."""
         try:
-            return self._session.run(self.outputs, self._feed(columns))
+            return self._run(self.outputs, self._feed(columns))
         except Exception as error:  # as above
             raise reasons.of_runtime(error) from error
 

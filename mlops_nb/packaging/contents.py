@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
+from platform import machine
 
 import msgspec
 
@@ -15,6 +17,8 @@ from ..errors import MissingExtra
 from ..rebuilding import SERVER_NEEDS
 from ..store.environments import Environment, Package
 from ..store.models import ModelVersion
+from ..trees import compiled
+from .wheels import ARCHITECTURES
 
 _OURS = Path(__file__).parent.parent
 _NAME = _OURS.name
@@ -96,8 +100,14 @@ def modules(contents: Contents) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def libraries(contents: Contents, platform: str) -> list[Path]:
+    """Our compiled code for the modules of the image, where what is here was compiled for its *platform* too."""
+    here = sys.platform == "linux" and machine() == ARCHITECTURES.get(platform)
+    return [compiled.LIBRARY] if here and compiled.LIBRARY.is_file() and compiled.__name__ in modules(contents) else []
+
+
 def place(file: Path) -> str:
-    """Where a module of ours stands below the folder on PYTHONPATH."""
+    """Where a file of ours stands below the folder on PYTHONPATH."""
     return file.relative_to(_OURS.parent).as_posix()
 
 

@@ -113,7 +113,7 @@ def lay_out(version: ModelVersion, environment: Environment | None, wanted: Want
     _packages(folder, locked)
     if conda:
         _write(folder / "environment.yml", environments.conda(_by_conda(environment, packages), pip=not locked.pip))
-    _server(folder, contents)
+    _server(folder, contents, wanted.platform)
     for place, file in files.items():
         _copy(file, place)
     _version(folder, version, contents, sbom.document(version, packages, locked.wheels, python=python))
@@ -253,8 +253,8 @@ def _by_conda(environment: Environment | None, packages: Sequence[Package]) -> E
     return msgspec.structs.replace(environment, packages=[package for package in packages if package.conda])
 
 
-def _server(folder: Path, contents: Contents) -> None:
-    for file in inside.modules(contents).values():
+def _server(folder: Path, contents: Contents, platform: str) -> None:
+    for file in [*inside.modules(contents).values(), *inside.libraries(contents, platform)]:
         _copy(file, folder / "server" / inside.place(file))
 
 

@@ -15,6 +15,7 @@ class EmulatedModel:
 
     name = "fpga_emulation"
     inline = True
+    trees_by = ""
     matrix: Matrix | None = None
     operators: dict[str, int] = {}
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
-from .. import artifacts, gpus, hardware
+from .. import artifacts, gpus, hardware, trees
 from ..errors import NotAModel, SignatureMismatch, TrustNeeded
 from ..signature import Column, Signature, as_frame
 from .entry import EntryScript
@@ -34,6 +34,8 @@ class Engine(Protocol):
     """What executes it: ONNX Runtime's execution providers in use, or the Python it runs in."""
     operators: dict[str, int]
     """How many of the graph's operators each provider got; empty where the CPU was asked for, which takes them all."""
+    trees_by: str
+    """What answers for the model's trees, our compiled code or ONNX Runtime, and why; nothing for a model that is not one ensemble."""
     signature: Signature | None
     inline: bool
     """Quick and thread-safe enough to run between two events of the server's loop."""
@@ -102,17 +104,20 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         # Without a wish, one thread: sums then do not depend on how many rows are asked at once (two threads split a forest's
         # trees for few rows and its rows for many), so requests can be batched, and each spares the hand-over between threads.
-        options.intra_op_num_threads = max(1, int(spec.cpus)) if spec.cpus else 1
+        options.intra_op_num_threads = threads = max(1, int(spec.cpus)) if spec.cpus else 1
         # Threads that spin between requests would take the cores of the models beside.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         if spec.hardware != "cpu":
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        session = onnxruntime.InferenceSession(str(Path(spec.folder) / "model.onnx"), options, providers=_told(spec))
+        file = Path(spec.folder) / "model.onnx"
+        session = onnxruntime.InferenceSession(str(file), options, providers=_told(spec))
         self.providers: list[str] = session.get_providers()
         self.operators: dict[str, int] = _operators(session) if spec.hardware != "cpu" else {}
         hardware.check_given(spec.hardware, self.providers, self.operators)
-        self._run: Callable[[list[str], Arrays], list[Any]] = _of_its_rows(session.run, session.get_inputs())
+        walk = trees.of(session, file, threads=threads) if spec.hardware == "cpu" else None
+        self.trees_by = walk.told if walk else ""
+        self._run = (walk and walk.run) or _of_its_rows(session.run, session.get_inputs())
         self._outputs = [output.name for output in session.get_outputs()]
         self._names = self._outputs if spec.flavor in ("onnx", "torch") else [_PLAIN_NAMES.get(name, name) for name in self._outputs]
         known = signature or signature_of(session)
@@ -210,7 +215,7 @@ def _feed(signature: Signature, inputs: list[Any], matrix: Matrix | None) -> Cal
     return lambda columns: {to: _as_type(columns[name], type_, name).reshape((-1,) if to in flat else (-1, 1)) for to, name, type_ in pairs}
 
 
-def _of_its_rows(run: Callable[..., list[Any]], inputs: list[Any]) -> Callable[..., list[Any]]:
+def _of_its_rows(run: trees.Run, inputs: list[Any]) -> trees.Run:
     """*run*, which refuses another number of rows where the file was written for one; ONNX Runtime's words would be an error of the model's."""
     wanted = {arg.name: arg.shape[0] for arg in inputs if arg.shape and isinstance(arg.shape[0], int)}
     if not wanted:
@@ -278,6 +283,7 @@ class PythonModel:
 
     name = "python"
     inline = False
+    trees_by = ""
     matrix: Matrix | None = None
 
     def __init__(self, spec: ServerSpec, signature: Signature | None) -> None:

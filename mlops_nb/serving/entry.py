@@ -58,6 +58,7 @@ class EntryScript:
 
     name = "script"
     inline = False
+    trees_by = ""
     matrix: Matrix | None = None
 
     def __init__(self, spec: ServerSpec, signature: Signature | None = None) -> None:

@@ -85,6 +85,7 @@ class Server:
                 "execution_providers": self.engine.providers,
                 "hardware": self.spec.hardware,
                 **({"operators": self.engine.operators} if self.engine.operators else {}),
+                **({"trees": self.engine.trees_by} if self.engine.trees_by else {}),
                 "batching": self._batching,
             },
         }

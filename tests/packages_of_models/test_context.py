@@ -12,6 +12,7 @@ import sysconfig
 import zipfile
 from io import BytesIO
 from pathlib import Path
+from platform import machine
 
 import msgspec
 import pytest
@@ -31,6 +32,7 @@ from mlops_nb.settings import Workspace
 from mlops_nb.store import events
 from mlops_nb.store.environments import Environment
 from mlops_nb.store.environments import Package as Distribution
+from mlops_nb.trees import compiled
 
 BASE = "python:3.11-slim"
 NASTY = st.text(alphabet=st.sampled_from(list("ab ${}()\"'`\\#\n\r\t{{}}ONBUILD\u2028=<>&;|é")), max_size=40) | st.text(max_size=30)
@@ -345,6 +347,19 @@ def test_a_secrets_name_is_plain_or_refused(name: str) -> None:
 
 
 # ── packages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_compiled_code_goes_into_images_for_the_processor_it_is_for(churn: Provenance) -> None:
+    here, other = ("linux/amd64", "linux/arm64") if machine() == "x86_64" else ("linux/arm64", "linux/amd64")
+
+    assert compiled_in(laid_out(churn, platform=here, wheelhouse=False)) == (compiled.LIBRARY.read_bytes() if sys.platform == "linux" else None)
+    assert compiled_in(laid_out(churn, platform=other, wheelhouse=False)) is None
+
+
+def compiled_in(context: Context) -> bytes | None:
+    """The compiled code among the server's modules."""
+    file = context.folder / "server" / "mlops_nb" / "trees" / compiled.LIBRARY.name
+    return file.read_bytes() if file.exists() else None
 
 
 def test_wheels_are_those_of_the_platform(churn: Provenance) -> None:
