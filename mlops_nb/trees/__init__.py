@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SWITCH = "MLOPS_TREES"
 """An environment variable: `off` leaves every tree to ONNX Runtime."""
 KINDS = {"TreeEnsembleRegressor", "TreeEnsembleClassifier", "TreeEnsemble"}
+UNREADABLE = (ArithmeticError, LookupError, StopIteration, TypeError, ValueError, OSError)
+"""What a way of writing the file raises that is not known here."""
 _APART = 4096
 """Rows for each thread, at least."""
 _TRIED = (256, 1, 17)
@@ -58,7 +60,7 @@ def of(session: onnxruntime.InferenceSession, content: bytes | Path, *, threads:
         return _walk(session, graph, content, threads)
     except Unfit as why:
         return Walk(None, f"ONNX Runtime: {why}")
-    except (ValueError, IndexError, OSError) as error:  # a way of writing it that is not read here
+    except UNREADABLE as error:
         return Walk(None, f"ONNX Runtime: the file is not read, {type(error).__name__}: {error}")
 
 

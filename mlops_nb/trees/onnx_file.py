@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
+_LISTS = {7: (_FOUR, _BYTES), 8: (_VARINT, _BYTES), 9: (_BYTES,)}
+"""An attribute's lists of floats, of whole numbers and of text, and how they may be written."""
 _TYPES = {1: "<f4", 6: "<i4", 7: "<i8", 11: "<f8"}
 """numpy's names of a tensor's types: FLOAT, INT32, INT64, DOUBLE."""
 _STRING = 8
@@ -72,7 +74,7 @@ def _attribute(data: memoryview) -> tuple[str, Any]:
     name, held = "", None
     place = 0
     while place < len(data):
-        if (number := data[place] >> 3) in (7, 8, 9) and data[place] < 0x80:
+        if data[place] & 7 in _LISTS.get(number := data[place] >> 3, ()):
             held, place = {7: _floats, 8: _whole, 9: _texts}[number](data, place)
             continue
         number, value, place = _field(data, place)
@@ -182,6 +184,8 @@ def _floats(data: memoryview, place: int) -> tuple[np.ndarray, int]:
         _, value, place = _field(data, place)
         return np.frombuffer(value, dtype="<f4"), place
     rest = np.frombuffer(data, dtype=np.dtype([("tag", "u1"), ("value", "<f4")]), count=(len(data) - place) // 5, offset=place)
+    if not len(rest):
+        raise ValueError("it ends too early")
     count = _run(rest["tag"] == data[place])
     return rest["value"][:count].copy(), place + 5 * count
 
