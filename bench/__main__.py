@@ -16,7 +16,7 @@ from mlops_nb.errors import closest, listed
 
 from . import table
 
-FAMILIES = {name: name for name in ("startup", "metadata", "registering", "deploying", "serving", "keeping", "telemetry")} | {"packaging": "images"}
+FAMILIES = {name: name for name in ("startup", "metadata", "registering", "deploying", "trees", "serving", "keeping", "telemetry")} | {"packaging": "images"}
 """Each family with the module that measures it.  None may be called as a library is: other servers' environments start scripts of this folder."""
 QUIET_LOAD = 1.5
 OUT = Path(__file__).parent / "out" / "figures.json"
