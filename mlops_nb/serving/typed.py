@@ -17,6 +17,7 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
+import orjson
 
 from ..blocks import Table
 from ..signature import Column, Signature
@@ -83,26 +84,67 @@ def inferrer(signature: Signature | None, engine: Engine) -> Decoder:
     """Decodes the protocol's JSON with one flat tensor for each input."""
     if signature is None or not signature.inputs or not _typeable(signature.inputs):
         return _never
-    fields = [("shape", list[int]), ("datatype", str), ("parameters", dict[str, Any] | None, None)]
-    tensors = [
-        _struct(f"Tensor{place}", [("data", _list(_kind(column))), *fields], tag_field="name", tag=column.name) for place, column in enumerate(signature.inputs)
-    ]
-    parts = [("inputs", _list(reduce(or_, tensors))), ("id", str, ""), ("parameters", dict[str, Any] | None, None), ("outputs", list[Wanted] | None, None)]
-    request_of = msgspec.json.Decoder(_struct("Infer", parts)).decode
-    places = {tensor: place for place, tensor in enumerate(tensors)}
+    requests, places = _requests(signature.inputs, [_list(_kind(column)) for column in signature.inputs])
+    request_of = msgspec.json.Decoder(requests).decode
+    if all(column.type in _FLOATS and not column.nullable for column in signature.inputs):
+        unchecked, more_places = _requests(signature.inputs, [Any] * len(signature.inputs))
+        request_of, places = _by_length(request_of, unchecked), places | more_places
+    in_order = list(range(len(signature.inputs)))
     take = _taker_of_columns(signature.inputs, engine) if signature.kind == "table" else _taker_of_tensors(signature.inputs, engine)
 
     def decode(text: bytes) -> Fitting | None:
         try:
             asked = request_of(text)
-            given = asked.inputs if len(places) == 1 else sorted(asked.inputs, key=lambda tensor: places[type(tensor)])
-            if len(given) != len(places) or any(type(tensor) is not kind for tensor, kind in zip(given, tensors, strict=True)):
+            given = asked.inputs if len(asked.inputs) < 2 else sorted(asked.inputs, key=lambda tensor: places[type(tensor)])
+            if [places[type(tensor)] for tensor in given] != in_order:
                 return None
             return take(given, asked)
         except _NOT_PLAIN:
             return None
 
     return decode
+
+
+def _requests(columns: Sequence[Column], kinds: Sequence[Any]) -> tuple[Any, dict[Any, int]]:
+    """Requests of the protocol whose tensors have data of these kinds, as a type to decode to, and the column that each type of tensor is for."""
+    fields = [("shape", list[int]), ("datatype", str), ("parameters", dict[str, Any] | None, None)]
+    tensors = [
+        _struct(f"Tensor{place}", [("data", kind), *fields], tag_field="name", tag=column.name)
+        for place, (column, kind) in enumerate(zip(columns, kinds, strict=True))
+    ]
+    parts = [("inputs", _list(reduce(or_, tensors))), ("id", str, ""), ("parameters", dict[str, Any] | None, None), ("outputs", list[Wanted] | None, None)]
+    return _struct("Infer", parts), {tensor: place for place, tensor in enumerate(tensors)}
+
+
+def _by_length(checked: Callable[..., Any], unchecked: Any) -> Callable[..., Any]:
+    """Decodes short texts as *checked* does; of long ones, all of whose data are floats, nothing but what is around them is checked.
+
+    What is no number then fails as it is packed, but for truth values, so there must be none.  Measured, 64 rows of 30 numbers
+    take 75 µs until they are packed, and 100 µs when each is checked.
+    """
+
+    def decode(text: bytes) -> Any:
+        if len(text) < _LONG or _may_say(b"true", text, rare=b"u") or _may_say(b"false", text, rare=b"s"):
+            return checked(text)
+        return msgspec.convert(orjson.loads(text), unchecked)
+
+    return decode
+
+
+_LONG, _FEW = 8192, 64
+"""Bytes of JSON, and how often a rare letter is looked at."""
+
+
+def _may_say(word: bytes, text: bytes, *, rare: bytes) -> bool:
+    """Whether *word* is in *text*, or a letter of it too often to tell: to find that one letter takes a thirtieth of finding the word."""
+    before, place = word.index(rare), -1
+    for _ in range(_FEW):
+        place = text.find(rare, place + 1)
+        if place < 0:
+            return False
+        if text.startswith(word, max(place - before, 0)):
+            return True
+    return True
 
 
 def binary(signature: Signature | None, engine: Engine) -> Callable[[bytes, bytes], Fitting | None]:
@@ -210,8 +252,8 @@ def _array(column: Column, values: Sequence[Any]) -> np.ndarray:
     """Values of a column's own kind as its array.  Raises TypeError for a gap among whole numbers, OverflowError for a float too large."""
     if column.type == "string":
         return np.fromiter(values, dtype=object, count=len(values))
-    if column.type == "float32" and not column.nullable:
-        return _packed("f", values)
+    if column.type in _FLOATS and not column.nullable:
+        return _packed(_FLOATS[column.type], values)
     array = np.array(values, dtype=column.type)
     if column.type == "float32" and np.isinf(array).any():
         raise OverflowError

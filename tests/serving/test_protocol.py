@@ -291,11 +291,42 @@ TENSORS = st.fixed_dictionaries({
 })  # fmt: skip
 
 
+def as_sent_short_and_long(server: Running, tensors: str) -> list[tuple[int, bytes]]:
+    """What a request answers as it is, and with so much room in it that it is read as long ones are."""
+    sent = [f'{{"id": "same", "inputs": {tensors} {room}}}' for room in ("", 20_000 * " ")]
+    answers = [server.client.post("/v2/models/late/infer", content=body) for body in sent]
+    return [(answer.status_code, answer.content) for answer in answers]
+
+
 @given(tensors=st.lists(TENSORS, max_size=4))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_tensors_make_the_server_stumble(onnx_server: Running, double_server: Running, tensors: list[dict[str, Any]]):
+def test_no_tensors_make_the_server_stumble_and_long_ones_are_taken_as_short_ones(onnx_server: Running, double_server: Running, tensors: list[dict[str, Any]]):
     for server in (onnx_server, double_server):
-        assert server.client.post("/v2/models/late/infer", content=json.dumps({"inputs": tensors})).status_code in (200, 400)
+        short, long = as_sent_short_and_long(server, json.dumps(tensors))
+        assert short[0] in (200, 400)
+        assert short == long
+
+
+REFUSED = ["true", "false", "null", '"2"', '"true"', "[2]", "{}", "NaN", "1e400", "01"]
+TAKEN = ["1e39", "-1e39", "1e-400", "-0", "-0.0", f"{2**70}", "0.1", "16777217"]
+
+
+@pytest.mark.parametrize("value", REFUSED + TAKEN)
+@pytest.mark.parametrize("whole", [False, True], ids=["in the data", "instead of the data"])
+def test_a_value_in_a_long_body_is_taken_or_refused_as_in_a_short_one(double_server: Running, value: str, whole: bool):
+    data = value if whole else f"[1, {value}, 3]"
+    short, long = as_sent_short_and_long(double_server, f'[{{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": {data}}}]')
+
+    assert short == long
+    assert short[0] == (200 if value in TAKEN and not whole else 400)
+
+
+@given(numbers=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False) | st.integers(-(2**80), 2**80), min_size=3, max_size=3))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_number_is_the_same_float_in_a_long_body_as_in_a_short_one(double_server: Running, numbers: list[float]):
+    short, long = as_sent_short_and_long(double_server, json.dumps([{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": numbers}]))
+
+    assert short == long
 
 
 def test_a_value_that_an_operator_refuses_is_the_callers_fault_and_told_by_its_tensor(start: Start, tmp_path: Path):
