@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import msgspec
@@ -14,7 +17,7 @@ from living import wait_for
 from mlops_nb import artifacts
 from mlops_nb.edge import twin
 from mlops_nb.edge.broker import Broker
-from mlops_nb.edge.link import publish_once
+from mlops_nb.edge.link import Link, Received, Subscribed, Up, publish_once
 from mlops_nb.edge.module import State
 from mlops_nb.edge.spec import DeviceSpec
 from mlops_nb.edge.twin import Desired
@@ -100,6 +103,16 @@ class Device:
         """Once it runs *generation* and is connected."""
         return self.until(lambda s: (s.reported.state, s.reported.generation, s.link) == ("running", generation, ""), f"{generation} to run")
 
+    def until_told_running(self, generation: str) -> None:
+        """Once it has told the broker that it runs *generation*, which comes behind its subscription: requests are kept for it from then on."""
+
+        def told(messages: list[Any]) -> bool:
+            said = [msgspec.json.decode(message.body, type=twin.Reported) for message in messages]
+            return any((each.state, each.generation) == ("running", generation) for each in said)
+
+        with hearing(self.broker, twin.reported_topic(self.name), client_id=f"ear-{generation}") as heard:
+            heard(told, f"{generation} to be told as running")
+
 
 def desired(version: ModelVersion, generation: str, *, topic_in: str = "gates/in", topic_out: str = "gates/out", **more: Any) -> Desired:
     """What a device should run."""
@@ -122,3 +135,36 @@ def chunks(file: Any, size: int) -> list[tuple[str, bytes, dict[str, Any]]]:
     """A file in pieces."""
     content = artifacts.address(file.sha256).read_bytes()
     return [(twin.chunk_topic(file.sha256, n), content[start : start + size], {}) for n, start in enumerate(range(0, max(1, len(content)), size))]
+
+
+@contextlib.contextmanager
+def hearing(broker: Broker, *topics: str, client_id: str = "ear") -> Iterator[Callable[..., list[Any]]]:
+    """`heard(until=…)` gives the messages that come on *topics* from now on, once they are as wanted."""
+    events: SimpleQueue[Any] = SimpleQueue()
+    link = Link(broker, client_id=client_id, events=events)
+    got: list[Any] = []
+    taken: list[Subscribed] = []
+
+    def take(seconds: float = 0.05) -> None:
+        try:
+            event = events.get(timeout=seconds)
+        except Empty:
+            return
+        if isinstance(event, Up):
+            link.subscribe(topics)
+        elif isinstance(event, Subscribed):
+            taken.append(event)
+        elif isinstance(event, Received):
+            got.append(event.message)
+            link.acknowledge(event)
+
+    def heard(until: Callable[[list[Any]], Any], what: str = "messages") -> list[Any]:
+        wait_for(lambda: (take(), until(got))[1], what=what)
+        return got
+
+    link.open()
+    wait_for(lambda: (take(), taken)[1], what="the subscription")
+    try:
+        yield heard
+    finally:
+        link.close()

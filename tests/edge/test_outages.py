@@ -280,7 +280,7 @@ def test_requests_for_a_withdrawn_model_that_name_no_response_topic_do_not_cost_
     subscribe_above(mosquitto)
     publish(mosquitto.broker, desired(churn, "g1"))
     gate = device()
-    gate.until_running("g1")
+    gate.until_told_running("g1")
     gate.kill()
     publish_once(mosquitto.broker, [(twin.desired_topic("gate-1"), b"", {})])
     ask_near(mosquitto, 20)  # the device still subscribes to them, as the broker knows it
@@ -331,7 +331,7 @@ def test_what_strangers_publish_on_the_topics_of_answers_stops_nobody(
 ) -> None:
     publish(mosquitto.broker, desired(churn, "g1"))
     gate = device()
-    gate.until_running("g1")
+    gate.until_told_running("g1")
     gate.kill()
     ids: list[str] = []
     got: list[Answered] = []

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from queue import Empty, SimpleQueue
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
@@ -15,12 +13,12 @@ from living import wait_for
 from mlops_nb import artifacts, errors, registry
 from mlops_nb.edge import twin
 from mlops_nb.edge.broker import Broker, properties
-from mlops_nb.edge.link import Link, Received, Subscribed, Up, connected, publish_once
+from mlops_nb.edge.link import connected, publish_once
 from mlops_nb.edge.requester import Answered, Requester
 from mlops_nb.store.models import ModelVersion
 
 from .brokers import Mosquitto
-from .devices import Device, chunks, desired, publish
+from .devices import Device, chunks, desired, hearing, publish
 
 pytestmark = pytest.mark.xdist_group("mosquitto")
 Start = Callable[..., Device]
@@ -35,39 +33,6 @@ def model_of(mosquitto: Mosquitto, topic: str = "gates/in") -> str:
         return wait_for(lambda: got and got[0].said["model"], what="an answer")
     finally:
         requester.close()
-
-
-@contextlib.contextmanager
-def hearing(broker: Broker, *topics: str, client_id: str = "ear") -> Iterator[Callable[..., list[Any]]]:
-    """`heard(until=…)` gives the messages that come on *topics* from now on, once they are as wanted."""
-    events: SimpleQueue[Any] = SimpleQueue()
-    link = Link(broker, client_id=client_id, events=events)
-    got: list[Any] = []
-    taken: list[Subscribed] = []
-
-    def take(seconds: float = 0.05) -> None:
-        try:
-            event = events.get(timeout=seconds)
-        except Empty:
-            return
-        if isinstance(event, Up):
-            link.subscribe(topics)
-        elif isinstance(event, Subscribed):
-            taken.append(event)
-        elif isinstance(event, Received):
-            got.append(event.message)
-            link.acknowledge(event)
-
-    def heard(until: Callable[[list[Any]], Any], what: str = "messages") -> list[Any]:
-        wait_for(lambda: (take(), until(got))[1], what=what)
-        return got
-
-    link.open()
-    wait_for(lambda: (take(), taken)[1], what="the subscription")
-    try:
-        yield heard
-    finally:
-        link.close()
 
 
 def test_a_model_that_cannot_be_loaded_leaves_the_old_one_answering_and_the_device_says_why(mosquitto: Mosquitto, device: Start, churn: ModelVersion) -> None:
