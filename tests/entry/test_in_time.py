@@ -76,8 +76,10 @@ calls = []
 
 def run(raw_data):
     calls.append(raw_data)
-    pathlib.Path(json.loads(raw_data)).touch()
-    time.sleep(0.5)
+    asked = pathlib.Path(json.loads(raw_data))
+    asked.touch()
+    while asked.name == "first" and not asked.with_name("go on").exists():
+        time.sleep(0.01)
     return len(calls)
 """
 
@@ -91,6 +93,7 @@ def test_a_caller_who_hung_up_while_waiting_costs_the_script_nothing(serve: Serv
         for _ in range(5):
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(f"{server.url}/score", json=str(tmp_path / "left"), headers={"x-mlops-token": server.token}, timeout=0.02, trust_env=False)
+        (tmp_path / "go on").touch()
         last = server.score(str(tmp_path / "last"))
 
     assert (first.result().json(), last.json()) == (1, 2) and not (tmp_path / "left").exists()
