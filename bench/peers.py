@@ -8,6 +8,7 @@ carries other rows.  Only ratios within one run count; on a machine that others 
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ import msgspec
 import numpy as np
 import psutil
 
+from mlops_nb.errors import listed
 from mlops_nb.ports import free_port
 
 from . import load, processes, serving, table, workspaces
@@ -52,8 +54,13 @@ class PeerMissing(Exception):
     """A peer that cannot be measured here today, and why."""
 
 
-def main(names: Sequence[str]) -> int:
-    """Measure ours and the peers called *names* (all unless given)."""
+def main(words: Sequence[str]) -> int:
+    """Measure ours and the peers called (all unless given); argparse ends it for one that is not there."""
+    asked = argparse.ArgumentParser(prog="python -m bench.peers", description="Other servers of models beside ours.")
+    asked.add_argument("names", nargs="*", metavar="PEER", help=f"{listed(PEERS)}; all unless given")
+    names = asked.parse_args(words).names
+    if unknown := [name for name in names if name not in PEERS]:
+        asked.error(f"no peer called {unknown[0]}; there are {listed(PEERS)}")
     if why := load.missing():
         print(why, file=sys.stderr)
         return 1
