@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from living import ROWS, churn_model, deployment, wait_for
@@ -82,6 +85,13 @@ def test_a_server_listens_where_it_was_told_with_the_variables_it_was_given_and_
     assert not processes.lives(process)
 
 
+def in_flight(ref: str) -> int:
+    """Requests that a server has not answered yet."""
+    handle = deployment(ref).handle
+    told = httpx.get(f"http://127.0.0.1:{handle['port']}/metrics", headers={"x-mlops-token": Path(handle["token_file"]).read_text()}, trust_env=False).text
+    return int(re.search(r"^mlops_requests_in_flight\S* (\d+)$", told, re.M)[1])
+
+
 def test_all_who_asked_before_a_withdrawal_are_answered_though_that_takes_long(live_workspace: Workspace, tmp_path) -> None:
     (tmp_path / "score.py").write_text("import time\ndef run(raw_data):\n    time.sleep(1)\n    return raw_data\n")
     registry.register(tmp_path, name="slow", entry="score.py")
@@ -89,7 +99,7 @@ def test_all_who_asked_before_a_withdrawal_are_answered_though_that_takes_long(l
 
     with ThreadPoolExecutor(9) as pool:
         answers = [pool.submit(rollout.invoke, "slow", f"request {number}") for number in range(9)]
-        wait_for(lambda: any(answer.done() for answer in answers), what="the first answer")
+        wait_for(lambda: (done := sum(answer.done() for answer in answers)) >= 1 and done + in_flight("slow/1") == 9, what="the first answer, and all requests")
         rollout.undeploy("slow")
 
     assert [answer.result().outputs for answer in answers] == [f"request {number}" for number in range(9)]
