@@ -145,7 +145,7 @@ def _field(data: memoryview, place: int) -> tuple[int, Any, int]:
     return tag >> 3, data[place : place + size], place + size
 
 
-def _varint(data: memoryview, place: int) -> tuple[int, int]:
+def _varint(data: bytes | memoryview, place: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[place]
@@ -204,12 +204,16 @@ def _whole(data: memoryview, place: int) -> tuple[np.ndarray, int]:
 
 
 def _texts(data: memoryview, place: int) -> tuple[list[str], int]:
-    tag, found = data[place], []
-    while place < len(data) and data[place] == tag:
-        _, value, place = _field(data, place)
-        found.append(bytes(value))
+    tag, rest, found, at = data[place], bytes(data[place:]), [], 0
+    while at < len(rest) and rest[at] == tag:
+        # A forest has tens of thousands, each of a few letters.
+        size, begins = (rest[at + 1], at + 2) if rest[at + 1] < 0x80 else _varint(rest, at + 1)
+        at = begins + size
+        found.append(rest[begins:at])
+    if at > len(rest):
+        raise ValueError("it ends too early")
     words = {value: value.decode() for value in set(found)}
-    return [words[value] for value in found], place
+    return [words[value] for value in found], place + at
 
 
 def _run(alike: np.ndarray) -> int:
