@@ -192,6 +192,19 @@ def test_another_answer_in_the_trial_leaves_them_to_onnx_runtime(forest: bytes):
     assert "compiled code gave another" in walk.told
 
 
+def test_an_error_in_the_trial_leaves_them_to_onnx_runtime(forest: bytes, monkeypatch: pytest.MonkeyPatch):
+    class Trouble(Exception):
+        """As ONNX Runtime's own are: of no other class."""
+
+    def run(*_: Any) -> None:
+        raise Trouble("Non-zero status code returned")
+
+    session = session_of(forest)
+    monkeypatch.setattr(session, "run", run)
+
+    assert trees.of(session, forest) == trees.Walk(None, "ONNX Runtime: it answers 256 rows beside the thresholds with Trouble")
+
+
 def test_without_compiled_code_the_answer_is_onnx_runtimes(forest: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / "walk.so").write_bytes(b"of another machine")
     monkeypatch.setattr(compiled, "LIBRARY", tmp_path / "walk.so")
