@@ -459,7 +459,7 @@ def _narrowed(column: Column, array: np.ndarray) -> np.ndarray:
         return _check_floats(column, array) if array.dtype.kind == "f" else array
     if type_.startswith("float"):
         with np.errstate(over="ignore"):
-            return _check_floats(column, array.astype(type_))
+            return _check_floats(column, array.astype(type_), array)
     return _whole(column, array)
 
 
@@ -485,14 +485,14 @@ def _check_rows(column: Column, array: np.ndarray, good: np.ndarray, expected: s
         raise SignatureMismatch(f"{expected.format(type=column.type)}, got {_shown(array[row].item())}", column=column.name, row=row)
 
 
-def _check_floats(column: Column, array: np.ndarray) -> np.ndarray:
-    """The array, once it holds no missing and no infinite number that its column may not hold."""
+def _check_floats(column: Column, array: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
+    """The array, once it holds no missing and no infinite number that its column may not hold; *given* is what it was made of."""
     import numpy as np
 
     if array.size and not math.isfinite(array.dot(array)):  # one product tells of most arrays that all is well
         _check_missing(column, np.isnan(array))
         if not column.infinite:
-            _check_rows(column, array, ~np.isinf(array), "expected a finite number ({type})")
+            _check_rows(column, array if given is None else given, ~np.isinf(array), "expected a finite number ({type})")
     return array
 
 
@@ -627,11 +627,12 @@ def _floats(column: Column, values: Sequence[Any], kinds: set[type]) -> np.ndarr
     _refuse_other(column, values, kinds, _is_number)
     with np.errstate(over="ignore"):
         try:
-            array = np.array(values, dtype=np.float64).astype(column.type)
+            given = np.array(values, dtype=np.float64)
+            array = given.astype(column.type)
         except OverflowError:
             row = next(row for row, value in enumerate(values) if isinstance(value, int) and abs(value) > 10**308)
             raise SignatureMismatch(f"expected {column.type}, got a number too large", column=column.name, row=row) from None
-        return _check_floats(column, array)
+        return _check_floats(column, array, given)
 
 
 def _ints(column: Column, values: Sequence[Any], kinds: set[type]) -> np.ndarray:

@@ -167,9 +167,14 @@ def _array(tensor: Tensor) -> np.ndarray:
         row = next(row for row, value in enumerate(flat) if type(value) not in good)
         raise SignatureMismatch(f"value {row} is {flat[row]!r}, not {tensor.datatype}", column=tensor.name)
     try:
-        return np.array(flat, dtype=object if type_ == "string" else type_).reshape(tensor.shape)
+        with np.errstate(over="ignore"):
+            array = np.array(flat, dtype=object if type_ == "string" else type_)
     except (OverflowError, ValueError) as error:
         raise SignatureMismatch(f"a value does not fit {tensor.datatype}: {error}", column=tensor.name) from None
+    if type_.startswith("float") and np.isinf(array).any():  # JSON has no infinity: that one was too large
+        row = int(np.isinf(array).argmax())
+        raise SignatureMismatch(f"value {row} is {flat[row]!r}, too large for {tensor.datatype}", column=tensor.name)
+    return array.reshape(tensor.shape)
 
 
 def answer(arrays: Mapping[str, np.ndarray], request: Any, *, model: str, version: str, id: str) -> tuple[bytes, bytes]:

@@ -6,6 +6,7 @@ import gzip
 import importlib
 import json
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,17 +174,30 @@ class Doubler:
 
 
 def test_a_server_needs_nothing_but_what_is_listed(live_workspace: Workspace, environments_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """In an environment that holds only SERVER_NEEDS, a Python model answers in every form of body, and is written down."""
+    """In an environment that holds only that, a Python model answers in every form of body, and is written down; what it gains by may be missing."""
     (tmp_path / "doubling.py").write_text(DOUBLER)
     monkeypatch.syspath_prepend(tmp_path)
     registry.register(importlib.import_module("doubling").Doubler(), name="double", sample=np.ones((3, 2)))
     recorded_with("numpy", np.__version__, name="bare")
 
-    url = rollout.deploy("double", spec=DeploymentSpec(environment="bare:1", isolated=True)).url
+    bare = DeploymentSpec(environment="bare:1", isolated=True)
+    rollout.deploy("double", spec=bare)
 
-    installed = {path.name.partition("-")[0] for path in environments_folder.glob("*/lib/*/site-packages/*.dist-info")}
-    assert installed == set(rebuilding.SERVER_NEEDS)
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {keys.key('double')}"}) as client:
+    home = next(environments_folder.glob("*/lib/*/site-packages"))
+    installed = {path.name.partition("-")[0] for path in home.glob("*.dist-info")}
+    assert installed == {*rebuilding.SERVER_NEEDS, *rebuilding.SERVER_GAINS}
+    answers_all("double")
+    assert wait_for(lambda: telemetry.requests("double"), what="the requests are written down")
+
+    command = [rebuilding.uv(), "pip", "uninstall", "--no-config", "--python", str(home.parents[2] / "bin" / "python"), *rebuilding.SERVER_GAINS]
+    subprocess.run(command, check=True, capture_output=True)
+    rollout.deploy("double", endpoint="without", spec=bare)
+    answers_all("without")
+
+
+def answers_all(endpoint: str) -> None:
+    """Bodies of every form."""
+    with httpx.Client(base_url=rollout.url_of(endpoint), headers={"Authorization": f"Bearer {keys.key(endpoint)}"}) as client:
         tensor = {"name": "input", "shape": [1, 2], "datatype": "FP64", "data": [1.0, 2.0]}
         asked = {"inputs": [tensor], "outputs": [{"name": "output", "parameters": {"binary_data": True}}]}
         binary = client.post("/v2/models/double/infer", json=asked)
@@ -191,8 +205,9 @@ def test_a_server_needs_nothing_but_what_is_listed(live_workspace: Workspace, en
         zipped = gzip.compress(json.dumps({"inputs": [tensor]}).encode())
         answer = client.post("/v2/models/double/infer", content=zipped, headers={"content-encoding": "gzip"})
         assert answer.json()["outputs"][0]["data"] == [2.0, 4.0]
+        long = client.post("/v2/models/double/infer", json={"inputs": [tensor | {"shape": [1000, 2], "data": [0.1, 1.5] * 1000}]})
+        assert long.json()["outputs"][0]["data"] == [0.2, 3.0] * 1000
         assert client.post("/score", json={"data": [[1.0, 2.0]]}).json() == {"output": [[2.0, 4.0]]}
         arrow = client.post("/score", content=b"", headers={"content-type": "application/vnd.apache.arrow.stream"})
         assert arrow.status_code < 500 and "pyarrow" in arrow.json()["error"]
         assert [client.get(path).status_code for path in ("/swagger.json", "/metrics", "/v2/models/double")] == [200] * 3
-    assert wait_for(lambda: telemetry.requests("double"), what="the requests are written down")
