@@ -79,7 +79,7 @@ def id_of(said: Any) -> str:
 def answer(outputs: Mapping[str, np.ndarray], request: Asked, *, model: str, version: str, id: str, kind: str) -> bytes:
     """The answer's body: by output name, or as the protocol words it.  Raises SignatureMismatch for an output that is not there."""
     if request.infer:
-        body = protocol.answer(outputs, _without_binary(request.infer), model=model, version=version, id=id)[1]
+        body = protocol.answer(_without_binary(request.infer), id, model, version, outputs)[1]
         return body if kind == JSON else _cbor2().dumps(msgspec.json.decode(body))
     said = {"id": id, "model": f"{model}:{version}", "outputs": score.answer(outputs)}
     return encode(said, kind)

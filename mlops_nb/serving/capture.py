@@ -100,7 +100,7 @@ class Capture:
         """Queue one record; drops (and counts) it when the queue is full.  Never waits."""
         if not self._kept:
             return
-        if self.waiting >= MOST_QUEUED or self._values_in - self._values_out > MOST_QUEUED_VALUES:
+        if self._requests_in - self._requests_out >= MOST_QUEUED or self._values_in - self._values_out > MOST_QUEUED_VALUES:
             self.dropped += 1
             return
         self._requests_in += 1

@@ -209,6 +209,9 @@ def _feed(signature: Signature, inputs: list[Any], matrix: Matrix | None) -> Cal
     if matrix:
         return lambda columns: {matrix.name: _matrix(columns, matrix.type)}
     pairs = [(arg.name, arg.name if arg.name in names else names[place], types[arg.name]) for place, arg in enumerate(inputs)]
+    if signature.kind == "tensors" and len(pairs) == 1:
+        [(to, name, type_)] = pairs
+        return lambda columns: {to: _as_type(columns[name], type_, name)}
     if signature.kind == "tensors":
         return lambda columns: {to: _as_type(columns[name], type_, name) for to, name, type_ in pairs}
     flat = {arg.name for arg in inputs if len(arg.shape) == 1}

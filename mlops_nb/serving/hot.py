@@ -63,22 +63,23 @@ class Refused(MlopsError):
         self.http_status = status
 
 
-class Job:
+class Job(msgspec.Struct, eq=False):
     """One request on its way."""
 
-    __slots__ = ("feed", "given", "id", "moment", "payload", "request", "rows", "started", "word")
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.moment, self.started = time.time(), time.perf_counter()
-        self.id = ""
-        self.feed: Arrays = {}
-        self.given: Arrays | Table | None = None
-        """The columns as they are kept, beside the outputs."""
-        self.payload: Callable[[Any], tuple[Any, Any]] | None = None
-        """Where they are kept otherwise: gives the inputs and the outputs as they are kept, out of the outputs."""
-        self.rows = 0
-        self.word: Callable[[Arrays, str], Said]
+    request: Request
+    moment: float
+    """When it came, in seconds since 1970."""
+    started: float
+    """The same by the clock that latencies are told by."""
+    id: str
+    feed: Arrays = {}
+    given: Arrays | Table | None = None
+    """The columns as they are kept, beside the outputs."""
+    payload: Callable[[Any], tuple[Any, Any]] | None = None
+    """Where they are kept otherwise: gives the inputs and the outputs as they are kept, out of the outputs."""
+    rows: int = 0
+    word: Any = None
+    """Makes what is said of the outputs."""
 
 
 class Scorer:
@@ -111,10 +112,9 @@ class Scorer:
 
     def ask(self, read: Callable[[Job], None], request: Request) -> None:
         """Answer *request*, now or when its batch is computed; *read* fills in the job, and raises what is wrong with it."""
-        job = Job(request)
-        self.begin(job)
+        job = self.begin(request)
         try:
-            self.admit(job)
+            self.admit(request)
             read(job)
         except (Exception, SystemExit) as error:
             return self.fail(job, error)
@@ -124,17 +124,18 @@ class Scorer:
             asyncio.get_running_loop().call_soon(self._turn)
         return None
 
-    def begin(self, job: Job) -> None:
+    def begin(self, request: Request) -> Job:
         """Count the request in, and give it an id."""
         self.in_flight += 1
-        given = job.request.headers.get(b"x-request-id")
-        job.id = (header_safe(given) if given else "") or f"{self._process}-{next(self._numbers):x}"
+        given = request.headers.get(b"x-request-id")
+        id = (header_safe(given) if given else "") or f"{self._process}-{next(self._numbers):x}"
+        return Job(request, time.time(), time.perf_counter(), id)
 
-    def admit(self, job: Job) -> None:
+    def admit(self, request: Request) -> None:
         """Raises Refused for a request beyond those that may wait, and for a body too large."""
         if self.in_flight > self.spec.most_waiting:
             raise Refused(429, f"{self.spec.most_waiting} requests wait already.", hint="ask again in a second")
-        if job.request.too_large:
+        if request.too_large:
             raise too_large()
 
     def _turn(self) -> None:
@@ -205,7 +206,7 @@ class Scorer:
                 self.fail(job, outputs)
                 continue
             try:
-                said = job.word(outputs, job.id)
+                said: Said = job.word(outputs)
             except Exception as error:
                 self.fail(job, error)
                 continue
@@ -213,19 +214,18 @@ class Scorer:
 
     def finish(self, job: Job, status: int, said: Said, outputs: Arrays | None, error: str | None = None) -> None:
         """Send the answer, count it, and keep it with its payload when it is in the sampled share."""
-        request, head = job.request, b"%b%b%b\r\n" % (said[0], self._head, job.id.encode())
-        request.answer(status, head, said[1])
+        request = job.request
+        request.answer(status, b"%b%b%b\r\n" % (said[0], self._head, job.id.encode()), said[1])
         self.in_flight -= 1
-        milliseconds = (time.perf_counter() - job.started) * 1000
-        self.metrics.count(status, milliseconds / 1000, job.rows)
-        if _UNCAPTURED in request.headers and self.trusts(request.headers[_UNCAPTURED]):
+        seconds = time.perf_counter() - job.started
+        self.metrics.count(status, seconds, job.rows)
+        headers = request.headers
+        if _UNCAPTURED in headers and self.trusts(headers[_UNCAPTURED]):
             return
-        record = Record(job.moment, job.id, status, milliseconds, job.rows, error=error)
+        record = Record(job.moment, job.id, status, seconds * 1000, job.rows, error)
         if self.capture.sampled():
             record.given, record.outputs, record.payload = job.given, outputs, job.payload
-            for array in job.feed.values():
-                record.values += array.size
-            record.values = record.values or len(request.body) // 8
+            record.values = sum([array.size for array in job.feed.values()]) or len(request.body) // 8
         self.capture.put(record)
 
     def fail(self, job: Job, error: BaseException) -> None:

@@ -18,6 +18,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import httptools
+import msgspec
 
 MOST_BYTES = 64 * 1024 * 1024
 """Of one body, as the gateway lets through; also after inflating."""
@@ -28,34 +29,36 @@ _MOST_UNWELCOME = 1024 * 1024
 HEADER_SECONDS = 10.0
 """What a caller may take for a request's headers, and from connecting to the end of its first."""
 _MOST_HEADS, _LONGEST_HEAD = 256, 2048
+_CLOSE = b"connection: close\r\n"
 _LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One whole request and the connection that waits for its answer."""
 
-    __slots__ = ("_connection", "body", "headers", "keep_alive", "method", "path", "too_large", "welcome")
+    connection: Connection
+    path: str = ""
+    method: str = ""
+    headers: dict[bytes, bytes] = {}
+    """By name in lower case; of several of one name the last.  Other requests may share them."""
+    body: bytes = b""
+    welcome: bool = False
+    """The caller may ask; of others no body is kept."""
+    too_large: bool = False
+    """The body was larger than MOST_BYTES and was not kept."""
+    keep_alive: bool = True
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self.headers: dict[bytes, bytes] = {}
-        """By name in lower case; of several of one name the last."""
-        self.path = self.method = ""
-        self.body = b""
-        self.too_large = False
-        """The body was larger than MOST_BYTES and was not kept."""
-        self.welcome = False
-        """The caller may ask; of others no body is kept."""
-        self.keep_alive = True
+    def __repr__(self) -> str:
+        return f"<{self.method} {self.path}>"  # no header: one is the token
 
     @property
     def gone(self) -> bool:
         """Whether the caller has hung up, so that nobody waits for the answer."""
-        return self._connection.is_closed
+        return self.connection.is_closed
 
     def answer(self, status: int, head: bytes, body: bytes) -> None:
         """Send the answer; *head* is whole header lines.  One whose caller is gone is forgotten."""
-        self._connection.send(self, status, head, body)
+        self.connection.send(self, status, head, body)
 
 
 class Head(NamedTuple):
@@ -169,10 +172,7 @@ class Connection(asyncio.Protocol):
         if self._headers_due:
             self._headers_due.cancel()
             self._headers_due = None
-        request = Request(self)
-        request.path, request.method, request.headers = head.path, head.method, head.headers
-        request.body, request.welcome = data[begins:], True
-        self._take(request)
+        self._take(Request(self, head.path, head.method, head.headers, data[begins:], True))
 
     def on_message_begin(self) -> None:
         self._request, self._body, self._size = Request(self), [], 0
@@ -243,9 +243,8 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self.asked is not request:
             return
         ends = self._ending or not request.keep_alive
-        close = b"connection: close\r\n" if ends else b""
         content = b"" if request.method == "HEAD" else body
-        self._transport.write(b"%b%b%bcontent-length: %d\r\n\r\n%b" % (_LINES[status], head, close, len(body), content))
+        self._transport.write(b"%b%b%bcontent-length: %d\r\n\r\n%b" % (_LINES[status], head, _CLOSE if ends else b"", len(body), content))
         self.asked = None
         if ends and not self._waiting:
             self._transport.close()

@@ -16,7 +16,7 @@ try:
 except ImportError:  # there is no wheel of it for every processor
     simdjson = None  # type: ignore[assignment]
 
-_SHORTEST, _LONGEST = 8192, 4 * 1024 * 1024
+SHORTEST, _LONGEST = 8192, 4 * 1024 * 1024
 """Bytes of JSON: shorter texts are as quick to read with a look at each number, and the parser keeps ten bytes for each of the longest."""
 _NOT_PLAIN = (ValueError, TypeError, KeyError, RuntimeError)
 
@@ -26,7 +26,7 @@ Reader = Callable[[bytes], "dict[str, Any] | None"]
 def reader() -> Reader | None:
     """What gives a request as dictionaries and lists, but `data` as arrays of float64; None where simdjson is not installed.
 
-    It gives None for a text that is short, is no JSON, names something twice, has other lists than those of plain tensors, or has
+    It gives None for a text that is very long, is no JSON, names something twice, has other lists than those of plain tensors, or has
     anything but numbers for data.
     """
     if simdjson is None:
@@ -34,7 +34,7 @@ def reader() -> Reader | None:
     parser = simdjson.Parser(_LONGEST)
 
     def read(text: bytes) -> dict[str, Any] | None:
-        if not _SHORTEST <= len(text) <= _LONGEST or text[:1] != b"{":
+        if len(text) > _LONGEST or text[:1] != b"{":
             return None
         try:
             return _plain(parser.parse(text), text)  # what is parsed must be gone before the next one is

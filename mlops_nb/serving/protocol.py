@@ -177,7 +177,7 @@ def _array(tensor: Tensor) -> np.ndarray:
     return array.reshape(tensor.shape)
 
 
-def answer(arrays: Mapping[str, np.ndarray], request: Any, *, model: str, version: str, id: str) -> tuple[bytes, bytes]:
+def answer(request: Any, id: str, model: str, version: str, arrays: Mapping[str, np.ndarray]) -> tuple[bytes, bytes]:
     """Header lines and body of the answer; only those outputs that the request names, when it names any.  Raises SignatureMismatch."""
     if not request.outputs and not request.parameters:
         return _JSON, encode(InferResponse(model, version, id, [in_json(name, array) for name, array in arrays.items()]))
@@ -197,8 +197,9 @@ _BINARY = b"content-type: application/octet-stream\r\ninference-header-content-l
 
 def in_json(name: str, array: np.ndarray) -> Answered:
     """An array as a tensor of the protocol, its data flat."""
-    if array.dtype.kind in "biuf":
-        return Answered(name, array.shape, _OF_DTYPE.get(array.dtype, "FP64"), array.tolist() if array.ndim == 1 else array.ravel().tolist())
+    datatype = _OF_DTYPE.get(array.dtype)
+    if datatype or array.dtype.kind in "biuf":
+        return Answered(name, array.shape, datatype or "FP64", array.ravel().tolist())
     return Answered(name, array.shape, "BYTES", _texts(array))
 
 

@@ -44,6 +44,7 @@ class Server:
         self.spec, self.engine, self.capture = spec, engine, capture
         self.signature: Signature | None = engine.signature
         self.outputs, self._batching = outputs, batching.told
+        self._named = spec.model, str(spec.version)
         self.metrics = Metrics(endpoint=spec.endpoint, deployment=spec.deployment, model=spec.model, version=str(spec.version))
         self.scorer = Scorer(spec, engine, capture, self.metrics, quick=quick, batch_rows=batching.rows)
         self._script: Any = Desk(engine, spec) if isinstance(engine, EntryScript) else None
@@ -54,20 +55,20 @@ class Server:
 
     # ── routes ──
 
-    def _table(self) -> dict[str, tuple[str, Handler]]:
-        routes: dict[str, tuple[str, Handler]] = {
-            "/v2/health/live": ("GET", self._page({"live": True})),
-            "/v2/health/ready": ("GET", self._page({"ready": True})),
-            "/v2": ("GET", self._page({"name": "mlops_nb", "version": __version__, "extensions": _EXTENSIONS})),
-            "/score": ("GET POST", self._ask_script) if self._script else ("POST", partial(self.scorer.ask, self._read_score)),
-            "/metrics": ("GET", self._metrics_page),
-            "/swagger.json": ("GET", self._page(openapi.document(self.spec, self.signature, self.outputs))),
+    def _table(self) -> dict[str, tuple[tuple[str, ...], Handler]]:
+        routes: dict[str, tuple[tuple[str, ...], Handler]] = {
+            "/v2/health/live": (("GET",), self._page({"live": True})),
+            "/v2/health/ready": (("GET",), self._page({"ready": True})),
+            "/v2": (("GET",), self._page({"name": "mlops_nb", "version": __version__, "extensions": _EXTENSIONS})),
+            "/score": (("GET", "POST"), self._ask_script) if self._script else (("POST",), partial(self.scorer.ask, self._read_score)),
+            "/metrics": (("GET",), self._metrics_page),
+            "/swagger.json": (("GET",), self._page(openapi.document(self.spec, self.signature, self.outputs))),
         }
         for name in dict.fromkeys((self.spec.endpoint, self.spec.model)):
             for base in (f"/v2/models/{name}", f"/v2/models/{name}/versions/{self.spec.version}"):
-                routes[base] = ("GET", self._page(self._metadata(name)))
-                routes[f"{base}/ready"] = ("GET", self._page({"name": name, "ready": True}))
-                routes[f"{base}/infer"] = ("POST", partial(self.scorer.ask, self._read_infer))
+                routes[base] = (("GET",), self._page(self._metadata(name)))
+                routes[f"{base}/ready"] = (("GET",), self._page({"name": name, "ready": True}))
+                routes[f"{base}/infer"] = (("POST",), partial(self.scorer.ask, self._read_infer))
         return routes
 
     def _metadata(self, name: str) -> dict[str, Any]:
@@ -99,8 +100,8 @@ class Server:
         if route is None:
             return self._refuse(request, self._no_route(path.partition("?")[0]))
         methods, handler = route
-        if request.method not in methods.split():
-            return self._refuse(request, Refused(405, f"{path[:200]} takes {' and '.join(methods.split())}, not {request.method}."))
+        if request.method not in methods:
+            return self._refuse(request, Refused(405, f"{path[:200]} takes {' and '.join(methods)}, not {request.method}."))
         return handler(request)
 
     def welcomes(self, request: Request) -> bool:
@@ -140,7 +141,9 @@ class Server:
         length = job.request.headers.get(b"inference-header-content-length")
         fitting = self._binary_body(body, length) if length is not None else self._infer_body(body) if kind is None else None
         if fitting:
-            return self._take(job, fitting, self._word_infer(job, fitting.asked))
+            job.feed, job.given, job.rows, asked = fitting
+            job.word = self._word_infer(job, asked)
+            return None
         if kind == arrow.CONTENT_TYPE:
             return self._read_arrow(job, body)
         decode = protocol.decode if length is None else partial(protocol.decode_binary, header_length=length)
@@ -148,11 +151,10 @@ class Server:
         job.id = _given_id(job.request) or header_safe(asked.id) or job.id
         return self._check(job, protocol.columns(asked, self.signature), self._word_infer(job, asked))
 
-    def _word_infer(self, job: Job, asked: Any) -> Callable[[Arrays, str], Said]:
+    def _word_infer(self, job: Job, asked: Any) -> Callable[[Arrays], Said]:
         if asked.id and not _given_id(job.request):
             job.id = header_safe(asked.id) or job.id
-        word = partial(protocol.answer, request=asked, model=self.spec.model, version=str(self.spec.version), id=asked.id or job.id)
-        return self._packed(job, lambda arrays, _: word(arrays))
+        return self._packed(job, partial(protocol.answer, asked, asked.id or job.id, *self._named))
 
     # ── Azure ML's score ──
 
@@ -161,7 +163,9 @@ class Server:
         if kind == arrow.CONTENT_TYPE:
             return self._read_arrow(job, body)
         if kind is None and (fitting := self._score_body(body)):
-            return self._take(job, fitting, self._word_score(job))
+            job.feed, job.given, job.rows, _ = fitting
+            job.word = self._word_score(job)
+            return None
         return self._check(job, score.columns(_decoded(score.decode, body), self.signature), self._word_score(job))
 
     def _read_arrow(self, job: Job, body: bytes) -> None:
@@ -171,17 +175,14 @@ class Server:
             raise Refused(415, str(missing), hint=missing.hint) from None
         self._check(job, columns, self._word_score(job))
 
-    def _word_score(self, job: Job) -> Callable[[Arrays, str], Said]:
+    def _word_score(self, job: Job) -> Callable[[Arrays], Said]:
         if arrow.CONTENT_TYPE.encode() in job.request.headers.get(b"accept", b""):
-            return lambda arrays, _: arrow.answer(arrays)
-        return self._packed(job, lambda arrays, _: (JSON_HEAD, _encode(score.answer(arrays))))
+            return arrow.answer
+        return self._packed(job, _score_answer)
 
     # ── in and out ──
 
-    def _take(self, job: Job, fitting: typed.Fitting, word: Callable[[Arrays, str], Said]) -> None:
-        job.feed, job.rows, job.word, job.given = fitting.feed, fitting.rows, word, fitting.given
-
-    def _check(self, job: Job, given: Mapping[str, Any], word: Callable[[Arrays, str], Said]) -> None:
+    def _check(self, job: Job, given: Mapping[str, Any], word: Callable[[Arrays], Said]) -> None:
         """The careful way: columns against the signature, each fault named.  Raises SignatureMismatch."""
         columns = self.signature.check(given) if self.signature else {name: np.asarray(values) for name, values in given.items()}
         job.rows = _rows(columns)
@@ -190,13 +191,13 @@ class Server:
         job.given = columns
         job.feed, job.word = self.engine.feed(columns), word
 
-    def _packed(self, job: Job, word: Callable[[Arrays, str], Said]) -> Callable[[Arrays, str], Said]:
+    def _packed(self, job: Job, word: Callable[[Arrays], Said]) -> Callable[[Arrays], Said]:
         """*word*, whose long answers are gzipped when the caller takes that."""
         if b"gzip" not in job.request.headers.get(b"accept-encoding", b""):
             return word
 
-        def packed(arrays: Arrays, id: str) -> Said:
-            head, body = word(arrays, id)
+        def packed(arrays: Arrays) -> Said:
+            head, body = word(arrays)
             if len(body) < _GZIPPED_BYTES:
                 return head, body
             return head + b"content-encoding: gzip\r\nvary: accept-encoding\r\n", gzip.compress(body, 1)
@@ -212,10 +213,9 @@ class Server:
 
     async def _run_script(self, request: Request) -> None:
         """Have the user's entry script answer the request."""
-        job = Job(request)
-        self.scorer.begin(job)
+        job = self.scorer.begin(request)
         try:
-            self.scorer.admit(job)
+            self.scorer.admit(request)
             body = _inflated(request)
             path, _, query = request.path.partition("?")
             text = body.decode(errors="replace")
@@ -232,9 +232,15 @@ class Server:
 _encode = msgspec.json.Encoder(enc_hook=protocol.plain).encode
 
 
+def _score_answer(arrays: Arrays) -> Said:
+    return JSON_HEAD, _encode(score.answer(arrays))
+
+
 def _content(request: Request) -> tuple[bytes, str | None]:
     """The body, inflated, and its content type; None for JSON under any of its names.  Raises Refused."""
-    body, kind = _inflated(request), request.headers.get(b"content-type")
+    headers = request.headers
+    kind = headers.get(b"content-type")
+    body = _inflated(request) if b"content-encoding" in headers else request.body
     if kind is None or kind == b"application/json":
         return body, None
     plain = kind.decode("latin-1").partition(";")[0].strip().lower()

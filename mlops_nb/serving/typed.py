@@ -91,6 +91,8 @@ def inferrer(signature: Signature | None, engine: Engine) -> Decoder:
     if long and all(column.type in _FLOATS and not column.nullable for column in signature.inputs):
         read, read_places = _requests(signature.inputs, [Any] * len(signature.inputs))
         request_of, places = _by_length(long, read, request_of), places | read_places
+    if signature.kind == "tensors" and len(signature.inputs) == 1:
+        return _of_one(request_of, _taker_of_tensor(signature.inputs[0], engine))
     in_order = list(range(len(signature.inputs)))
     take = _taker_of_columns(signature.inputs, engine) if signature.kind == "table" else _taker_of_tensors(signature.inputs, engine)
 
@@ -101,6 +103,19 @@ def inferrer(signature: Signature | None, engine: Engine) -> Decoder:
             if [places[type(tensor)] for tensor in given] != in_order:
                 return None
             return take(given, asked)
+        except _NOT_PLAIN:
+            return None
+
+    return decode
+
+
+def _of_one(request_of: Callable[[bytes], Any], take: Callable[[Any, Any], Fitting | None]) -> Decoder:
+    """Decodes a request of the only tensor there is."""
+
+    def decode(text: bytes) -> Fitting | None:
+        try:
+            asked = request_of(text)
+            return take(asked.inputs[0], asked) if len(asked.inputs) == 1 else None
         except _NOT_PLAIN:
             return None
 
@@ -122,7 +137,7 @@ def _by_length(long: long_json.Reader, request: Any, short: Callable[[bytes], An
     """Decodes as *request* what *long* reads, and all else as *short* does.  Measured, 64 rows of 30 numbers take 79 µs, and 115 as short ones do."""
 
     def decode(text: bytes) -> Any:
-        read = long(text)
+        read = long(text) if len(text) >= long_json.SHORTEST else None
         return short(text) if read is None else msgspec.convert(read, request)
 
     return decode
@@ -245,10 +260,15 @@ def _packed(code: str, values: Sequence[Any]) -> np.ndarray:
     """Numbers as float32 (`<f`) or float64 (`<d`), four times as quick as np.array.  Raises OverflowError for one beyond float32."""
     if isinstance(values, np.ndarray):
         return _narrowed(code, values)
-    packer = struct.Struct(f"{code[0]}{len(values)}{code[1]}")
+    packer = _packer(code, len(values))
     buffer = bytearray(packer.size)
     packer.pack_into(buffer, 0, *values)
-    return np.frombuffer(buffer, dtype=code)
+    return np.frombuffer(buffer, code)
+
+
+@lru_cache(maxsize=256)
+def _packer(code: str, count: int) -> struct.Struct:
+    return struct.Struct(f"{code[0]}{count}{code[1]}")
 
 
 def _narrowed(code: str, numbers: np.ndarray) -> np.ndarray:
@@ -336,18 +356,41 @@ def _taker_of_columns(columns: list[Column], engine: Engine) -> Callable[..., Fi
 
 
 def _taker_of_tensors(columns: list[Column], engine: Engine) -> Callable[..., Fitting | None]:
-    kinds = [{datatype_of(column)} | ({"FP64"} if column.type == "float32" else set()) for column in columns]
-    shapes = [column.shape or [None] for column in columns]
+    readers = {column.name: _reader_of(column) for column in columns}
 
     def take(tensors: Sequence[Any], asked: Any) -> Fitting | None:
-        arrays, rows = {}, tensors[0].shape[0]
-        for tensor, column, kind, wanted in zip(tensors, columns, kinds, shapes, strict=True):
-            shape = tensor.shape
-            if tensor.datatype not in kind or tensor.parameters or len(shape) != len(wanted) or shape[0] != rows or math.prod(shape) != len(tensor.data):
-                return None
-            if not rows or any(want is not None and want != size for want, size in zip(wanted, shape, strict=True)):
-                return None
-            arrays[column.name] = _array(column, tensor.data).reshape(shape)
+        rows = tensors[0].shape[0]
+        if any(tensor.shape[0] != rows for tensor in tensors):
+            return None
+        arrays = {name: read(tensor) for tensor, (name, read) in zip(tensors, readers.items(), strict=True)}
         return Fitting(engine.feed(arrays), arrays, rows, asked)
 
     return take
+
+
+def _taker_of_tensor(column: Column, engine: Engine) -> Callable[[Any, Any], Fitting]:
+    name, read = column.name, _reader_of(column)
+
+    def take(tensor: Any, asked: Any) -> Fitting:
+        arrays = {name: read(tensor)}
+        return Fitting(engine.feed(arrays), arrays, tensor.shape[0], asked)
+
+    return take
+
+
+def _reader_of(column: Column) -> Callable[[Any], np.ndarray]:
+    """What makes the column's array of a tensor, and raises ValueError where that is of another datatype or shape, or has parameters."""
+    kinds = {datatype_of(column)} | ({"FP64"} if column.type == "float32" else set())
+    wanted = column.shape or [None]
+    first, others = wanted[0], wanted[1:]
+    array = partial(_packed, _FLOATS[column.type]) if column.type in _FLOATS and not column.nullable else partial(_array, column)
+
+    def read(tensor: Any) -> np.ndarray:
+        shape, data = tensor.shape, tensor.data
+        if tensor.datatype not in kinds or tensor.parameters or math.prod(shape) != len(data) or shape[0] < 1:
+            raise ValueError
+        if (shape[1:] != others or first is not None) and not _fits(shape, wanted, shape):
+            raise ValueError
+        return array(data).reshape(shape)
+
+    return read

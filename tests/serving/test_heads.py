@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -103,7 +104,7 @@ def connections(draw: st.DrawFn) -> list[tuple[list[bytes], bool]]:
         if draw(st.booleans()):
             stream = b"".join(pieces)
             cuts = sorted({0, len(stream), *draw(st.lists(st.integers(0, len(stream)), max_size=6))})
-            pieces = [stream[begin:end] for begin, end in zip(cuts, cuts[1:], strict=False)]
+            pieces = [stream[begin:end] for begin, end in pairwise(cuts)]
         callers.append((pieces, draw(st.booleans())))
     return callers
 
