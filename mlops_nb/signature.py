@@ -489,11 +489,24 @@ def _check_floats(column: Column, array: np.ndarray, given: np.ndarray | None = 
     """The array, once it holds no missing and no infinite number that its column may not hold; *given* is what it was made of."""
     import numpy as np
 
-    if array.size and not math.isfinite(array.dot(array)):  # one product tells of most arrays that all is well
+    with np.errstate(over="ignore", invalid="ignore"):
+        fine = math.isfinite(squares(array))  # one sum tells of most arrays that all is well
+    if not fine:
         _check_missing(column, np.isnan(array))
         if not column.infinite:
             _check_rows(column, array if given is None else given, ~np.isinf(array), "expected a finite number ({type})")
     return array
+
+
+def squares(numbers: np.ndarray) -> float:
+    """The sum of a flat array's squares, in parts so short that BLAS wakes no threads for them: these go on spinning for a while."""
+    if len(numbers) <= _ON_ONE_THREAD:
+        return numbers.dot(numbers)
+    parts = (numbers[first : first + _ON_ONE_THREAD] for first in range(0, len(numbers), _ON_ONE_THREAD))
+    return sum(part.dot(part) for part in parts)
+
+
+_ON_ONE_THREAD = 8192
 
 
 def _check_missing(column: Column, gone: np.ndarray) -> None:

@@ -330,6 +330,36 @@ def test_a_value_in_a_long_body_is_taken_or_refused_as_in_a_short_one(double_ser
     assert short[0] == (200 if value in TAKEN and not whole else 400)
 
 
+ODD = {
+    "spaces": ('[{"name": "x", "shape": [1, 3], "datatype": "FP32", "data" :\n[ 1, 2, 3 ]}]', 200),
+    "data first": ('[{"data":[1,2,3],"name":"x","shape":[1,3],"datatype":"FP32"}]', 200),
+    "data twice": ('[{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3], "data": [4, 5, 6]}]', 200),
+    "data twice, then none": ('[{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3], "data": []}]', 400),
+    "data spelled otherwise too": (r'[{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3], "d\u0061ta": [4, 5, 6]}]', 200),
+    "data spelled otherwise, empty": (r'[{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3], "d\u0061ta": []}]', 400),
+    "a quote before it": (r'[{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [], "\"data": [1, 2, 3]}]', 400),
+    "in a text": (r'[{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3], "note": "\"data\":[9]"}]', 200),
+    "in parameters": ('[{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3], "parameters": {"data": [9]}}]', 200),
+    "in parameters alone": ('[{"name": "x", "shape": [1, 3], "datatype": "FP32", "parameters": {"data": [1, 2, 3]}}]', 400),
+    "a bracket in a text": ('[{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, "]", 3]}]', 400),
+    "nested": ('[{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [[1, 2, 3]]}]', 200),
+    "two of one name": (
+        '[{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}, {"name": "x", "shape": [0, 3], "datatype": "FP32", "data": []}]',
+        400,
+    ),
+}  # fmt: skip
+"""Where the data are found is no matter of how a body is written."""
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_body_in_an_odd_form_is_answered_the_same_however_long(double_server: Running, odd: str):
+    tensors, status = ODD[odd]
+    short, long = as_sent_short_and_long(double_server, tensors)
+
+    assert short == long
+    assert short[0] == status
+
+
 @given(numbers=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False) | st.integers(-(2**80), 2**80), min_size=3, max_size=3))
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_number_is_the_same_float_in_a_long_body_as_in_a_short_one(double_server: Running, numbers: list[float]):
