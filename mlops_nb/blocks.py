@@ -72,48 +72,62 @@ class Sheet:
 
     def __init__(self, first: Asked, *, most: int, most_values: int) -> None:
         """For *most* requests as large as *first*, but no more than *most_values* values; `room` is zero where such requests are not taken."""
-        self.asked: list[tuple[float, str, float, int, int]] = []
-        """Time, id, latency, rows and values of each."""
+        self.asked: list[Asked] = []
+        """All of them, without their arrays: no tuple of what is said of each, of which so many would keep Python's collector of cycles busy."""
         self.rows = 0
         given, self._columns = _flat(first.given)
         kinds = [*given.values(), *first.outputs.values()]
         taken = first.rows and all(_goes_on_a_sheet(array, first.rows) for array in kinds)
         self.room = min(most, most_values // max(sum(array.size for array in kinds), 1)) * first.rows if taken else 0
         self._most = most
-        self._given, self._outputs = _like(given, self.room), _like(first.outputs, self.room)
+        self._given, self._outputs = _places(given, self.room), _places(first.outputs, self.room)
 
     @property
     def values(self) -> int:
         """Cells of the inputs of all of them."""
-        return sum(facts[4] for facts in self.asked)
+        return sum(one.values for one in self.asked)
 
     def take(self, one: Asked) -> bool:
-        """Put down *one*; False when it is of another kind, or there is no room left."""
-        given, columns = _flat(one.given)
-        end = self.rows + one.rows
-        if columns is not self._columns or end > self.room or len(self.asked) == self._most:
+        """Put down *one*, which is without its arrays then; False when it is of another kind, or there is no room left."""
+        given, first, rows = one.given, self.rows, one.rows
+        if self._columns is not None:
+            if given.__class__ is not Table or given.columns is not self._columns:
+                return False
+            given = {"": given.numbers}
+        elif given.__class__ is Table:
             return False
-        if not (_copied(given, self._given, self.rows, end) and _copied(one.outputs, self._outputs, self.rows, end)):
+        if first + rows > self.room or len(self.asked) == self._most:
             return False
-        self.rows = end
-        self.asked.append((one.time, one.id, one.latency_ms, one.rows, one.values))
+        if not (_copied(given, self._given, first, rows) and _copied(one.outputs, self._outputs, first, rows)):
+            return False
+        self.rows = first + rows
+        one.given = one.outputs = None
+        self.asked.append(one)
         return True
 
     def block(self) -> dict[str, Any]:
         """The line that holds them all, as orjson takes it."""
         import numpy as np
 
-        times, ids, latencies, rows, _ = zip(*self.asked, strict=True)
-        facts = {"time": np.rint(np.array(times) * 1e6).astype(np.int64), "id": ids, "latency_ms": np.round(latencies, 3), "rows": rows}
+        asked = self.asked
+        times, latencies = np.array([one.time for one in asked]), np.array([one.latency_ms for one in asked])
+        facts = {
+            "time": np.rint(times * 1e6).astype(np.int64),
+            "id": [one.id for one in asked],
+            "latency_ms": np.round(latencies, 3),
+            "rows": [one.rows for one in asked],
+        }
         inputs, packed_inputs = packed(self._inputs(0, self.rows))
         outputs, packed_outputs = packed(_between(self._outputs, 0, self.rows), least=1)
         return {"block": facts, "inputs": _plain(inputs), "outputs": _plain(outputs), "packed": packed_inputs, "packed_outputs": packed_outputs}
 
     def apart(self) -> list[Apart]:
         """The requests one by one."""
-        ends = accumulate(facts[3] for facts in self.asked)
-        places = [(facts, end - facts[3], end) for facts, end in zip(self.asked, ends, strict=True)]
-        return [Apart(*facts, self._inputs(first, end), _between(self._outputs, first, end)) for facts, first, end in places]
+        ends = accumulate(one.rows for one in self.asked)
+        return [
+            Apart(one.time, one.id, one.latency_ms, one.rows, one.values, self._inputs(end - one.rows, end), _between(self._outputs, end - one.rows, end))
+            for one, end in zip(self.asked, ends, strict=True)
+        ]
 
     def _inputs(self, first: int, end: int) -> Arrays:
         given = _between(self._given, first, end)
@@ -132,30 +146,42 @@ def _goes_on_a_sheet(array: np.ndarray, rows: int) -> bool:
     return array.dtype.kind in "fiubO" and array.ndim > 0 and len(array) == rows and (array.dtype.kind != "O" or array.ndim == 1)
 
 
-def _like(arrays: Arrays, rows: int) -> dict[str, np.ndarray]:
+class _Place(NamedTuple):
+    """Where the arrays of one name go."""
+
+    numbers: np.ndarray
+    type: np.dtype
+    axes: int
+    each: int
+    """Values of a row."""
+
+
+def _places(arrays: Arrays, rows: int) -> dict[str, _Place]:
     import numpy as np
 
-    return {name: np.empty((rows, *array.shape[1:]), array.dtype) for name, array in arrays.items()} if rows else {}
+    if not rows:
+        return {}
+    return {name: _Place(np.empty((rows, *array.shape[1:]), array.dtype), array.dtype, array.ndim, array.size // len(array)) for name, array in arrays.items()}
 
 
-def _copied(arrays: Arrays, into: Arrays, first: int, end: int) -> bool:
-    """Whether *arrays* are all like those they were copied *into*, from row *first* to *end*."""
-    if len(arrays) != len(into):
+def _copied(arrays: Arrays, places: Mapping[str, _Place], first: int, rows: int) -> bool:
+    """Whether *arrays*, of so many *rows*, all have their place, to which they are copied from row *first* on."""
+    if len(arrays) != len(places):
         return False
     try:
         for name, array in arrays.items():
-            there = into[name]
+            numbers, type_, axes, each = places[name]
             # Of arrays of one size and as many axes, numpy broadcasts none: what it copies is of that shape.
-            if array.dtype != there.dtype or array.ndim != there.ndim or array.size * len(there) != there.size * (end - first):
+            if array.dtype != type_ or array.ndim != axes or array.size != rows * each:
                 return False
-            there[first:end] = array
+            numbers[first : first + rows] = array
     except (KeyError, ValueError):
         return False
     return True
 
 
-def _between(arrays: Arrays, first: int, end: int) -> Arrays:
-    return {name: array[first:end] for name, array in arrays.items()}
+def _between(places: Mapping[str, _Place], first: int, end: int) -> Arrays:
+    return {name: place.numbers[first:end] for name, place in places.items()}
 
 
 def _plain(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
