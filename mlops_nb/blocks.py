@@ -87,22 +87,26 @@ class Sheet:
         """Cells of the inputs of all of them."""
         return sum(one.values for one in self.asked)
 
-    def take(self, one: Asked) -> bool:
-        """Put down *one*, which is without its arrays then; False when it is of another kind, or there is no room left."""
-        given, first, rows = one.given, self.rows, one.rows
-        if self._columns is not None:
-            if given.__class__ is not Table or given.columns is not self._columns:
+    def take(self, ones: Sequence[Asked], given: Arrays | Table, outputs: Arrays) -> bool:
+        """Put down *ones*, whose rows the arrays hold one behind the other, and which are without theirs then.
+
+        False when they are of another kind, or there is no room left: nothing is put down then.
+        """
+        first, rows = self.rows, sum([one.rows for one in ones])
+        if given.__class__ is Table:
+            if given.columns is not self._columns:  # type: ignore[union-attr]
                 return False
-            given = {"": given.numbers}
-        elif given.__class__ is Table:
+            given = {"": given.numbers}  # type: ignore[union-attr]
+        elif self._columns is not None:
             return False
-        if first + rows > self.room or len(self.asked) == self._most:
+        if first + rows > self.room or len(self.asked) + len(ones) > self._most:
             return False
-        if not (_copied(given, self._given, first, rows) and _copied(one.outputs, self._outputs, first, rows)):
+        if not (_copied(given, self._given, first, rows) and _copied(outputs, self._outputs, first, rows)):  # type: ignore[arg-type]
             return False
         self.rows = first + rows
-        one.given = one.outputs = None
-        self.asked.append(one)
+        for one in ones:
+            one.given = one.outputs = None
+        self.asked += ones
         return True
 
     def block(self) -> dict[str, Any]:

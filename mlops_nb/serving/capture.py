@@ -105,16 +105,35 @@ class Capture:
             return
         self._requests_in += 1
         self._values_in += record.values
-        if record.given is None or record.status != 200 or not record.outputs or not self._put_down(record):
+        if record.status != 200 or not record.outputs or not self._put_down(record):
             self._queue.append(record)
+
+    def put_all(self, records: list[Record], given: Mapping[str, Any] | blocks.Table, outputs: Mapping[str, Any]) -> None:
+        """Queue records that were answered together, whose arrays are there one behind the other too: for most it is the work of one."""
+        values = sum([record.values for record in records])
+        if self._has_room(len(records), values) and all([record.given is not None for record in records]):
+            with self._turning:
+                if self._sheet and self._sheet.take(records, given, outputs):
+                    self._requests_in += len(records)
+                    self._values_in += values
+                    return
+        for record in records:
+            self.put(record)
+
+    def _has_room(self, requests: int, values: int) -> bool:
+        waiting = self._requests_in - self._requests_out + requests
+        return waiting <= MOST_QUEUED and self._values_in - self._values_out + values <= MOST_QUEUED_VALUES
 
     def _put_down(self, record: Record) -> bool:
         """Whether the sheet took *record*; a new one is begun where the last is full, or of another kind."""
+        given, outputs = record.given, record.outputs
+        if given is None:
+            return False
         with self._turning:
-            if self._sheet and self._sheet.take(record):
+            if self._sheet and self._sheet.take([record], given, outputs):
                 return True
             sheet = blocks.Sheet(record, most=_MOST_TOGETHER, most_values=_MOST_VALUES_TOGETHER)
-            if not sheet.take(record):
+            if not sheet.take([record], given, outputs):
                 return False
             if self._sheet:
                 self._queue.append(self._sheet)

@@ -51,6 +51,8 @@ INLINE_ROWS = 256
 JSON_HEAD = b"content-type: application/json\r\n"
 _UNCAPTURED = NOT_CAPTURED.encode()
 
+Together = tuple[Arrays, Arrays]
+"""What several requests were fed and answered, one behind the other."""
 Said = tuple[bytes, bytes]
 """Header lines that describe the body, and the body."""
 
@@ -144,7 +146,7 @@ class Scorer:
         while self._pending and (self._inline or self._working < self._threads):
             batch = self._next_batch()
             if self._inline and batch[0].rows <= INLINE_ROWS:
-                self._answer(batch, self._computed(batch))
+                self._answer(batch, *self._computed(batch))
             elif self._working < self._threads:
                 self._working += 1
                 asyncio.get_running_loop().run_in_executor(self._pool, self._computed, batch).add_done_callback(partial(self._worked, batch))
@@ -152,9 +154,9 @@ class Scorer:
                 self._pending[:0] = batch
                 return
 
-    def _worked(self, batch: list[Job], done: asyncio.Future[list[Any]]) -> None:
+    def _worked(self, batch: list[Job], done: asyncio.Future[Any]) -> None:
         self._working -= 1
-        self._answer(batch, done.result())
+        self._answer(batch, *done.result())
         gone = [job for job in self._pending if job.request.gone]
         if gone:  # others need not wait for what nobody will read
             self._pending = [job for job in self._pending if job not in gone]
@@ -181,14 +183,16 @@ class Scorer:
 
     # ── computing ──
 
-    def _computed(self, batch: list[Job]) -> list[Arrays | BaseException]:
-        """For each of the batch its outputs, or what its own computation raised."""
+    def _computed(self, batch: list[Job]) -> tuple[list[Arrays | BaseException], Together | None]:
+        """For each of the batch its outputs, or what its own computation raised; and what was asked and answered in one."""
         if len(batch) > 1:
             try:
-                return _split(batch, self.engine.compute(_joined(batch)))
+                joined = _joined(batch)
+                outputs = self.engine.compute(joined)
+                return _split(batch, outputs), (joined, outputs)
             except (Exception, SystemExit):
                 pass  # one of them is at fault: each alone tells which
-        return [self._alone(job) for job in batch]
+        return [self._alone(job) for job in batch], None
 
     def _alone(self, job: Job) -> Arrays | BaseException:
         try:
@@ -200,7 +204,8 @@ class Scorer:
 
     # ── out ──
 
-    def _answer(self, batch: list[Job], computed: list[Arrays | BaseException]) -> None:
+    def _answer(self, batch: list[Job], computed: list[Arrays | BaseException], together: Together | None) -> None:
+        records: list[Record] = []
         for job, outputs in zip(batch, computed, strict=True):
             if isinstance(outputs, BaseException):
                 self.fail(job, outputs)
@@ -210,10 +215,21 @@ class Scorer:
             except Exception as error:
                 self.fail(job, error)
                 continue
-            self.finish(job, 200, said, outputs)
+            if record := self._tell(job, 200, said, outputs, None):
+                records.append(record)
+        if together and len(records) == len(batch) and (given := _as_given(batch, together[0])):
+            self.capture.put_all(records, given, together[1])
+        else:
+            for record in records:
+                self.capture.put(record)
 
     def finish(self, job: Job, status: int, said: Said, outputs: Arrays | None, error: str | None = None) -> None:
         """Send the answer, count it, and keep it with its payload when it is in the sampled share."""
+        if record := self._tell(job, status, said, outputs, error):
+            self.capture.put(record)
+
+    def _tell(self, job: Job, status: int, said: Said, outputs: Arrays | None, error: str | None) -> Record | None:
+        """Send the answer and count it; what is to be kept of it."""
         request = job.request
         request.answer(status, b"%b%b%b\r\n" % (said[0], self._head, job.id.encode()), said[1])
         self.in_flight -= 1
@@ -221,12 +237,12 @@ class Scorer:
         self.metrics.count(status, seconds, job.rows)
         headers = request.headers
         if _UNCAPTURED in headers and self.trusts(headers[_UNCAPTURED]):
-            return
+            return None
         record = Record(job.moment, job.id, status, seconds * 1000, job.rows, error)
         if self.capture.sampled():
             record.given, record.outputs, record.payload = job.given, outputs, job.payload
             record.values = sum([array.size for array in job.feed.values()]) or len(request.body) // 8
-        self.capture.put(record)
+        return record
 
     def fail(self, job: Job, error: BaseException) -> None:
         """Answer what was wrong: with the request (4xx), or in the model's own code (500), which the owner is told too."""
@@ -246,6 +262,16 @@ def _kind(job: Job) -> list[tuple[Any, ...]]:
 
 def _joined(batch: list[Job]) -> Arrays:
     return {name: np.concatenate([job.feed[name] for job in batch]) for name in batch[0].feed}
+
+
+def _as_given(batch: list[Job], joined: Arrays) -> Arrays | Table | None:
+    """What the batch was fed, in one, as what it was given, where that is the same; None where a column was made another."""
+    given = batch[0].given
+    if given.__class__ is not Table:
+        return joined if all([job.given is job.feed for job in batch]) else None
+    [(name, numbers)] = joined.items()
+    alike = all([job.given.__class__ is Table and job.given.columns is given.columns and job.given.numbers is job.feed[name] for job in batch])  # type: ignore[union-attr]
+    return Table(numbers, given.columns) if alike else None  # type: ignore[union-attr]
 
 
 def _split(batch: list[Job], outputs: Arrays) -> list[Arrays | BaseException]:

@@ -219,6 +219,48 @@ def test_answers_on_one_connection_come_in_the_order_of_the_questions(forest: Ru
     assert answered.rstrip().endswith(b"}") and b'"extensions"' in answered
 
 
+@pytest.fixture(scope="module")
+def forest_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a forest as ONNX whose one input is a matrix."""
+    model = RandomForestClassifier(50, max_depth=6, random_state=0).fit(NUMBERS, TARGET)
+    folder = tmp_path_factory.mktemp("forest-file")
+    (folder / "model.onnx").write_bytes(to_onnx(model, NUMBERS[:1], options={"zipmap": False}).SerializeToString())
+    return folder
+
+
+FORMS = {
+    "a tensor": lambda rows: rows,
+    "a table of the matrix's type": lambda rows: pd.DataFrame(rows, columns=list("abcde")),
+    "a table of another type": lambda rows: pd.DataFrame(rows, columns=list("abcde")).astype("float64"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_of_many_at_once_each_is_kept_with_what_it_asked_and_was_answered(start: Start, forest_file: Path, form: str):
+    """Those that were scored together are put down together."""
+    server = start(forest_file, engine="onnxruntime", signature=signature.infer(FORMS[form](NUMBERS)).as_json()).until_ready()
+    parts = [NUMBERS[number : number + 1 + number % 4] for number in range(300)]
+    inputs = [{name: np.asarray(values) for name, values in ({"input": rows} if form == "a tensor" else FORMS[form](rows)).items()} for rows in parts]
+    bodies = [
+        {
+            "id": f"request-{number}",
+            "inputs": [{"name": name, "shape": list(array.shape), "datatype": "FP64", "data": array.ravel().tolist()} for name, array in given.items()],
+        }
+        for number, given in enumerate(inputs)
+    ]
+
+    answers = [answer.json() for answer in asyncio.run(_together(server, bodies))]
+
+    kept = {line["id"]: line for line in server.until_lines(len(bodies))}
+    for number, (given, answer) in enumerate(zip(inputs, answers, strict=True)):
+        line = kept[f"request-{number}"]
+        assert {name: np.array(values, given[name].dtype).tolist() for name, values in line["inputs"].items()} == {
+            n: array.tolist() for n, array in given.items()
+        }
+        told = {output["name"]: np.array(output["data"]).reshape(output["shape"]).tolist() for output in answer["outputs"]}
+        assert line["outputs"] == told
+
+
 def test_an_uncaptured_request_with_the_token_leaves_no_line(start: Start, late_onnx: Path, flights_signature: dict[str, Any]):
     server = start(late_onnx, engine="onnxruntime", signature=flights_signature).until_ready()
     row = {"carrier": "UA", "distance": 500.5, "hour": 7}

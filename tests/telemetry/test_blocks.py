@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from copy import copy
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def kept(workspace: Workspace, records, *, deployment: str = "1"):
     folder = workspace.telemetry / "endpoint=e" / f"deployment={deployment}"
     writer = Capture(folder, payload_percent=100)
     for record in records:
-        writer.put(record)
+        writer.put(copy(record))
     writer.start(signature=None)
     writer.end()
     return [line for file in sorted(folder.glob("*.jsonl")) for line in file.read_bytes().splitlines()]
@@ -157,8 +158,9 @@ def test_what_a_request_came_in_may_change_after_it_is_kept(workspace: Workspace
     folder = workspace.telemetry / "endpoint=e" / "deployment=1"
     writer = Capture(folder, payload_percent=100)
     for one in records:
+        array = one.given["x"]
         writer.put(one)
-        one.given["x"][...] = -1
+        array[...] = -1
     writer.start(signature=None)
     writer.end()
 
