@@ -111,7 +111,7 @@ class Capture:
     def put_all(self, records: list[Record], given: Mapping[str, Any] | blocks.Table, outputs: Mapping[str, Any]) -> None:
         """Queue records that were answered together, whose arrays are there one behind the other too: for most it is the work of one."""
         values = sum([record.values for record in records])
-        if self._has_room(len(records), values) and all([record.given is not None for record in records]):
+        if self._has_room(len(records), values) and all(record.given is not None for record in records):
             with self._turning:
                 if self._sheet and self._sheet.take(records, given, outputs):
                     self._requests_in += len(records)

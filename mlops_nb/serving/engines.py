@@ -211,8 +211,7 @@ def _feed(signature: Signature, inputs: list[Any], matrix: Matrix | None) -> Cal
     pairs = [(arg.name, arg.name if arg.name in names else names[place], types[arg.name]) for place, arg in enumerate(inputs)]
     if signature.kind == "tensors" and len(pairs) == 1:
         [(to, name, type_)] = pairs
-        as_given = to == name and type_.kind != "O"
-        return lambda columns: columns if as_given and columns[name].dtype == type_ else {to: _as_type(columns[name], type_, name)}
+        return lambda columns: {to: _as_type(columns[name], type_, name)}
     if signature.kind == "tensors":
         return lambda columns: {to: _as_type(columns[name], type_, name) for to, name, type_ in pairs}
     flat = {arg.name for arg in inputs if len(arg.shape) == 1}

@@ -265,13 +265,17 @@ def _joined(batch: list[Job]) -> Arrays:
 
 
 def _as_given(batch: list[Job], joined: Arrays) -> Arrays | Table | None:
-    """What the batch was fed, in one, as what it was given, where that is the same; None where a column was made another."""
+    """What the batch was fed, in one, as what it was given; None where it was fed other arrays than it was given."""
     given = batch[0].given
-    if given.__class__ is not Table:
-        return joined if all([job.given is job.feed for job in batch]) else None
-    [(name, numbers)] = joined.items()
-    alike = all([job.given.__class__ is Table and job.given.columns is given.columns and job.given.numbers is job.feed[name] for job in batch])  # type: ignore[union-attr]
-    return Table(numbers, given.columns) if alike else None  # type: ignore[union-attr]
+    if isinstance(given, Table):
+        [(to, numbers)], columns = joined.items(), given.columns
+        same = all(type(job.given) is Table and job.given.columns is columns and job.given.numbers is job.feed[to] for job in batch)
+        return Table(numbers, columns) if same else None
+    if given is None or len(given) != len(joined):
+        return None
+    pairs = list(zip(joined, given, strict=True))
+    same = all(type(job.given) is dict and job.given.get(name) is job.feed[to] for job in batch for to, name in pairs)
+    return {name: joined[to] for to, name in pairs} if same else None
 
 
 def _split(batch: list[Job], outputs: Arrays) -> list[Arrays | BaseException]:

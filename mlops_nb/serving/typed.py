@@ -299,7 +299,7 @@ def _matrix_takers(columns: list[Column], matrix: Matrix) -> tuple[Callable[...,
         fed = numbers.astype(matrix.type, order="C", copy=False)
         if may_overflow and not math.isfinite(squares(fed.ravel())):
             return None
-        return Fitting({matrix.name: fed}, Table(numbers, columns), len(fed), asked)
+        return Fitting({matrix.name: fed}, Table(fed if fed.dtype == numbers.dtype else numbers, columns), len(fed), asked)
 
     def of_rows(rows: Sequence[tuple[Any, ...]], asked: Any) -> Fitting | None:
         flat = rows[0] if len(rows) == 1 else tuple(chain.from_iterable(rows))
