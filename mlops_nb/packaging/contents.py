@@ -14,7 +14,7 @@ import msgspec
 from .. import environments
 from ..distributions import installed, normalised
 from ..errors import MissingExtra
-from ..rebuilding import SERVER_NEEDS, gains
+from ..rebuilding import SERVER_NEEDS
 from ..store.environments import Environment, Package
 from ..store.models import ModelVersion
 from ..trees import compiled
@@ -48,20 +48,19 @@ CONTENTS: Mapping[str, Contents] = {
 """By what `--target` calls it."""
 
 
-def packages(version: ModelVersion, environment: Environment | None, contents: Contents, *, python: str) -> list[Package]:
-    """The packages of an image for *python*, such as 3.11, with exact versions, by name.
+def packages(version: ModelVersion, environment: Environment | None, contents: Contents) -> list[Package]:
+    """The packages of an image, with exact versions, by name.
 
     An object or script gets those it was made with; a model that ONNX Runtime runs needs no others than ONNX Runtime, at the version it was
     made with where that is recorded.  What the server itself imports comes in the version that is installed here.
     """
     _check_here(contents)
     recorded = {normalised(package.name): package for package in (environment.packages if environment else [])}
-    imported = [*contents.needs, *(gains(python) if contents.port else [])]
     if version.engine == "onnxruntime":
-        ours = environments.installed_here([*imported, "onnxruntime"])
+        ours = environments.installed_here([*contents.needs, "onnxruntime"])
         found = {normalised(package.name): recorded.get(normalised(package.name), package) for package in ours}
     else:
-        found = {normalised(package.name): package for package in environments.installed_here(imported)} | recorded
+        found = {normalised(package.name): package for package in environments.installed_here(contents.needs)} | recorded
     return [found[name] for name in sorted(found)]
 
 

@@ -91,7 +91,7 @@ def lay_out(version: ModelVersion, environment: Environment | None, wanted: Want
     files = _files_to_add(wanted.files, folder / "files")
     python = _python(environment)
     conda = environment is not None and environment.manager == "conda" and version.engine != "onnxruntime"
-    packages = inside.packages(version, environment, contents, python=python)
+    packages = inside.packages(version, environment, contents)
     from_index = [package for package in packages if not (conda and package.conda)]
     locked = wheels.lock(from_index, python=python, platform=wanted.platform, wheelhouse=wanted.wheelhouse, report=report)
     recipe = dockerfile.Recipe(

@@ -26,7 +26,6 @@ from hypothesis import strategies as st
 from mlops_nb import environments, lineage, packaging, store
 from mlops_nb.errors import BadName, BadOption, FileMissing, ImageNotBuilt, MlopsError, UnsafePath, UnsafeText, WheelsMissing
 from mlops_nb.packaging import CONTENTS, Context, Wanted, contents, context, dockerfile, images, wheels
-from mlops_nb.rebuilding import SERVER_GAINS
 from mlops_nb.registry import Provenance
 from mlops_nb.serving.spec import ServerSpec
 from mlops_nb.settings import Workspace
@@ -149,14 +148,6 @@ def test_the_bill_of_materials_is_cyclonedx(churn: Provenance) -> None:
     assert kinds["churn"]["type"] == "machine-learning-model"
     assert kinds["numpy"]["purl"].startswith("pkg:pypi/numpy@") and kinds["numpy"]["hashes"][0]["alg"] == "SHA-256"
     assert kinds["msgspec"]["licenses"]
-
-
-def test_a_server_in_an_image_is_as_quick_as_one_that_is_here(churn: Provenance) -> None:
-    named = {target: {wheel.name.partition("-")[0] for wheel in (laid_out(churn, target=target).folder / "wheelhouse").iterdir()} for target in CONTENTS}
-    for_another_python = contents.packages(churn.version, churn.environment, CONTENTS["docker"], python="3.99")
-
-    assert set(SERVER_GAINS) <= named["docker"]
-    assert not set(SERVER_GAINS) & (named["edge"] | {package.name for package in for_another_python})
 
 
 def test_the_readme_says_how_to_build_and_ask_it(churn: Provenance) -> None:
