@@ -10,15 +10,14 @@ rows asked together and alone (`trial.batching`).
 Measured as CPU of the server for each request, 16 connections, a forest of 100 trees on 30 features, every request with other
 rows (`python -m bench serving` prints it):
 
-    one row    an echo of the body through Granian 46 µs; JSON 36 µs where the trees are walked by compiled code, 44 µs by ONNX Runtime
-    64 rows    ONNX Runtime alone 326 µs; JSON 204 µs and 464 µs; binary 102 µs and 355 µs
+    one row    an echo of the body through Granian 85 µs; JSON 42 µs
+    64 rows    ONNX Runtime alone 396 µs; JSON 204 µs, binary 135 µs, where the trees are walked by compiled code
 
-(Debian's Python 3.11, docs/benchmarks.md.)  ONNX Runtime alone takes a third of that when the same 64 rows come again and again, because the
-processor learns the way through the trees; no caller's rows do.  A row alone takes 8.1 µs, of eight together each 6.3 µs, of 64 to 512 each
-4.3–4.6 µs, which is what batching saves.  Of 64 rows' time reading the JSON takes 75 µs (100 in what is told here) and wording the answer
-8 µs; of one row's, a third is the kernel's send.  Payloads are not kept there: keeping one takes 3 µs, one of 64 rows 9 µs, half of it in the
-writer's thread.  Two processes of the same server differ by up to 15 %: what keeping costs is told by one process that does and does not
-in turn.
+(Debian's Python 3.11, docs/benchmarks.md.)  What one row takes is Python for the most part, and each part takes twice as long among the others as by
+itself: it pays to do less, rather than to do a step quicker.  Without the kernel's part a row takes 32 µs where four come together, and 25 where
+eight do, which is what batching saves.  Of 64 rows' time reading the JSON takes 68 µs (111 where simdjson is not installed) and the walk 50 µs.
+Keeping a payload takes 1 µs where requests are scored together and 6 µs where one is alone, one of 64 rows 7 µs.  Two processes of the
+same server differ by up to 15 %: what keeping costs is told by one process that does and does not in turn.
 """
 
 from __future__ import annotations

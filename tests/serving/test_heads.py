@@ -51,14 +51,19 @@ def request(*lines: bytes, body: bytes, method: bytes = b"POST", length: int | N
     return b"\r\n".join([method + b" /score HTTP/1.1", b"host: x", size, *lines, b"", body])
 
 
+NAMED = b"POST /score HTTP/1.1\r\ncontent-length: 0\r\n" + TOKEN + b"\r\nx-request-id: "
 PLAIN, EMPTY = request(TOKEN, body=b"[1]"), request(TOKEN, body=b"")
 CLOSING, UPGRADING = request(TOKEN, b"connection: close", body=b"[1]"), request(TOKEN, b"upgrade: other", b"connection: upgrade", body=b"[1]")
 BODIES = st.sampled_from([b"[1]", b"[2]", b"", b"\r\n\r\n", b"POST /score HTTP/1.1\r\n\r\n"])
+IDS = st.sampled_from([b"one", b"another", b"", b" spaced ", b"a\x00b", b"a\tb", b"\xe9", b"x-request-id: one"])
 REQUESTS = st.one_of(
     st.builds(lambda body: request(TOKEN, body=body), BODIES),
     st.builds(lambda body: request(body=body), BODIES),
     st.builds(lambda body: request(TOKEN, b"connection: close", body=body), BODIES),
-    st.builds(lambda body: request(TOKEN, b"x-request-id: one", body=body), BODIES),
+    st.builds(lambda id, body: request(TOKEN, b"x-request-id: " + id, body=body), IDS, BODIES),
+    st.builds(lambda id, other: request(TOKEN, b"x-request-id: " + id, b"X-Request-Id: " + other, body=b"[1]"), IDS, IDS),
+    st.builds(lambda id, other: request(b"x-request-id: " + other, TOKEN, b"x-request-id: " + id, body=b"[1]"), IDS, IDS),
+    st.builds(lambda id: request(TOKEN, b"X-Request-ID:" + id, body=b"[1]"), IDS),
     st.builds(lambda body: request(TOKEN, b"expect: 100-continue", body=body), BODIES),
     st.builds(lambda body: request(TOKEN, body=body, method=b"HEAD"), BODIES),
     st.just(UPGRADING),
@@ -110,6 +115,8 @@ def connections(draw: st.DrawFn) -> list[tuple[list[bytes], bool]]:
 
 
 @given(callers=connections())
+@example(callers=[([NAMED + b"one\r\n\r\n", NAMED + b"another\r\n\r\n", NAMED + b"a\x00b\r\n\r\n"], False)])
+@example(callers=[([NAMED + b"one\r\nx-request-id: two\r\n\r\n", NAMED + b"three\r\nx-request-id: two\r\n\r\n"], False)])
 @example(callers=[([PLAIN, CLOSING, PLAIN], True)])
 @example(callers=[([PLAIN, UPGRADING, PLAIN], True)])
 @example(callers=[([EMPTY + request(TOKEN, body=b"", method=b"HEAD"), EMPTY], False)])
