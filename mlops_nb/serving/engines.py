@@ -313,13 +313,13 @@ class PythonModel:
         return answers(self._model, data)
 
     def data(self, columns: Arrays) -> Any:
-        """Checked columns as the kind of data that the object was trained on."""
+        """Checked columns as the kind of data that the object was trained on; its own, for it may write into them, and they are kept as what was asked."""
         if self.signature and self.signature.kind == "table":
             frame = as_frame(columns, self.signature)
             return frame.iloc[:, 0] if self.signature.series else frame
         if len(columns) == 1:
-            return next(iter(columns.values()))
-        return dict(columns) if self.signature else as_frame(columns)
+            return next(iter(columns.values())).copy()
+        return {name: array.copy() for name, array in columns.items()} if self.signature else as_frame(columns)
 
 
 def answers(model: Any, data: Any) -> Arrays:

@@ -29,12 +29,18 @@ TARGET = (NUMBERS[:, 0] + NUMBERS[:, 1] * NUMBERS[:, 2] > 0).astype(int) + (NUMB
 
 
 @pytest.fixture(scope="module")
-def forest(start_once: Start, tmp_path_factory: pytest.TempPathFactory) -> Running:
-    """A forest as ONNX, which answers the same together and alone."""
+def forest_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a forest as ONNX whose one input is a matrix."""
     model = RandomForestClassifier(50, max_depth=6, random_state=0).fit(NUMBERS, TARGET)
-    folder = tmp_path_factory.mktemp("forest")
+    folder = tmp_path_factory.mktemp("forest-file")
     (folder / "model.onnx").write_bytes(to_onnx(model, NUMBERS[:1], options={"zipmap": False}).SerializeToString())
-    return start_once(folder, engine="onnxruntime", signature=signature.infer(NUMBERS).as_json(), capture_payload_percent=0).until_ready()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def forest(start_once: Start, forest_file: Path) -> Running:
+    """A forest as ONNX, which answers the same together and alone."""
+    return start_once(forest_file, engine="onnxruntime", signature=signature.infer(NUMBERS).as_json(), capture_payload_percent=0).until_ready()
 
 
 def asked(number: int) -> dict[str, Any]:
@@ -242,15 +248,6 @@ def test_answers_on_one_connection_come_in_the_order_of_the_questions(forest: Ru
     assert answered.rstrip().endswith(b"}") and b'"extensions"' in answered
 
 
-@pytest.fixture(scope="module")
-def forest_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a forest as ONNX whose one input is a matrix."""
-    model = RandomForestClassifier(50, max_depth=6, random_state=0).fit(NUMBERS, TARGET)
-    folder = tmp_path_factory.mktemp("forest-file")
-    (folder / "model.onnx").write_bytes(to_onnx(model, NUMBERS[:1], options={"zipmap": False}).SerializeToString())
-    return folder
-
-
 FORMS = {
     "a tensor": lambda rows: rows,
     "a table of the matrix's type": lambda rows: pd.DataFrame(rows, columns=list("abcde")),
@@ -282,6 +279,33 @@ def test_of_many_at_once_each_is_kept_with_what_it_asked_and_was_answered(start:
         }
         told = {output["name"]: np.array(output["data"]).reshape(output["shape"]).tolist() for output in answer["outputs"]}
         assert line["outputs"] == told
+
+
+class Clipping:
+    """Writes into what it is given."""
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """Each row's sum of what is above zero."""
+        np.clip(rows, 0, None, out=rows)
+        return rows.sum(axis=1)
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_what_a_model_writes_into_its_input_is_not_kept_as_what_was_asked(start: Start, pickled: Callable[[Any], Path], count: int):
+    import sys
+
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    rows = -np.arange(1.0, 40 * count + 1).reshape(count, 20, 2)
+    server = start(pickled(Clipping()), flavor="python", signature=signature.infer(rows[0]).as_json()).until_ready()
+    tensors = [{"name": "input", "shape": [20, 2], "datatype": "FP64", "data": one.ravel().tolist()} for one in rows]
+    bodies = [{"id": f"{number}", "inputs": [tensor]} for number, tensor in enumerate(tensors)]
+
+    _in_one_turn(server, bodies)
+
+    kept = {line["id"]: line["inputs"] for line in server.until_lines(count)}
+    assert kept == {f"{number}": {"input": one.tolist()} for number, one in enumerate(rows)}
 
 
 def test_an_uncaptured_request_with_the_token_leaves_no_line(start: Start, late_onnx: Path, flights_signature: dict[str, Any]):
