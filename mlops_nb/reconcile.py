@@ -24,7 +24,8 @@ log = logging.getLogger("mlops_nb.agent")
 HEALTH_SECONDS = 1.0
 UNHEALTHY_SECONDS = 10.0
 STEADY_SECONDS = 60.0
-STRAYS_SECONDS = 10.0
+STRAYS_SECONDS = 60.0
+"""How often it is looked for what nobody knows of, which means every process of the machine; an agent's first step does it too."""
 REREAD_SECONDS = 1.0
 LONG_REREAD_SECONDS = 20.0
 """How often the store is read again though it seems the same: once a second after a change, then this seldom."""

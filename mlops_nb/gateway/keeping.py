@@ -15,7 +15,7 @@ from ..settings import Workspace
 from ..store import deployments as table
 from ..store import state
 from ..store.deployments import Deployment
-from . import live, process
+from . import files, live, process
 from .config import Backend, Route
 
 log = logging.getLogger("mlops_nb.agent")
@@ -32,16 +32,21 @@ class Keeper:
         self._looked_at = 0.0
         self._noted: dict[str, int] | None = None
         self._port = 0
+        self._applied: tuple[Any, ...] = ()
+        """What was last wanted, and the files as they were then: with the same again there is nothing to do."""
 
     def step(self, endpoints: Iterable[str], deployments: list[Deployment], changes: dict[str, table.TrafficChange]) -> None:
         """Bring routes and process in line."""
         endpoints = list(endpoints)
         if not endpoints and not self._handle:
             return
-        port = self._port = Workspace.current().settings().gateway_port or self._port or _kept_port()
+        settings = Workspace.current().settings()
+        port = self._port = settings.gateway_port or self._port or _kept_port()
         routes = [_route(name, [d for d in deployments if d.endpoint == name], changes.get(name)) for name in endpoints]
         try:
-            live.apply(routes, port=port)
+            if self._applied != (wanted := (routes, port, settings.request_timeout_seconds, files.marks())):
+                live.apply(routes, port=port)
+                self._applied = wanted
         except MlopsError as error:  # what Envoy served before, it serves still
             self._troubled = True
             _note_trouble(error)

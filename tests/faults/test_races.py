@@ -251,3 +251,16 @@ def test_the_gateway_forgets_the_last_endpoint_too(live_workspace: Workspace) ->
     rollout.delete_endpoint("churn")
 
     wait_for(lambda: httpx.get(f"{url}/v2").status_code == 404, what="404")
+
+
+@pytest.mark.parametrize("name", ["routing.json", "clusters.json", "listeners.json"])
+def test_what_the_gateway_works_by_is_written_again_where_it_was_deleted(live_workspace: Workspace, name: str) -> None:
+    churn_model()
+    rollout.deploy("churn:1")
+    file = live_workspace.run / "gateway" / name
+    before = file.read_bytes()
+
+    file.unlink()
+
+    wait_for(lambda: file.exists() and file.read_bytes() == before, seconds=20, what=name)
+    assert rollout.invoke("churn", X.head()).deployment == "1"
