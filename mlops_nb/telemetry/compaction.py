@@ -30,6 +30,7 @@ except ImportError:  # pragma: no cover - Windows has no flock
 _MERGED_BYTES = 64 << 20
 """Files are merged up to about this size, so that retention can drop a little at a time."""
 _FEW = 16
+_ANY_COPY = f"bool_or(coalesce(suffix(id, {rows.literal(COPY_MARK)}), false))"
 _SETTLED_NS = 600 * 10**9
 """Only files older than ten minutes are merged: a slow server may still be closing lines with a slightly older stem."""
 
@@ -160,14 +161,18 @@ def _settled_stem(closed: Path, parquet: tuple[Parquet, ...]) -> Path:
 
 
 def _converted(closed: Path) -> None:
+    """Turn a closed file into Parquet.  Blocks are in memory for it, so the sample is taken there; of lines it is read from the new file, later."""
     cursor = rows.connection()
-    typed = rows.typed_lines(cursor, closed.parent, [closed]).select
-    first = cursor.execute(f"SELECT min(time) FROM ({typed})").fetchone() if typed else None
-    if first and first[0]:
-        date = closed.parent / f"date={first[0].date().isoformat()}"
-        _replace([closed], typed, date / f"{files.stem(closed)}.parquet", cursor=cursor)
-    else:
+    typed = rows.typed_lines(cursor, closed.parent, [closed])
+    found = cursor.execute(f"SELECT min(time), {_ANY_COPY} FROM ({typed.select})").fetchone() if typed.select else None
+    if not found or not found[0]:
         closed.unlink()
+        return
+    first, copies = found
+    target = files.as_parquet(closed.parent / f"date={first.date().isoformat()}" / f"{files.stem(closed)}.parquet")
+    if typed.own:
+        _replace([], aggregates.sampled(f"({typed.select})"), target.sample, cursor=cursor)
+    _replace([closed], typed.select, target.path, copies=copies, cursor=cursor)
 
 
 def _merge(folder: Path) -> int:
@@ -176,9 +181,10 @@ def _merge(folder: Path) -> int:
     for group in _groups(files.standing(folder).parquet):
         target = group[0].path.with_name(f"{group[0].first}-{group[-1].last}.parquet")
         sources = [parquet.path for parquet in group]
-        _replace(
-            sources, f"SELECT * FROM {rows.read_parquet(sources)}", target, beside=[path for parquet in group for path in (parquet.aggregates, parquet.sample)]
-        )
+        beside = [path for parquet in group for path in (parquet.aggregates, parquet.sample)]
+        select = f"SELECT * FROM {rows.read_parquet(sources)}"
+        copies = rows.connection().execute(f"SELECT {_ANY_COPY} FROM ({select})").fetchone()
+        _replace(sources, select, target, beside=beside, copies=bool(copies and copies[0]))
         merged += len(group)
     return merged
 
@@ -187,8 +193,10 @@ def _aggregate(folder: Path) -> int:
     """Count the rows of every file whose counts are not there, and take its sample: of new ones, and of those that are older than counts are."""
     waiting = [parquet for parquet in files.standing(folder).parquet if not (parquet.aggregates.exists() and parquet.sample.exists())]
     for parquet in waiting:
-        _replace([], aggregates.of_parquet(parquet.path), parquet.aggregates)
-        _replace([], aggregates.sample_of(parquet.path), parquet.sample)
+        if not parquet.aggregates.exists():
+            _replace([], aggregates.of_parquet(parquet.path), parquet.aggregates)
+        if not parquet.sample.exists():
+            _replace([], aggregates.sample_of(parquet.path), parquet.sample)
     return len(waiting)
 
 
@@ -213,14 +221,19 @@ def _up_to_size(parquet: Iterable[Parquet]) -> Iterator[list[Parquet]]:
     yield group
 
 
-def _replace(sources: list[Path], select: str, target: Path, *, beside: Iterable[Path] = (), cursor: duckdb.DuckDBPyConnection | None = None) -> None:
-    """Write the rows near *target*, then rename, so that it is there whole or not at all; only then delete the *sources*, and what was *beside* them."""
+def _replace(
+    sources: list[Path], select: str, target: Path, *, beside: Iterable[Path] = (), copies: bool | None = True, cursor: duckdb.DuckDBPyConnection | None = None
+) -> None:
+    """Write the rows near *target*, then rename, so that it is there whole or not at all; only then delete the *sources*, and what was *beside* them.
+
+    The file is marked for its readers where there are no *copies* among the rows.
+    """
     import duckdb
 
     target.parent.mkdir(exist_ok=True)
     scratch = target.with_name(f".{target.name}.tmp")
     cursor = cursor or rows.connection()
-    note = _marked(cursor, select) if sources else ""
+    note = "" if copies else f", {rows.NO_COPIES}"
     try:
         cursor.execute(f"COPY ({select}) TO {rows.literal(str(scratch))} (FORMAT parquet, COMPRESSION zstd{note})")
         with scratch.open("rb") as file:
@@ -236,12 +249,6 @@ def _replace(sources: list[Path], select: str, target: Path, *, beside: Iterable
             source.unlink()
         for path in beside:
             path.unlink(missing_ok=True)
-
-
-def _marked(cursor: duckdb.DuckDBPyConnection, select: str) -> str:
-    """The note for readers that a file holds no copy, where that is so."""
-    found = cursor.execute(f"SELECT bool_or(coalesce(suffix(id, {rows.literal(COPY_MARK)}), false)) FROM ({select})").fetchone()
-    return "" if found and found[0] else f", {rows.NO_COPIES}"
 
 
 def _drop_old() -> tuple[int, int]:

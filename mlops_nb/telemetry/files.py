@@ -122,7 +122,7 @@ def asked_since(endpoint: str, deployment: str, time: datetime) -> bool:
 def _uncovered(paths: Any) -> tuple[list[Parquet], list[Path]]:
     kept: list[Parquet] = []
     leftovers: list[Path] = []
-    for parquet in sorted((_parquet(path) for path in paths), key=lambda p: (p.first, -p.last)):
+    for parquet in sorted((as_parquet(path) for path in paths), key=lambda p: (p.first, -p.last)):
         if kept and parquet.last <= kept[-1].last:
             leftovers.append(parquet.path)
         else:
@@ -130,7 +130,8 @@ def _uncovered(paths: Any) -> tuple[list[Parquet], list[Path]]:
     return kept, leftovers
 
 
-def _parquet(path: Path) -> Parquet:
+def as_parquet(path: Path) -> Parquet:
+    """The Parquet file of that name, whether or not it is there."""
     first, _, last = path.stem.partition("-")
     return Parquet(int(first), int(last or first), path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from copy import copy
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -224,3 +225,21 @@ def test_a_file_without_a_line_yet_is_passed_over(workspace: Workspace):
     assert len(asked()) == MANY
     telemetry.compact()
     assert len(asked()) == MANY
+
+
+def test_the_sample_of_blocks_is_what_it_would_be_if_it_were_read_from_their_file(workspace: Workspace):
+    answered = {"label": np.array([1, 2])}
+    kept(workspace, [record(number, EVERY_KIND, answered, rows=2) for number in range(300)])
+    telemetry.compact()
+    [sample] = workspace.telemetry.rglob("samples/*.parquet")
+
+    def told() -> tuple[list, list]:
+        found = duckdb.sql(f"SELECT * FROM '{sample}'")
+        return [*zip(found.columns, map(str, found.types), strict=True)], found.fetchall()
+
+    taken = told()
+    sample.unlink()
+    telemetry.compact()
+
+    assert taken == told()
+    assert 5 < len(taken[1]) < 50 and {row[1] for row in taken[1]} < {f"id-{number}" for number in range(300)}
