@@ -6,6 +6,7 @@ Answers of one device are numbered without end and come in order, so what was ha
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +22,17 @@ if TYPE_CHECKING:
     from .link import Message
 
 
+log = logging.getLogger("mlops_nb.edge")
+
+_AGAIN_SECONDS, _AGAIN_AT_MOST_SECONDS = 0.5, 30.0
+
+
 class Consumer:
     """Calls *take* with each answer on *topic*, once, from a thread of its own; what comes while it is away is kept by the broker under *name*.
 
     That begins once the broker knows it, which `wait` tells: what was published before then went to nobody, and is not counted as missing.
-    With *folder* it knows after a restart what it had; an answer in whose `take` it was killed comes again.
+    With *folder* it knows after a restart what it had; an answer in whose `take` it was killed comes again.  Where `take` raises, that is logged
+    and the same answer is given to it again after a while, half a minute at most; others wait behind it, so that none is lost and all come in order.
     """
 
     def __init__(self, broker: Broker, topic: str, take: Callable[[Message], None], *, name: str, folder: Path | None = None) -> None:
@@ -38,6 +45,7 @@ class Consumer:
         self._had: dict[str, int] = _read(self._place)
         self._events: SimpleQueue[Any] = SimpleQueue()
         self._known = threading.Event()
+        self._ending = threading.Event()
         self._link = Link(broker, client_id=f"mlops-consumer-{name}", events=self._events)
         self._thread = threading.Thread(target=self._run, daemon=True, name="consumer")
         self._link.open()
@@ -49,6 +57,7 @@ class Consumer:
 
     def close(self) -> None:
         """End; the broker keeps what comes meanwhile."""
+        self._ending.set()
         self._events.put(None)
         self._thread.join()
         self._link.close()
@@ -59,19 +68,33 @@ class Consumer:
                 self._link.subscribe([self._topic])
             elif isinstance(event, Subscribed) and not event.refused:
                 self._known.set()
-            elif isinstance(event, Received):
-                self._receive(event)
+            elif isinstance(event, Received) and not self._receive(event):
+                return  # no later one may be taken before it
 
-    def _receive(self, received: Received) -> None:
+    def _receive(self, received: Received) -> bool:
+        """Whether it was taken, or had before."""
         stream, number = _numbered(received.message)
         last = self._had.get(stream, number - 1)
-        if not stream:
-            self._take(received.message)
-        elif number > last:
-            self._take(received.message)
+        if (not stream or number > last) and not self._taken(received.message):
+            return False
+        if stream and number > last:
             self.missing += max(0, number - last - 1)
             self._note(stream, number)
         self._link.acknowledge(received)
+        return True
+
+    def _taken(self, message: Message) -> bool:
+        """Whether it was taken, at the first time or a later one; not when this consumer ends before."""
+        pause = _AGAIN_SECONDS
+        while True:
+            try:
+                self._take(message)
+                return True
+            except Exception:  # the caller's own code: what it fails of may pass
+                log.exception("edge.take_failed an answer on %s; it is given again in %g s", message.topic, pause)
+            if self._ending.wait(pause):
+                return False
+            pause = min(2 * pause, _AGAIN_AT_MOST_SECONDS)
 
     def _note(self, stream: str, number: int) -> None:
         self._had[stream] = number

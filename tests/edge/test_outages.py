@@ -16,7 +16,7 @@ from living import wait_for
 
 from mlops_nb.edge import twin
 from mlops_nb.edge.consumer import Consumer
-from mlops_nb.edge.link import Link, Received, Subscribed, Up, publish_once
+from mlops_nb.edge.link import Link, Message, Received, Subscribed, Up, publish_once
 from mlops_nb.edge.requester import Answered, Requester
 from mlops_nb.store.models import ModelVersion
 
@@ -324,6 +324,42 @@ def test_what_is_published_once_a_broker_that_was_away_has_taken_a_new_consumer_
         wait_for(lambda: bodies == [b"the first"], seconds=15, what="the first answer")
     finally:
         consumer.close()
+
+
+def test_an_answer_that_could_not_be_taken_is_given_again_and_none_before_it(
+    mosquitto: Mosquitto, device: Callable[..., Device], churn: ModelVersion, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(mosquitto.broker, desired(churn, "g1"))
+    device().until_told_running("g1")
+    given: list[str] = []
+    works = threading.Event()
+
+    def take(message: Message) -> None:
+        given.append(message.user["id"])
+        if message.user["id"] == "1" and not works.is_set():
+            raise OSError("the historian's disk is full")
+
+    def consumer() -> Consumer:
+        return Consumer(mosquitto.broker, "gates/out", take, name="historian", folder=tmp_path)
+
+    first = consumer()
+    try:
+        assert first.wait(15)
+        ask_near(mosquitto, 4)
+        wait_for(lambda: given.count("1") >= 2, what="the second try")
+    finally:
+        first.close()
+    assert set(given) == {"0", "1"}
+    assert "the historian's disk is full" in caplog.text
+
+    given.clear()
+    works.set()
+    second = consumer()
+    try:
+        wait_for(lambda: len(given) == 3, what="what was not taken")
+    finally:
+        second.close()
+    assert given == ["1", "2", "3"] and second.missing == 0
 
 
 def test_what_strangers_publish_on_the_topics_of_answers_stops_nobody(
