@@ -81,6 +81,8 @@ def replay(
     began, watched = time.monotonic(), [guards.parse(promise) for promise in promises]
     if speed is not None and not 0 < speed < 1e6:
         raise BadOption(f"{speed:g} is no pace.", hint="--speed 10x or --speed max")
+    if since and until and since >= until:
+        raise BadOption(f"No request was both after {since:%Y-%m-%d %H:%M} (--from) and before {until:%Y-%m-%d %H:%M} (--to).", hint="--from 7d --to 1d")
     version = registry.get(ref)
     endpoint = endpoint or version.model
     past, left_out = _past(endpoint, deployment, since, until, most)

@@ -169,6 +169,9 @@ def test_what_cannot_be_is_refused_before_anything_is_started(asked: Workspace) 
         replaying.replay("churn:2", endpoint="chrun")
     with pytest.raises(BadOption, match="no guard"):
         replaying.replay("churn:2", promises=["agreement<=2"])
+    now = datetime.now(UTC)
+    with pytest.raises(BadOption, match=r"both after .* \(--from\) and before .* \(--to\)"):
+        replaying.replay("churn:2", since=now, until=now - timedelta(days=1))
     with pytest.raises(BadOption, match="no pace"):
         replaying.replay("churn:2", speed=-1.0)
     with pytest.raises(NothingToCompare):
