@@ -234,11 +234,13 @@ def replay(replay: Any) -> Card:
 
 
 def shadow_report(report: Any) -> Card:
-    """A shadow's answers beside those that callers got."""
-    comparison = msgspec.to_builtins(report.comparison)
+    """A shadow's answers beside those that callers got; what to do next is a canary only where it does not fail more often."""
+    comparison, ref = msgspec.to_builtins(report.comparison), f"{report.endpoint}/{report.deployment}"
+    before, candidate = report.comparison.before, report.comparison.candidate
+    fails = candidate.errors * before.requests > before.errors * candidate.requests
     return Card(
-        title=f"{report.endpoint}/{report.deployment}", kind="shadow", facts=those_given(*_compared(comparison)), tables=_comparison_tables(comparison),
-        line=f"canary {report.endpoint}/{report.deployment}",
+        title=ref, kind="shadow", mark=Mark("bad", "fails more often than what callers were answered by") if fails else None,
+        facts=those_given(*_compared(comparison)), tables=_comparison_tables(comparison), line=f"{'logs' if fails else 'canary'} {ref}",
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 from living import X, Y, churn_model, wait_for
 from sklearn.linear_model import LogisticRegression
 
-from mlops_nb import agreement, canary, canary_figures, cards, errors, guards, labels, registry, rollout, telemetry, traffic
+from mlops_nb import agreement, canary, canary_figures, cards, errors, guards, labels, measures, registry, rollout, telemetry, traffic
 from mlops_nb.guards import Expected
 from mlops_nb.settings import Workspace
 from mlops_nb.telemetry import Agreed, Counted, files
@@ -55,6 +55,18 @@ def test_a_shadow_is_compared_with_what_callers_were_answered(pair: Workspace) -
     assert found.what == "probability" and found.differences["p95"] > 0.1
     assert found.candidate.p95_ms > 0
     assert "agreement" in cards.as_text(report)
+
+
+@pytest.mark.parametrize(("failing", "line"), [(0, "canary churn/2"), (1, "canary churn/2"), (2, "logs churn/2")])
+def test_a_canary_is_the_next_step_of_a_shadow_that_fails_no_more_often(failing: int, line: str) -> None:
+    before = agreement.Side(requests=40, errors=1)
+    candidate = agreement.Side(requests=40, errors=failing)
+    alike = agreement.Comparison(rows=40, differ=0, agreement=measures.share("agreement", 40, 40), before=before, candidate=candidate)
+
+    card = cards.as_text(agreement.ShadowReport(endpoint="churn", deployment="2", comparison=alike))
+
+    assert f"%mlops {line}" in card
+    assert ("fails more often" in card) == (failing > 1)
 
 
 def test_of_two_shadows_each_is_compared_with_what_callers_were_answered_alone(answered: Answered) -> None:
