@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -87,26 +88,47 @@ def _decoded(line: bytes) -> dict[str, Any] | None:
 
 def _block(line: Mapping[str, Any]) -> tuple[tuple[Column, ...], CArray]:
     """The columns of a block, and its requests as an Arrow array of structures."""
-    import nanoarrow
     import numpy as np
     from nanoarrow.c_array import c_array, c_array_from_buffers
 
     block = line["block"]
     counts = np.array(block["rows"], np.int64)
-    facts = {
-        "time": _plain(nanoarrow.timestamp("us"), np.array(block["time"], np.int64)), "id": c_array(block["id"], nanoarrow.string()),
-        "latency_ms": _plain(nanoarrow.float64(), np.array(block["latency_ms"], np.float64)), "rows": _plain(nanoarrow.int64(), counts),
-    }  # fmt: skip
+    children = [
+        _plain("timestamp", np.array(block["time"], np.int64)), c_array(block["id"], _schema("str")),
+        _plain("float64", np.array(block["latency_ms"], np.float64)), _plain("int64", counts),
+    ]  # fmt: skip
     offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(counts, dtype=np.int32)])
-    columns, arrays = [], []
+    columns = []
     for side, name, values in _entries(line):
         kept, depth, array = _values(values)
         columns.append(Column(side, name, kept, depth))
-        arrays.append(_listed(array, offsets))
-    children = [*facts.values(), *arrays]
-    names = [*_FACTS, *(f"c{place}" for place in range(len(arrays)))]
-    schema = nanoarrow.struct({name: nanoarrow.Schema(child.schema) for name, child in zip(names, children, strict=True)})
-    return tuple(columns), c_array_from_buffers(schema, len(counts), [None], children=children)
+        children.append(_listed(array, kept, depth, offsets))
+    whole = _whole_schema(tuple((column.kept, column.depth) for column in columns))
+    return tuple(columns), c_array_from_buffers(whole, len(counts), [None], children=children)
+
+
+@lru_cache(maxsize=256)
+def _schema(kept: str, depth: int = 0) -> Any:
+    """The Arrow type of single values, or of lists of them, so deep; made once, for that takes longer than an array."""
+    import nanoarrow
+    from nanoarrow.c_schema import c_schema
+
+    if depth:
+        return c_schema(nanoarrow.list_(nanoarrow.Schema(_schema(kept, depth - 1))))
+    if kept == "timestamp":
+        return c_schema(nanoarrow.timestamp("us"))
+    return c_schema(getattr(nanoarrow, {"bool": "bool_", "str": "string", "json": "string"}.get(kept, kept))())
+
+
+@lru_cache(maxsize=64)
+def _whole_schema(kinds: tuple[tuple[str, int], ...]) -> Any:
+    """The Arrow type of a table's requests, whose columns hold values of these kinds."""
+    import nanoarrow
+    from nanoarrow.c_schema import c_schema
+
+    facts = dict(zip(_FACTS, map(_schema, ("timestamp", "str", "float64", "int64")), strict=True))
+    columns = {f"c{place}": _schema(kept, depth) for place, (kept, depth) in enumerate(kinds)}
+    return c_schema(nanoarrow.struct({name: nanoarrow.Schema(schema) for name, schema in (facts | columns).items()}))
 
 
 def _entries(line: Mapping[str, Any]) -> Iterator[tuple[Side, str, Any]]:
@@ -119,7 +141,6 @@ def _entries(line: Mapping[str, Any]) -> Iterator[tuple[Side, str, Any]]:
 
 def _values(values: Any) -> tuple[str, int, CArray]:
     """How single values are kept, the depth of the lists they lie in, and the array of the entries."""
-    import nanoarrow
     import numpy as np
     from nanoarrow.c_array import c_array
 
@@ -127,11 +148,11 @@ def _values(values: Any) -> tuple[str, int, CArray]:
     if numbers is None:
         texts = all(value is None or isinstance(value, str) for value in values)
         told = values if texts else [None if value is None else msgspec.json.encode(value).decode() for value in values]
-        return "str" if texts else "json", 1, c_array(told, nanoarrow.string())
+        return "str" if texts else "json", 1, c_array(told, _schema("str"))
     array = _flat(numbers.reshape(-1))
     for axis in range(numbers.ndim - 1, 0, -1):
         count, width = int(np.prod(numbers.shape[:axis])), numbers.shape[axis]
-        array = _listed(array, np.arange(count + 1, dtype=np.int32) * np.int32(width))
+        array = _listed(array, numbers.dtype.name, numbers.ndim - axis, np.arange(count + 1, dtype=np.int32) * np.int32(width))
     return numbers.dtype.name, numbers.ndim, array
 
 
@@ -143,8 +164,9 @@ def _numbers(values: list[Any]) -> np.ndarray | None:
     if len(kinds) > 1 or str in kinds:
         return None
     try:
-        large = kinds == {int} and max(value for value in values if value is not None) >= 2**63
-        array = np.array(values, np.uint64 if large else None)
+        array = np.array(values)
+        if kinds == {int} and array.dtype.kind not in "iu":  # some are 2^63 or more
+            array = np.array(values, np.uint64)
         if array.dtype.kind == "O" and kinds <= {float, list}:
             array = array.astype(np.float64)
     except (ValueError, TypeError, OverflowError):
@@ -163,18 +185,15 @@ def _flat(numbers: np.ndarray) -> CArray:
     return _plain(numbers.dtype.name, numbers, len(numbers))
 
 
-def _plain(type_: Any, values: np.ndarray, length: int | None = None, present: np.ndarray | None = None) -> CArray:
-    import nanoarrow
+def _plain(kept: str, values: np.ndarray, length: int | None = None, present: np.ndarray | None = None) -> CArray:
     import numpy as np
     from nanoarrow.c_array import c_array_from_buffers
 
-    named = getattr(nanoarrow, "bool_" if type_ == "bool" else type_)() if isinstance(type_, str) else type_
-    return c_array_from_buffers(named, len(values) if length is None else length, [present, np.ascontiguousarray(values)])
+    return c_array_from_buffers(_schema(kept), len(values) if length is None else length, [present, np.ascontiguousarray(values)])
 
 
-def _listed(array: CArray, offsets: np.ndarray) -> CArray:
-    """Lists of an array's entries, each ending where the next begins."""
-    import nanoarrow
+def _listed(array: CArray, kept: str, depth: int, offsets: np.ndarray) -> CArray:
+    """Lists of an array's entries, so deep as to its values, each list ending where the next begins."""
     from nanoarrow.c_array import c_array_from_buffers
 
-    return c_array_from_buffers(nanoarrow.list_(nanoarrow.Schema(array.schema)), len(offsets) - 1, [None, offsets], children=[array])
+    return c_array_from_buffers(_schema(kept, depth), len(offsets) - 1, [None, offsets], children=[array])
