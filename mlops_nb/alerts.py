@@ -26,6 +26,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Literal
 
 import msgspec
@@ -249,7 +250,7 @@ def verdict_on(condition: Condition, counted: Counted) -> Verdict:
     if condition.metric == "error_rate":
         rate = counted.errors / counted.requests
         return Verdict(_passes(condition, rate), f"{counted.errors:,} of {counted.requests:,} answers failed ({rate:.2%})")
-    milliseconds = _quantile_ms(counted, float(condition.metric[1:]) / 100)
+    milliseconds = _percentile_ms(counted, Decimal(condition.metric[1:]))
     return Verdict(_passes(condition, milliseconds), f"{condition.metric} is {milliseconds:,.3g} ms over {counted.requests:,} answers")
 
 
@@ -257,9 +258,9 @@ def _passes(condition: Condition, value: float) -> bool:
     return value > condition.bound if condition.above else value < condition.bound
 
 
-def _quantile_ms(counted: Counted, quantile: float) -> float:
+def _percentile_ms(counted: Counted, percent: Decimal) -> float:
     """The lower end of its bin, so that a latency within the bound raises no alarm."""
-    wanted, seen = max(1, math.ceil(quantile * counted.requests)), 0
+    wanted, seen = max(1, math.ceil(percent * counted.requests / 100)), 0  # in decimals: of floats, 99.9 % of 1,000 is more than 999
     for place in sorted(counted.latencies):
         seen += counted.latencies[place]
         if seen >= wanted:
@@ -361,8 +362,8 @@ def _quality_judged(metric: str, hours: Mapping[datetime, Counted], begin: datet
         share = now.errors / now.requests
         most = anomalies.of_shares([(one.errors, one.requests) for one in before], now.requests).high
         return Verdict(share > most, f"{now.errors:,} of {now.requests:,} answers in the hour failed ({share:.2%}), up to {most:.2%} expected of {which}")
-    quantile = float(metric[1:]) / 100
-    latency, most = _quantile_ms(now, quantile), anomalies.of_latencies([_quantile_ms(one, quantile) for one in before]).high
+    percent = Decimal(metric[1:])
+    latency, most = _percentile_ms(now, percent), anomalies.of_latencies([_percentile_ms(one, percent) for one in before]).high
     return Verdict(latency > most, f"{metric} was {latency:,.3g} ms in the hour, up to {most:,.3g} ms expected of {which}")
 
 

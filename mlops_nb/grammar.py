@@ -18,7 +18,7 @@ from .errors import BadOption, MlopsError, UnknownCommand, UnknownOption, UsageE
 from .progress import Reporter
 from .vocabulary import Pair
 
-_PAIR = re.compile(r"[\w.:-]+=", re.ASCII)
+_PAIR = re.compile(r"(?!-)[\w.:-]+=", re.ASCII)
 
 
 class Face(Protocol):

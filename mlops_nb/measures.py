@@ -61,10 +61,11 @@ def of_classes(truth: Sequence[str] | Array, label: Sequence[str] | Array, proba
 
     Of two classes the second counts as positive; of more, precision, recall, F1 and AUC are the plain mean over the classes, one against the rest
     (of AUC those that are there), the Brier score is the sum over classes (Brier, 1950), and calibration is that of the label given (Guo, Pleiss,
-    Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017).  A class that the model does not know counts as wrong.
+    Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017).  A class that the model does not know counts as wrong,
+    and so does a label of None, which is no answer.
     """
     truth, label = np.asarray(truth, dtype=object), np.asarray(label, dtype=object)
-    known = list(classes) or sorted({*truth.tolist(), *label.tolist()})
+    known = list(classes) or sorted({*truth.tolist(), *label.tolist()} - {None})
     figures = [share("accuracy", int((truth == label).sum()), len(truth)), *_of_labels(truth, label, known)]
     return figures if probabilities is None else [*figures, *_of_probabilities(truth, label, np.asarray(probabilities, float), known)]
 

@@ -26,7 +26,9 @@ def of_answers(answers: Answers) -> list[Figure]:
     known = answers.where(answers.labelled)
     if known.label is None:
         truth, numeric = numbers(known.truth)
-        return measures.of_numbers(truth, known.prediction[numeric])
+        said = known.prediction[numeric].astype(float)
+        answered = ~np.isnan(said)  # an answer of null is left out, and the count says so
+        return measures.of_numbers(truth[answered], said[answered])
     probabilities, told = told_of(known)
     if probabilities is None:
         return measures.of_classes(known.truth, known.label)
@@ -38,14 +40,19 @@ def of_answers(answers: Answers) -> list[Figure]:
 def classes_of(answers: Answers) -> list[str]:
     """Which label each column of the probabilities is of: in order, as scikit-learn has them, unless the answers tell otherwise.
 
+    Labels that are numbers stand by size, as they do where they were trained on as numbers; as text they stand by letter ('10' before '9'), which
+    is told by the likeliest column being the label that was given, nine times of ten.
     A label that neither was given nor came true is not known; such a column is called `?`.
     """
     probabilities, told = told_of(answers)
     count = probabilities.shape[1] if probabilities is not None else 0
     known = in_order({*answers.label.tolist(), *answers.truth.tolist()} - {None})
-    if len(known) == count or probabilities is None:
+    if probabilities is None:
         return known
     best = probabilities.argmax(axis=1)
+    if len(known) == count:
+        as_text = np.array(sorted(known))[best] == answers.label[told].astype(str)
+        return sorted(known) if as_text.mean() >= 0.9 else known
     found: dict[int, str] = {}
     for column in range(count):
         given, times = np.unique(answers.label[told][best == column].astype(str), return_counts=True)

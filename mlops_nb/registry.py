@@ -151,11 +151,14 @@ def set_alias(ref: ModelRef | str, alias: str) -> ModelVersion:
         return table.get(tx, ModelRef(version.model, version=version.version))
 
 
-def drop_alias(model: str, alias: str) -> ModelVersion:
-    """Let *alias* name nothing, and return the version it named.  Raises AliasNotFound."""
+def drop_alias(ref: ModelRef | str, alias: str) -> ModelVersion:
+    """Let *alias* name nothing, and return the version it named.  Raises AliasNotFound; BadOption where *ref* is another version of the model."""
+    ref = _parsed(ref)
     with store.writing() as tx:
-        version = table.get(tx, ModelRef(model, alias=alias))
-        table.drop_alias(tx, model, alias)
+        version = table.get(tx, ModelRef(ref.name, alias=alias))
+        if (ref.version or ref.alias) and table.get(tx, ref).version != version.version:
+            raise BadOption(f"{alias} names {version.ref}, not {ref}.", hint=f"%mlops alias {version.ref} {alias} --remove")
+        table.drop_alias(tx, version.model, alias)
         events.record(tx, "AliasDropped", subject=version.ref, data={"alias": alias})
     return version
 

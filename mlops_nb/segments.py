@@ -28,6 +28,8 @@ def named(name: str, values: Array, parted: Cut) -> list[str]:
     if isinstance(parted, list):
         return [f"{name}={word if word in parted else 'other'}" for word in map(_word, values)]
     edges = [f"{edge:g}" for edge in parted]
+    if len(set(edges)) < len(edges):
+        edges = [_word(edge) for edge in parted]
     names = [f"{name}≤{edges[0]}", *(f"{name} {low} to {high}" for low, high in itertools.pairwise(edges)), f"{name}>{edges[-1]}"]
     numbers = values.astype(float)
     return [f"{name}=missing" if missing else names[place] for missing, place in zip(np.isnan(numbers), np.searchsorted(parted, numbers), strict=True)]
@@ -36,4 +38,4 @@ def named(name: str, values: Array, parted: Cut) -> list[str]:
 def _word(value: Any) -> str:
     if value is None or value != value:
         return "missing"
-    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
+    return np.format_float_positional(value, trim="-") if isinstance(value, float | np.floating) else str(value)

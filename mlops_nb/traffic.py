@@ -244,6 +244,14 @@ def _check_answers_kept(watched: Sequence[guards.Guard]) -> None:
         raise BadOption(f"{lacking[:1].upper()}{lacking[1:]}.", hint="capture_payload_percent = 100 in [tool.mlops], then deploy again")
 
 
+def check_served(endpoint: str) -> None:
+    """Raises BadOption where no deployment of *endpoint* takes requests: the first one to come would have all of them."""
+    with store.reading() as tx:
+        shares = table.traffic(tx, endpoint)
+    if not any(shares.values()):
+        raise BadOption(f"No deployment of {endpoint} takes requests; there is nothing to compare a candidate with.", hint=f"%mlops traffic {endpoint}")
+
+
 def _served_by_others(ref: DeploymentRef, *, first_step: int) -> tuple[dict[str, int], table.Deployment]:
     """The split before, which a candidate is compared with and rolled back to, and the candidate as it is.
 

@@ -149,9 +149,7 @@ def _losses(metric: str, answers: Answers, cap: float) -> Array:
         answers = answers.where(told)
         if probabilities is None or probabilities.shape[1] != 2:
             return np.zeros(0)
-        classes = measuring.classes_of(answers)
-    else:
-        classes = measuring.in_order({*answers.label.tolist(), *answers.truth.tolist()})
+    classes = measuring.classes_of(answers)
     if len(classes) != 2:
         return np.zeros(0)
     positive = np.asarray(answers.truth == classes[1], bool)

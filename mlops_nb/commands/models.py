@@ -211,7 +211,7 @@ def alias(ref: ModelRef, name: str, remove: bool) -> ModelVersion:
     """
     from .. import registry
 
-    return registry.drop_alias(ref.name, name) if remove else registry.set_alias(ref, name)
+    return registry.drop_alias(ref, name) if remove else registry.set_alias(ref, name)
 
 
 @mlops.command(heading="Models", examples=["tag delays:2 team=ops stage=trial", "tag delays:2 stage="])

@@ -9,7 +9,7 @@ import click
 
 from ..errors import UsageError, even_split
 from ..grammar import face
-from ..reference import DeploymentRef
+from ..reference import DeploymentRef, ModelRef
 from ..shapes import Listing
 from ..vocabulary import A_DEPLOYMENT, A_MODEL_OR_DEPLOYMENT, A_TIME_TO_COME, A_WEIGHT, AN_ENDPOINT, DURATION, PERCENT, SEVERAL_PERCENT
 from .group import mlops
@@ -194,7 +194,9 @@ def _candidate(subject: str, endpoint: str | None) -> str:
     if "/" in subject:
         return subject
     from .. import rollout
+    from .. import traffic as division
 
+    division.check_served(endpoint or ModelRef.parse(subject).name)
     with face().reporting(f"deploying {subject}") as report:
         return rollout.deploy(subject, endpoint=endpoint, report=report).deployment
 

@@ -302,7 +302,8 @@ def _counted_season(dataset: DatasetVersion, column: str, season: Season) -> lis
 
 def _past(version: ModelVersion, endpoint: str, since: datetime | None, until: datetime, season: Season | None = None) -> Reference:
     """A window of all requests of the endpoint, whichever deployment answered.  Raises NothingToCompare."""
-    known = columns.wanted_of(version, [{"name": name, "type": "string"} for name in sorted(telemetry.columns(endpoint, since=since, until=until))])
+    seen = telemetry.types(endpoint, since=since, until=until)
+    known = columns.wanted_of(version, [{"name": name, "type": seen[name]} for name in sorted(seen)])
     wanted = [msgspec.structs.replace(one, source=one.name) for one in known]
     sought = [Sought(one.name, one.type, columns.column_of(one), one.place) for one in wanted]
     filters = season.filters() if season else {}

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from ..errors import UsageError
 
 _PLACE = re.compile(r"\$?\{([A-Za-z_][^{}]*)\}|\$([A-Za-z_]\w*)")
-_DOUBLED = ("{{", "}}", "$$")
 _CLOSES = {"(": ")", "[": "]", "{": "}"}
 _QUOTES = "\"'"
 _ESCAPABLE = " \\\"'()[]{};#$"
@@ -20,8 +19,10 @@ def commands(line: str, evaluate: Evaluate) -> list[list[str]]:
     """The commands on a line, each as its words without a leading `%mlops`.
 
     `{name}` and `$name` become what *evaluate* says, as part of the word they stand in: a value is never split, whatever it
-    holds.  Inside brackets spaces and quotes stay, so that `X[['a', 'b']].head()` is one word.  `{{`, `}}` and `$$` stand for
-    the sign itself.  Raises UsageError for a quote that is not closed, and whatever *evaluate* raises.
+    holds.  Inside brackets spaces and quotes stay, so that `X[['a', 'b']].head()` is one word.  `{{`, the `}}` that
+    ends it, and `$$` stand for the sign itself; a `}}` that ends none, as JSON has them, is two.
+
+    Raises UsageError for a quote that is not closed, and whatever *evaluate* raises.
     """
     scan = _Scan(line, evaluate)
     scan.run()
@@ -49,6 +50,8 @@ class _Scan:
         self.evaluate = evaluate
         self.commands: list[list[str]] = [[]]
         self.word: list[str] | None = None
+        self.opened = 0
+        """How often `{{` stands before in the word, so that so many `}}` are its ends."""
         self.place = 0
 
     def run(self) -> None:
@@ -82,12 +85,14 @@ class _Scan:
     def _end_word(self) -> None:
         if self.word is not None:
             self.commands[-1].append("".join(self.word))
-        self.word = None
+        self.word, self.opened = None, 0
 
     def _placeholder(self) -> bool:
         """Take a placeholder that stands here."""
-        if self.line.startswith(_DOUBLED, self.place):
-            self._take(self.line[self.place], 2)
+        doubled = self.line[self.place : self.place + 2]
+        if doubled in ("{{", "$$") or (doubled == "}}" and self.opened):
+            self.opened += {"{{": 1, "}}": -1}.get(doubled, 0)
+            self._take(doubled[0], 2)
             return True
         found = _PLACE.match(self.line, self.place)
         if not found:

@@ -26,12 +26,12 @@ from .compaction import Compaction, compact
 from .copies import Agreed, Counted, Pair, agreed, by_hour, count, counted, hourly, pairs, together
 from .extremes import extremes
 from .files import asked_since
-from .histograms import Asked, Segment, Sought, Windowed, columns, histograms, shapes
+from .histograms import Asked, Segment, Sought, Windowed, columns, histograms, shapes, types
 from .queries import Captured, captured, inputs, misfits, outputs, refused, requests, totals, traffic
 from .rows import bounded, within_bounds
 
 __all__ = [
     "requests", "refused", "misfits", "inputs", "outputs", "traffic", "totals", "captured", "asked_since", "compact", "Compaction", "Captured",
     "count", "counted", "Counted", "hourly", "by_hour", "together", "pairs", "Pair", "agreed", "Agreed", "histograms", "columns", "shapes", "Asked", "Segment",
-    "Sought", "Windowed", "extremes", "bounded", "within_bounds", "SAMPLED",
+    "Sought", "Windowed", "types", "extremes", "bounded", "within_bounds", "SAMPLED",
 ]  # fmt: skip

@@ -147,6 +147,25 @@ def columns(
     return _steady(files.folders(endpoint, deployment), ask)
 
 
+def types(endpoint: str, *, since: datetime | None = None, until: datetime | None = None) -> dict[str, str]:
+    """The input columns that were asked and the types that their values have, for a model whose signature does not tell; text where they differ."""
+
+    def ask(standings: list[Standing]) -> dict[str, str]:
+        cursor = rows.connection()
+        found: dict[str, str] = {}
+        for table in (table for s in standings if (table := rows.whole(cursor, s, _parquet(s, since, until), _lines(s)))):
+            for column, type_, *_ in cursor.execute(f"DESCRIBE SELECT * FROM ({table})").fetchall():
+                if column.startswith(rows.PREFIX["inputs"]):
+                    name, seen = rows.name_of(column), _TYPES.get(type_.rstrip("[]"), "string")
+                    found[name] = seen if found.get(name, seen) == seen else "string"
+        return found
+
+    return _steady(files.folders(endpoint), ask)
+
+
+_TYPES = {"BOOLEAN": "bool", "JSON": "json", "BIGINT": "int64", "UBIGINT": "uint64", "INTEGER": "int64", "DOUBLE": "float64", "FLOAT": "float64"}
+
+
 class _Kept(msgspec.Struct, frozen=True):
     """The requests of a time with a payload on one of the sides."""
 

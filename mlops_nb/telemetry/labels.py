@@ -451,10 +451,17 @@ def _as_answers(deployment: str, found: dict[str, Any], wanted: dict[str, str], 
 
 
 def _matrix(probabilities: Any) -> np.ndarray | None:
-    """Rows × classes; one number a row is the second class's."""
+    """Rows × classes, as most rows have them, and NaN for the others; one number a row is the second class's."""
     import numpy as np
 
-    if probabilities is None or probabilities.dtype == object:
+    if probabilities is None:
         return None
+    if probabilities.dtype == object:
+        widths = Counter(len(row) for row in probabilities if isinstance(row, list | np.ndarray))
+        if not widths:
+            return None
+        width = widths.most_common(1)[0][0]
+        fits = [isinstance(row, list | np.ndarray) and len(row) == width for row in probabilities]
+        return np.array([row if fit else [np.nan] * width for row, fit in zip(probabilities, fits, strict=True)], float)
     numbers = probabilities.astype(float)
     return np.stack([1 - numbers, numbers], axis=1) if numbers.ndim == 1 else numbers

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from mlops_nb import datasets
+from mlops_nb import commands, datasets, grammar
+from mlops_nb.cli import Terminal
 
 # ── on an empty workspace ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -279,3 +280,12 @@ def test_a_reader_that_goes_away_is_no_failure(terminal: Any) -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=terminal.env, check=True)
 
     assert (done.stdout.strip(), done.stderr) == ("0", "")
+
+
+def test_an_option_after_several_pairs_is_no_pair() -> None:
+    words = ["deploy", "delays:2", "--env", "A=1", "B=2", "--traffic=10", "--endpoint=delays"]
+
+    given = grammar.parsed(commands.mlops, words, Terminal(quiet=True)).params
+
+    assert given["traffic"] == 10 and given["endpoint"] == "delays"
+    assert dict(given["variables"]) == {"A": "1", "B": "2"}

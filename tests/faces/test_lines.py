@@ -56,6 +56,16 @@ def test_doubled_signs_stand_for_themselves() -> None:
     assert words("models --text {{name}} $$name") == ["models", "--text", "{name}", "$name"]
 
 
+@pytest.mark.parametrize("text", ['{"a": {"b": {"c": [1]}}}', '{"data":[{"x":1}],"more":{"y":{}}}', "X.map({1: {2: 3}})", "a}}b"])
+def test_braces_that_end_together_are_as_many_as_they_are(text: str) -> None:
+    assert words(f"invoke d --data '{text}'")[-1] == text
+    assert words(f"invoke d --data {text}".replace(", ", ","))[-1] == text.replace(", ", ",")
+
+
+def test_doubled_braces_within_doubled_ones_are_as_many_as_were_meant() -> None:
+    assert words("""models --text '{{"a": {{"b": 1}}}}' '}}'""") == ["models", "--text", '{"a": {"b": 1}}', "}}"]
+
+
 def test_a_semicolon_divides_commands_with_and_without_the_prompt() -> None:
     found = commands("register m --name d ; %mlops deploy d:2 ; models --text 'a ; b'", VALUES.__getitem__)
 

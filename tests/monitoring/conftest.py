@@ -32,10 +32,10 @@ class Watched:
 
     def deploy(
         self, name: str = "1", *, version: int = 1, dataset: str | None = "flights:1", inputs: pd.DataFrame | np.ndarray | None = None,
-        metrics: dict[str, float] | None = None,
+        metrics: dict[str, float] | None = None, signed: bool = True,
     ) -> None:  # fmt: skip
-        """Run *version* (trained on *dataset*, taking *inputs*, registered with *metrics*) as `delays/name`."""
-        shape = signature.infer(self.training if inputs is None else inputs).as_json()
+        """Run *version* (trained on *dataset*, taking *inputs*, registered with *metrics*, and unless *signed* without a signature) as `delays/name`."""
+        shape = signature.infer(self.training if inputs is None else inputs).as_json() if signed else None
         model = ModelVersion(
             model="late",
             version=version,

@@ -54,6 +54,18 @@ def test_a_change_since_the_past_window_is_found_and_the_window_named(busy):
     assert report.reference.dataset == "requests 2026-11-12 00:00 – 2026-11-21 00:00" and report.reference.rows == 3600
 
 
+def test_the_columns_of_a_model_without_signature_are_what_their_values_are(delays: Watched):
+    delays.deploy("2", version=2, dataset=None, signed=False)
+    rng = np.random.default_rng(0)
+    for number, (mean, at) in enumerate(((0, NOW - timedelta(days=3)), (5, NOW - timedelta(hours=1)))):
+        rows = pd.DataFrame({"x": rng.normal(mean, 1, 2000), "kind": rng.choice(["a", "b"], 2000), "open": rng.random(2000) < 0.5})
+        delays.ask(rows, deployment="2", at=at, ids=f"part{number}-")
+
+    report = checked(deployment="2", reference="2026-11-20..2026-11-22", since=NOW - timedelta(days=1))
+
+    assert drifted(report) == ["x"] and {found.name for found in report.features} == {"x", "kind", "open"}
+
+
 def test_a_past_window_without_a_since_is_followed_by_what_is_judged(busy):
     report = checked(reference="2026-11-12..2026-11-20")
 

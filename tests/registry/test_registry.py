@@ -153,6 +153,20 @@ def test_search_by_tag_metric_and_text(workspace: Workspace) -> None:
         registry.search(metric="auc is good")
 
 
+def test_an_alias_is_taken_only_from_the_version_that_has_it(workspace: Workspace) -> None:
+    churn_model()
+    churn_model()
+    registry.set_alias("churn:1", "champion")
+
+    with pytest.raises(errors.BadOption, match="champion names churn:1, not churn:2"):
+        registry.drop_alias("churn:2", "champion")
+    assert registry.get("churn@champion").version == 1
+
+    assert registry.drop_alias("churn@champion", "champion").version == 1
+    registry.set_alias("churn:2", "champion")
+    assert registry.drop_alias("churn", "champion").version == 2
+
+
 def test_an_alias_moves_from_version_to_version(workspace: Workspace) -> None:
     churn_model()
     churn_model()

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from living import X, Y, deployment, wait_for
+from living import X, Y, churn_model, deployment, wait_for
 from sklearn.linear_model import LogisticRegression
 
-from mlops_nb import agent, canary, cards, cli, errors, history, registry, rollout, store, traffic
+from mlops_nb import agent, canary, cards, cli, commands, errors, grammar, history, registry, rollout, store, traffic
 from mlops_nb.settings import Workspace
 from mlops_nb.shapes import Listing
 from mlops_nb.store import deployments as table
@@ -327,3 +327,13 @@ def test_a_canary_on_agreement_waits_and_says_so_when_fewer_answers_are_kept(chu
     plan = wait_for(lambda: plan if "are kept" in (plan := newest()).reason else None, what="the wait")
 
     assert plan.going and "agreement needs all answers, and 10 % of them are kept: capture_payload_percent was lowered" in plan.reason
+
+
+def test_a_canary_where_nobody_is_served_starts_nothing(live_workspace: Workspace) -> None:
+    churn_model()
+
+    for subject, endpoint in (("churn:1", None), ("churn:1", "chrun")):
+        with pytest.raises(errors.BadOption, match=f"No deployment of {endpoint or 'churn'} takes requests"):
+            grammar.run(commands.mlops, ["canary", subject, *(["--endpoint", endpoint] if endpoint else [])], cli.Terminal(quiet=True))
+
+    assert rollout.status().endpoints == []

@@ -127,6 +127,13 @@ def test_too_few_answers_wake_nobody() -> None:
     assert alerts.verdict_on(condition, Counted(requests=40, errors=3, latencies={700: 40})).holds
 
 
+def test_one_answer_of_a_thousand_is_beyond_the_p99_9() -> None:
+    condition = alerts.parse("p99.9 > 1s")
+
+    assert not alerts.verdict_on(condition, Counted(requests=1000, errors=0, latencies={300: 999, 1500: 1})).holds
+    assert alerts.verdict_on(condition, Counted(requests=1000, errors=0, latencies={300: 998, 1500: 2})).holds
+
+
 def test_silence_is_told_only_once_the_rule_is_as_old_as_it(busy: None) -> None:
     alerts.add("delays", "no requests for 1h")
 

@@ -126,3 +126,15 @@ def test_requests_of_a_clock_that_is_ahead_count_in_the_newest_window(recorded):
 
     assert [window.rows for window in telemetry.histograms("delays", [Asked("age", AGE)])] == [2]
     assert [window.number for window in telemetry.histograms("delays", [Asked("age", AGE)], seconds=60, most=3)] == [0]
+
+
+def test_a_column_that_was_text_or_a_fraction_before_is_counted_as_the_numbers_that_it_is(recorded):
+    for number, values in enumerate((["1", "2"], [1, 2], [0.5, 1.5], ["many", "2"])):
+        recorded.append([recorded.line(time=NOON, inputs={f"x{number}": values, "y": values})])
+
+    text, whole, halves, mixed = (telemetry.shapes("delays", [Sought(f"x{number}", "int64", f"x{number}")])[0] for number in range(4))
+    [every] = telemetry.shapes("delays", [Sought("y", "int64", "y")])
+
+    assert text.categories == whole.categories == {"1": 1, "2": 1}
+    assert not halves.categories and halves.mean == 1.0
+    assert not mixed.categories and not every.categories

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,6 +81,16 @@ def test_the_area_of_pairs_is_the_area_and_the_rest_is_as_it_is_measured_elsewhe
     assert value("precision") == pytest.approx(precision_score(positive, score > 0.5))
     assert value("recall") == pytest.approx(recall_score(positive, score > 0.5))
     assert value("accuracy") == pytest.approx(((score > 0.5) == positive).mean())
+
+
+def test_an_answer_of_null_says_of_nothing_that_it_is_positive() -> None:
+    answers = scored(np.array([0.9, 0.9, 0.1, 0.1]), np.array([True, False, True, False]))
+    answers.label[0] = None
+    answers = msgspec.structs.replace(answers, probabilities=None)
+
+    found = {metric: truth.value(metric, truth.of(metric, [answers])) for metric in ("accuracy", "precision", "recall")}
+
+    assert found == {"accuracy": 0.25, "precision": 0.0, "recall": 0.0}
 
 
 def test_scores_that_tie_count_as_half() -> None:

@@ -88,6 +88,19 @@ def test_segments_are_told_apart(calls: Calls) -> None:
     assert {group.segment: group.labelled for group in found.groups} == {f"carrier={name}": n for name, n in given["carrier"].value_counts().items()}
 
 
+def test_a_column_that_is_called_as_a_time_is_one_is_a_segment(answered: Answered) -> None:
+    answered.by("1", pd.DataFrame({"month": [1, 2] * 20, "day": [20130101.0, 20130102.0] * 20}), {"label": ["a", "b"] * 20})
+    labels.record("delays", pd.DataFrame({"request_id": [f"r{n}" for n in range(40)], "truth": ["a"] * 40}))
+
+    def told(**asked: str) -> set[tuple[str, bool]]:
+        return {(group.segment, group.period is None) for group in performance.of("delays", **asked).groups}
+
+    assert told(segment="month") == {("month=1", True), ("month=2", True)}
+    assert told(segment="day") == {("day=20130101", True), ("day=20130102", True)}
+    assert told(by="month") == {("", False)}
+    assert told(by="month", segment="month") == {("month=1", False), ("month=2", False)}
+
+
 def test_numbers_with_many_values_are_cut_at_their_quartiles(calls: Calls) -> None:
     label(calls(1000))
 
@@ -126,6 +139,42 @@ def test_words_as_classes_find_their_probabilities(answered: Answered) -> None:
     labels.record("delays", pd.DataFrame({"request_id": [f"r{n}" for n in range(500)], "truth": truth}))
 
     assert value(only(performance.of("delays")), "log_loss") == pytest.approx(metrics.log_loss(truth, p, labels=names))
+
+
+@pytest.mark.parametrize("order", [["10", "9"], ["9", "10"]], ids=["as text", "as numbers"])
+def test_numbers_as_classes_find_their_probabilities_whether_they_were_text_or_not(answered: Answered, order: list[str]) -> None:
+    p = np.random.default_rng(0).dirichlet([1, 1], 300)
+    said = np.array(order)[p.argmax(1)]
+    answered.by("1", pd.DataFrame({"x": range(300)}), {"label": said, "probabilities": p})
+    labels.record("delays", pd.DataFrame({"request_id": [f"r{n}" for n in range(300)], "truth": said}))
+
+    assert value(only(performance.of("delays")), "auc") == 1
+
+
+def test_answers_without_probabilities_take_them_from_no_others(answered: Answered) -> None:
+    p = np.random.default_rng(0).dirichlet([1, 1], 100)
+    said = np.array(["a", "b"])[p.argmax(1)]
+    answered.by("1", pd.DataFrame({"x": range(3)}), {"label": ["a", "b", "a"]}, ids="few", batch=3)
+    answered.by("1", pd.DataFrame({"x": range(100)}), {"label": said, "probabilities": p})
+    labels.record("delays", pd.DataFrame({"request_id": [f"r{n}" for n in range(100)] + ["few0"], "truth": [*said, "a"]}))
+
+    found = only(performance.of("delays"))
+
+    assert found.labelled == 101 and value(found, "auc") == 1
+    assert next(figure for figure in found.figures if figure.metric == "auc").count == 100
+
+
+def test_an_answer_of_null_is_a_wrong_class_and_no_number(answered: Answered) -> None:
+    ids = [f"r{n}" for n in range(40)]
+    answered.by("words", pd.DataFrame({"x": range(40)}), {"label": np.array(["yes", "no"] * 19 + [None, None], dtype=object)})
+    labels.record("delays", pd.DataFrame({"request_id": ids, "truth": ["yes", "no"] * 20}))
+    answered.by("numbers", pd.DataFrame({"x": range(40)}), {"prediction": [1.0] * 39 + [None]}, ids="n")
+    labels.record("delays", pd.DataFrame({"request_id": [f"n{n}" for n in range(40)], "truth": [2.0] * 40}))
+
+    words, numbers = (only(performance.of("delays", deployment=name)) for name in ("words", "numbers"))
+
+    assert value(words, "accuracy") == 38 / 40 and value(words, "recall") == 19 / 20
+    assert value(numbers, "mae") == 1 and {figure.count for figure in numbers.figures} == {39}
 
 
 def test_a_class_that_was_never_seen_takes_the_column_that_is_left(answered: Answered) -> None:
