@@ -91,6 +91,11 @@ def behind(address: str, base_url: str) -> str:
     return f"{base_url.rstrip('/')}/mlops_nb/at/{address.rpartition(':')[2]}/"
 
 
+def serves(port: int) -> bool:
+    """Whether a dashboard of ours, of whichever workspace, was started on *port*."""
+    return next(processes.started_with((*_COMMAND, str(folder() / "served.py"), f"--server.port={port}")), None) is not None
+
+
 def stop() -> bool:
     """End the dashboard; says whether one ran."""
     with _one_at_a_time():

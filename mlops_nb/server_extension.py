@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -19,9 +20,9 @@ from jupyter_server.base.handlers import APIHandler
 from jupyter_server.utils import url_path_join
 
 from . import overview
-from .errors import BadOption, MlopsError
+from .errors import BadOption, MlopsError, UnsafePath
 from .reference import ModelRef
-from .safety import checked_name, path_inside
+from .safety import checked_name
 from .settings import Workspace, using_here
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class WorkspaceHandler(APIHandler):
 
     def _within(self, folder: str, verb: Callable[[], Any]) -> Any:
         root = Path(self.settings.get("server_root_dir") or ".").expanduser().absolute()
-        with using_here(Workspace.current(path_inside(root, folder) if folder else root).root):
+        with using_here(Workspace.current(_below(root, folder)).root):
             return verb()
 
     def asked(self, kind: type[T]) -> T:
@@ -99,6 +100,17 @@ class WorkspaceHandler(APIHandler):
         else:
             reason = getattr(error, "log_message", None) or HTTPStatus(status_code).phrase
             self.finish({"ok": False, "error": str(reason), "code": HTTPStatus(status_code).name, "hint": "the Jupyter server's log says more"})
+
+
+def _below(root: Path, folder: str) -> Path:
+    """A folder of the user's below the server's root, whatever it is called; links are followed, as the server's own file browser does.
+
+    Raises UnsafePath for one that leads out.
+    """
+    place = Path(os.path.normpath(root / folder))
+    if "\0" in folder or not place.is_relative_to(os.path.normpath(root)):
+        raise UnsafePath(folder)
+    return place
 
 
 class SummaryHandler(WorkspaceHandler):

@@ -115,7 +115,7 @@ function openTab(url: string, trans: TranslationBundle): void {
 
 async function deploy(api: Api, overview: Overview, trans: TranslationBundle, model?: string): Promise<void> {
   await overview.refresh();
-  const { summary } = overview;
+  const { summary, folder } = overview;
   if (!summary?.models.length) {
     const why = summary ? trans.__('No model is registered yet: %1', '%mlops register model --name churn') : worded(overview.failure);
     await showErrorMessage(trans.__('Deploy a model'), why);
@@ -125,7 +125,7 @@ async function deploy(api: Api, overview: Overview, trans: TranslationBundle, mo
   if (!request) {
     return;
   }
-  const asked = api.deploy(request, overview.folder).then(() => request.model);
+  const asked = api.deploy(request, folder).then(() => request.model);
   Notification.promise(asked, {
     pending: { message: trans.__('Deploying %1…', request.model) },
     success: { message: () => trans.__('%1 is on its way; the panel shows when it answers.', request.model), options: { autoClose: 5_000 } },

@@ -57,7 +57,12 @@ def lab_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folders |= {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
     environment = {name: value for name, value in os.environ.items() if name != "MLOPS_HOME"} | {name: str(home / folder) for name, folder in folders.items()}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
-    command += [f"--ServerApp.root_dir={root}", "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command += [
+        f"--ServerApp.root_dir={root}",
+        "--LabApp.news_url=",
+        "--expose-app-in-browser",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
     log = home / "server.log"
     with log.open("wb") as sink:
         server = subprocess.Popen(command, cwd=home, env=environment | {"JUPYTER_TOKEN": token}, stdout=sink, stderr=subprocess.STDOUT)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import http.cookiejar
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import pytest
 
-from mlops_nb import store
+from mlops_nb import settings, store
 from mlops_nb.store import models
 from mlops_nb.store.models import ModelVersion
 
@@ -96,11 +97,25 @@ def test_a_request_that_cannot_be_right_says_so(lab, body):
     assert answer["error"]
 
 
-@pytest.mark.parametrize("folder", ["../..", "/etc", "a/../../..", "%2e%2e", "a\x00b"])
+@pytest.mark.parametrize("folder", ["../..", "/etc", "a/../../..", "a\x00b"])
 def test_folder_outside_the_server_is_refused(lab, folder):
     status, answer = lab.ask("mlops_nb/dashboard", body={"folder": folder})
 
     assert (status, answer["code"]) == (400, "UnsafePath")
+
+
+@pytest.mark.parametrize("name", ["50% done", "C# work", "to: do", "%2e%2e", "linked"])
+def test_a_folder_may_be_called_anything_and_be_a_link(lab, tmp_path, name):
+    place = lab.root / name
+    place.symlink_to(tmp_path) if name == "linked" else place.mkdir()
+    with settings.using(place / ".mlops"), store.writing() as tx:
+        models.add(tx, delays(1, model="here"))
+
+    status, answer = lab.ask(f"mlops_nb/summary?folder={urllib.parse.quote(name)}")
+
+    if place.is_symlink():
+        place.unlink()
+    assert (status, [one["name"] for one in answer["result"]["models"]]) == (200, ["here"])
 
 
 def delays(number: int, *, model: str = "delays") -> ModelVersion:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from living import wait_for
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from mlops_nb import dashboards, registry, rollout, store
@@ -289,6 +289,28 @@ def test_panel_is_that_of_the_workspace_near_the_open_document(lab, open_lab):
 
     expect(panel(page).get_by_role("list", name="Models", exact=True)).to_contain_text("iris:1")
     expect(panel(page)).not_to_contain_text("delays")
+
+
+def test_panel_and_its_dialog_are_of_the_document_in_front_though_that_changed_while_it_was_read(lab, open_lab):
+    for folder, model in (("first", "delays"), ("second", "arrivals")):
+        with using(lab.root / folder / ".mlops"):
+            register(model, 1)
+        (lab.root / folder / f"{folder}.txt").write_text("open me")
+    page = open_lab("/tree/first/first.txt")
+    expect(panel(page)).to_contain_text("delays:1")
+    held: list[Route] = []
+    page.route("**/mlops_nb/summary?folder=first*", lambda route: held.append(route))
+    page.evaluate("() => void window.jupyterapp.commands.execute('mlops:refresh')")
+    wait_for(lambda: page.wait_for_timeout(50) or held, what="the reading to be on its way")
+
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:open', {path: 'second/second.txt'})")
+    expect(page.get_by_role("tab", name="second.txt")).to_have_attribute("aria-selected", "true")
+    page.evaluate("() => void window.jupyterapp.commands.execute('mlops:deploy')")
+    for route in held:
+        route.continue_()
+
+    expect(page.get_by_role("dialog").get_by_label("Model version")).to_have_value("arrivals:1")
+    expect(panel(page)).to_contain_text("arrivals:1")
 
 
 def test_hidden_panel_asks_no_more(lab, open_lab):

@@ -48,6 +48,9 @@ export class Overview {
   set folder(folder: string) {
     if (folder !== this._folder) {
       this._folder = folder;
+      this._summary = null; // it was of another workspace
+      this._failure = null;
+      this._changed.emit();
       void this.refresh();
     }
   }
@@ -82,20 +85,26 @@ export class Overview {
     void this._poll.refresh();
   }
 
+  /** Once more where the user looks from another folder by then: while a reading is on its way, the poll takes no other wish. */
   private async _read(): Promise<void> {
-    const folder = this._folder;
-    try {
-      const summary = await this._api.summary(folder);
-      if (folder === this._folder) {
-        this._summary = summary;
-        this._failure = null;
+    let folder: string;
+    do {
+      folder = this._folder;
+      try {
+        const summary = await this._api.summary(folder);
+        if (folder === this._folder) {
+          this._summary = summary;
+          this._failure = null;
+        }
+      } catch (reason) {
+        if (folder === this._folder) {
+          this._failure = reason;
+          throw reason;
+        }
+      } finally {
+        this._changed.emit();
       }
-    } catch (reason) {
-      this._failure = reason;
-      throw reason;
-    } finally {
-      this._changed.emit();
-    }
+    } while (folder !== this._folder);
   }
 
   private readonly _poll: Poll<void, unknown>;
