@@ -146,7 +146,12 @@ class Terminal:
 
     def input(self) -> str:
         """Standard input."""
-        return sys.stdin.read()
+        try:
+            text = sys.stdin.read()
+            text.encode()  # what is no text may have come in disguise (PEP 383)
+            return text
+        except UnicodeError as error:
+            raise UsageError(f"What came on standard input is not text: {error}.", hint="text in UTF-8") from None
 
     def form(self, given: dict[str, Any]) -> object:
         """Refused: forms need a notebook."""

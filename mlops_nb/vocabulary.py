@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -239,7 +240,7 @@ def _subjects(fragment: str) -> Sequence[str]:
 
 def _moment(text: str) -> datetime:
     if ago := _AGO.fullmatch(text.strip()):
-        return datetime.now(UTC) - timedelta(seconds=float(ago[1]) * _SECONDS[ago[2]])
+        return _away(text, -float(ago[1]) * _SECONDS[ago[2]])
     if text in _DAYS:
         return (datetime.now().astimezone() - timedelta(days=_DAYS[text])).replace(hour=0, minute=0, second=0, microsecond=0).astimezone(UTC)
     try:
@@ -249,9 +250,17 @@ def _moment(text: str) -> datetime:
     return moment.astimezone(UTC)
 
 
+def _away(text: str, seconds: float) -> datetime:
+    """So long from now."""
+    try:
+        return datetime.now(UTC) + timedelta(seconds=seconds)
+    except OverflowError:
+        raise BadOption(f"{text!r} leads beyond any calendar.", hint="2h, 7d or 2026-01-31T08:00") from None
+
+
 def _time_to_come(text: str) -> datetime:
     if ahead := _AGO.fullmatch(text.strip()):
-        return datetime.now(UTC) + timedelta(seconds=float(ahead[1]) * _SECONDS[ahead[2]])
+        return _away(text, float(ahead[1]) * _SECONDS[ahead[2]])
     return _moment(text)
 
 
@@ -284,7 +293,9 @@ def _percentage(text: str) -> int:
 
 def _weight(text: str) -> float:
     try:
-        return float(text.removesuffix("%"))
+        if math.isfinite(percent := float(text.removesuffix("%"))):
+            return percent
+        raise ValueError
     except ValueError:
         raise BadOption(f"{text!r} is not a percentage.", hint="whole percentages that sum to 100, such as 1=90 2=10") from None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..errors import BadOption
 from ..grammar import face
 from ..reference import ModelRef
 from ..safety import checked_name
@@ -133,5 +134,8 @@ def edge_manifest(ref: ModelRef, image: str | None, device: str | None, output: 
     text = manifest.text(version, image=image or packaging.default_tag(version, "edge"), device=device or f"{version.model}-1", python=packaging.PYTHON)
     if not output:
         return Lines(text.splitlines())
-    Path(output).write_text(text, encoding="utf-8")
+    try:
+        Path(output).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadOption(f"{output} cannot be written: {error.strerror}.", hint="--output FILE in a folder that is there") from None
     return Facts({"model": version.ref, "manifest": output})

@@ -21,7 +21,7 @@ def request_body(sample: str | None, data: str | None, *, raw: bool = True) -> b
         return None if sample is None else sample.encode()
     meant = face().meaning(data)
     if isinstance(meant, Path):
-        meant = meant.read_text(encoding="utf-8") if meant.suffix.lower() == ".json" else table_in(meant)
+        meant = _text_in(meant) if meant.suffix.lower() == ".json" else table_in(meant)
     return client.body(meant, takes_raw=raw)
 
 
@@ -42,8 +42,15 @@ def rows_to_send(data: Any, endpoint: str) -> Any:
     if isinstance(data, Path) and data.suffix.lower() != ".json":
         return table_in(data, text=_text_columns(endpoint))
     if isinstance(data, Path | str):
-        return _json_rows(data.read_text(encoding="utf-8") if isinstance(data, Path) else data)
+        return _json_rows(_text_in(data) if isinstance(data, Path) else data)
     return data
+
+
+def _text_in(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadOption(f"{file} is not text in UTF-8: {error.reason} at byte {error.start}.", hint="save it as UTF-8") from None
 
 
 def _json_rows(text: str) -> Any:

@@ -14,7 +14,7 @@ import click
 from IPython.display import display
 
 from .. import cards, commands, hardware, targets, vocabulary
-from ..errors import MissingExtra, MlopsError
+from ..errors import MissingExtra, MlopsError, UsageError, listed
 from ..safety import text_for
 
 if TYPE_CHECKING:
@@ -33,7 +33,13 @@ _LABELS = {
 
 
 def deploy_form(given: Mapping[str, Any], where: Notebook) -> DeployForm:
-    """The form, filled with the words that were given with `--form`.  Raises MissingExtra without ipywidgets."""
+    """The form, filled with the words that were given with `--form`.
+
+    Raises UsageError for a word that no field of it shows, which would be lost; MissingExtra without ipywidgets.
+    """
+    if unshown := given.keys() - _OPTIONS.keys() - {"ref", "form"}:
+        options = {param.name: param.opts[0] for param in click.get_current_context().command.params}
+        raise UsageError(f"The form has no field for {listed(options[name] for name in sorted(unshown))}.", hint="say it without --form")
     try:
         import ipywidgets  # noqa: F401 - asked here once, so that the form itself need not
     except ImportError:

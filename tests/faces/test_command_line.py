@@ -55,7 +55,10 @@ def test_a_workspace_that_is_not_there_is_not_made_by_looking(mlops: Any, tmp_pa
         (["deploy", "a:1", "--traffic", "300"], 2, "BadOption", "a whole number such as 10"),
         (["deploy", "a:1", "--traffic", "10%"], 3, "ModelNotFound", None),
         (["traffic", "delays", "1=half", "2=half"], 2, "BadOption", "whole percentages that sum to 100, such as 1=90 2=10"),
+        (["traffic", "delays", "1=nan", "2=50"], 2, "BadOption", "whole percentages that sum to 100, such as 1=90 2=10"),
         (["traffic", "delays", "1=50%", "2=50%"], 3, "EndpointNotFound", None),
+        (["traffic", "delays", "--at", "9999999d", "1=100"], 2, "BadOption", "2h, 7d or 2026-01-31T08:00"),
+        (["agreement", "delays/1", "--since", "9999999d"], 2, "BadOption", "2h, 7d or 2026-01-31T08:00"),
         (["deploy", "a:0"], 2, "BadReference", "churn:3, churn@champion or churn (the newest)"),
         (["deploy", "a:1", "--to", "locl"], 2, "BadOption", "--to local"),
         (["deploy", "a:1", "--hardware", "gpx"], 2, "BadOption", "did you mean gpu?"),
@@ -280,6 +283,19 @@ def test_a_reader_that_goes_away_is_no_failure(terminal: Any) -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=terminal.env, check=True)
 
     assert (done.stdout.strip(), done.stderr) == ("0", "")
+
+
+def test_data_that_is_no_text_is_told_as_such(mlops: Any, tmp_path: Any) -> None:
+    (tmp_path / "bad.json").write_bytes(b'{"data": "\xff"}')
+
+    by_file = mlops("invoke", "delays", "--data", "bad.json", "--json")
+    by_input = subprocess.run(
+        [sys.executable, "-m", "mlops_nb", "invoke", "delays", "--data", "-", "--json"], input=b"\xff", capture_output=True, env=mlops.env
+    )
+
+    assert (by_file.returncode, json.loads(by_file.stdout)["code"]) == (2, "BadOption")
+    assert "not text in UTF-8" in json.loads(by_file.stdout)["error"]
+    assert (by_input.returncode, json.loads(by_input.stdout)["code"]) == (2, "UsageError")
 
 
 def test_an_option_after_several_pairs_is_no_pair() -> None:

@@ -12,6 +12,12 @@ def test_a_form_starts_with_what_was_given(kernel: Any) -> None:
     assert ran.stdout == "%mlops deploy delays:1 --traffic 20 --memory 512m\n"
 
 
+def test_words_that_no_field_shows_are_refused_rather_than_lost(kernel: Any) -> None:
+    ran = kernel.run("%mlops deploy delays:1 --form --env REGION=eu --isolated --traffic 20")
+
+    assert ran.traceback == ["UsageError: The form has no field for --isolated, --env.", "Try: say it without --form"]
+
+
 def test_a_shown_form_leaves_html_that_needs_no_kernel(kernel: Any) -> None:
     ran = kernel.ok("%mlops deploy delays --form")
     live, still = ran.displays
