@@ -204,7 +204,13 @@ def endpoint_with_loads(name: str) -> EndpointView:
 
 
 def logs(ref: DeploymentRef | str, *, lines: int = 100) -> list[str]:
-    """The last lines of a deployment's log.  Raises EndpointNotFound, DeploymentNotFound."""
+    """The last lines of a deployment's log, or of each of an endpoint's.  Raises EndpointNotFound, DeploymentNotFound."""
+    found = logs_of_each(ref, lines=lines)
+    return [f"{name}: {line}" if len(found) > 1 else line for name, log in found.items() for line in log]
+
+
+def logs_of_each(ref: DeploymentRef | str, *, lines: int) -> dict[str, list[str]]:
+    """The same by the deployment's name."""
     ref = ref if isinstance(ref, DeploymentRef) else DeploymentRef.parse(ref)
     with store.reading() as tx:
         table.endpoint(tx, ref.endpoint)
@@ -212,8 +218,7 @@ def logs(ref: DeploymentRef | str, *, lines: int = 100) -> list[str]:
     found = [d for d in known if ref.name in (None, d.name)]
     if not found:
         raise DeploymentNotFound(ref.endpoint, ref.name or "", known=[d.name for d in known])
-    named = len(found) > 1
-    return [f"{d.name}: {line}" if named else line for d in found for line in targets.get(d.target).logs(d, lines=lines)]
+    return {d.name: targets.get(d.target).logs(d, lines=lines) for d in found}
 
 
 def invoke(endpoint: str, data: Any, *, deployment: str | None = None) -> Answer:

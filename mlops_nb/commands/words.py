@@ -94,21 +94,19 @@ def whole_percent(share: float) -> int:
 
 
 def follow_logs(ref: DeploymentRef, lines: int) -> Lines:
-    """Say the log's last lines, then those that come; Ctrl-C ends it."""
+    """Say the last lines of each log, then those that come; Ctrl-C ends it."""
     import time
 
     from .. import rollout
 
-    window = max(lines, 500)
-    before = rollout.logs(ref, lines=window)
-    for line in before[-lines:]:
-        face().say(line)
+    said: dict[str, list[str]] = {}
     while True:
+        logs = rollout.logs_of_each(ref, lines=max(lines, 500))
+        for name, latest in logs.items():
+            for line in new_lines(said[name], latest) if name in said else latest[-lines:]:
+                face().say(f"{name}: {line}" if len(logs) > 1 else line)
+        said = logs
         time.sleep(0.3)
-        latest = rollout.logs(ref, lines=window)
-        for line in new_lines(before, latest):
-            face().say(line)
-        before = latest
 
 
 def refusals(ref: DeploymentRef) -> list[str]:

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
-from mlops_nb import commands, datasets, grammar
+from mlops_nb import commands, datasets, grammar, store
 from mlops_nb.cli import Terminal
+from mlops_nb.settings import Workspace
+from mlops_nb.store import deployments
+from mlops_nb.store.deployments import Deployment, DeploymentSpec
 
 # ── on an empty workspace ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -305,3 +308,33 @@ def test_an_option_after_several_pairs_is_no_pair() -> None:
 
     assert given["traffic"] == 10 and given["endpoint"] == "delays"
     assert dict(given["variables"]) == {"A": "1", "B": "2"}
+
+
+def test_of_several_logs_that_are_followed_each_line_is_said_once(mlops: Any, workspace: Workspace) -> None:
+    with store.writing() as tx:
+        deployments.ensure_endpoint(tx, "delays", author="ada")
+        for name in ("blue", "green"):
+            deployments.put(tx, deployed(name))
+    logs = [workspace.run / "deployments" / "delays" / name / "log" for name in ("blue", "green")]
+    for log in logs:
+        log.parent.mkdir(parents=True)
+        log.write_text("began\n")
+
+    with subprocess.Popen([sys.executable, "-m", "mlops_nb", "logs", "delays", "--follow"], stdout=subprocess.PIPE, text=True, env=mlops.env) as following:
+        assert following.stdout
+        said = [following.stdout.readline() for _ in range(2)]
+        for log in logs:
+            with log.open("a") as file:
+                file.write("went on\n")
+            said.append(following.stdout.readline())
+        following.send_signal(signal.SIGINT)
+        said += following.stdout.readlines()
+
+    assert said == ["blue: began\n", "green: began\n", "blue: went on\n", "green: went on\n"]
+
+
+def deployed(name: str) -> Deployment:
+    return Deployment(
+        endpoint="delays", name=name, model="delays", version=1, target="local", spec=DeploymentSpec(), wanted="running", generation=1, status="healthy",
+        created_at=store.now(), changed_at=store.now(),
+    )  # fmt: skip
