@@ -213,6 +213,8 @@ def _judged(rule: Rule, at: datetime, looks: Looks) -> Verdict | None:
         return _silence_judged(rule, since, at)
     if condition.metric in saturation.METRICS:
         return _saturation_judged(rule, condition, since, at, looks)
+    if condition.metric == "requests" and not condition.above and rule.created_at > since:
+        return None  # too few came so far, as they must
     counted = telemetry.counted(rule.endpoint, since=since, until=at)
     if condition.metric == "refused":
         return refused_on(condition, counted)

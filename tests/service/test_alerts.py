@@ -141,6 +141,13 @@ def test_silence_is_told_only_once_the_rule_is_as_old_as_it(busy: None) -> None:
     assert [rule.value for rule in alerts.judge(store.now() + timedelta(hours=3))] == ["0 requests in 1 h"]
 
 
+def test_too_few_requests_are_told_only_once_the_rule_is_as_old_as_its_time(busy: None) -> None:
+    few = alerts.add("delays", "requests < 1000/s for 1h")
+
+    assert alerts.judge(store.now() + timedelta(minutes=59)) == []
+    assert [rule.id for rule in alerts.judge(store.now() + timedelta(minutes=61))] == [few.id]
+
+
 def test_an_alert_is_acknowledged_until_it_is_over_and_snoozed_for_a_while(busy: None) -> None:
     rule = alerts.add("delays", "requests > 0.1/s")
     with pytest.raises(errors.BadOption, match="does not fire"):
