@@ -269,10 +269,10 @@ def _value(column: _Column, in_struct: bool) -> str:
 
 
 def _column_names(columns: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """By side and name: `in.age`; of two names that differ in case only, the second is `in.Age^1`."""
+    """By side and name: `in.Age`; of two names that differ in case only, the second in order is `in.age^1`, in whichever order a file has them."""
     names: dict[tuple[str, str], str] = {}
     taken: dict[str, int] = {}
-    for side, name in columns:
+    for side, name in sorted(columns):
         plain = PREFIX[side] + name.replace("^", "^^")
         count = taken[plain.lower()] = taken.get(plain.lower(), -1) + 1
         names[side, name] = f"{plain}^{count}" if count else plain

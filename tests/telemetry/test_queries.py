@@ -86,6 +86,16 @@ def test_outputs_with_several_values_a_row_are_a_matrix(recorded):
     assert telemetry.outputs("delays")["probabilities"].shape == (6, 2)
 
 
+def test_columns_whose_names_differ_in_case_only_stay_apart_in_whichever_order_they_come(recorded):
+    for minutes, inputs in enumerate(({"Age": [40], "age": [1000]}, {"age": [1001], "Age": [41]})):
+        recorded.close([recorded.line(inputs=inputs, outputs=None, rows=1)], minutes_ago=10 - minutes)
+        telemetry.compact()
+
+    found = [one["inputs"] for one in telemetry.requests("delays")]
+
+    assert sorted(found, key=lambda one: one["Age"]) == [{"Age": [40], "age": [1000]}, {"Age": [41], "age": [1001]}]
+
+
 def test_columns_whose_names_differ_in_case_only_stay_apart(recorded):
     recorded.sign({"kind": "table", "inputs": [{"name": "age", "type": "float64"}, {"name": "Age", "type": "string"}, {"name": "n^1", "type": "int64"}]})
     recorded.append([recorded.line(inputs={"age": [1], "Age": ["old"], "n^1": [7]}, outputs=None, rows=1)])
