@@ -92,8 +92,9 @@ def behind(address: str, base_url: str) -> str:
 
 
 def serves(port: int) -> bool:
-    """Whether a dashboard of ours, of whichever workspace, was started on *port*."""
-    return next(processes.started_with((*_COMMAND, str(folder() / "served.py"), f"--server.port={port}")), None) is not None
+    """Whether a dashboard was started on *port*, of whichever workspace, and by whichever Python: a notebook's may be another than its server's."""
+    commands = (process.info["cmdline"][1 + len(_COMMAND) :] for process in processes.started_with(_COMMAND))
+    return any(Path(page).parts[-2:] == ("dashboard", "served.py") and f"--server.port={port}" in options for page, *options in filter(None, commands))
 
 
 def stop() -> bool:

@@ -26,7 +26,7 @@ def of_answers(answers: Answers) -> list[Figure]:
     known = answers.where(answers.labelled)
     if known.label is None:
         truth, numeric = numbers(known.truth)
-        said = known.prediction[numeric].astype(float)
+        said = known.prediction[numeric]
         answered = ~np.isnan(said)  # an answer of null is left out, and the count says so
         return measures.of_numbers(truth[answered], said[answered])
     probabilities, told = told_of(known)

@@ -105,8 +105,9 @@ def of(
 
 def _grouping(by: str | None, segment: str | None, inputs: Sequence[str]) -> list[str]:
     """The input columns among *by* and *segment*.  Raises UnknownColumn for one that is none of the *inputs*, where these are known."""
-    columns = [name for name in dict.fromkeys((by if by not in PERIODS else None, segment)) if name]
-    for option, name in (("--by", by if by not in PERIODS else None), ("--segment", segment)):
+    column = None if by in PERIODS else by
+    columns = [name for name in dict.fromkeys((column, segment)) if name]
+    for option, name in (("--by", column), ("--segment", segment)):
         if name in columns and inputs and name not in inputs:
             raise UnknownColumn(str(name), option, known=[*(PERIODS if option == "--by" else ()), *inputs])
     return columns

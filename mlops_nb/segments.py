@@ -38,4 +38,4 @@ def named(name: str, values: Array, parted: Cut) -> list[str]:
 def _word(value: Any) -> str:
     if value is None or value != value:
         return "missing"
-    return np.format_float_positional(value, trim="-") if isinstance(value, float | np.floating) else str(value)
+    return f"{value:.12g}" if isinstance(value, float | np.floating) else str(value)

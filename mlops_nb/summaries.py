@@ -177,7 +177,7 @@ def _few_integers(connection: duckdb.DuckDBPyConnection, table: str, name: str, 
     column = _quoted(name)
     number = f"TRY_CAST({column} AS DOUBLE)"  # what was text, or a float, when others asked may be among them
     found = connection.execute(f"SELECT DISTINCT {number} FROM {table} WHERE {column} IS NOT NULL LIMIT {FEW_INTEGERS + 1}").fetchall()
-    exact = all(row[0] is not None and row[0].is_integer() and abs(row[0]) <= _LARGEST_EXACT for row in found)
+    exact = all(row[0] is not None and row[0].is_integer() and abs(row[0]) < _LARGEST_EXACT for row in found)
     return sorted(int(row[0]) for row in found) if len(found) <= FEW_INTEGERS and exact else []
 
 

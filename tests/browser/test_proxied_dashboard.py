@@ -77,6 +77,10 @@ def test_the_dashboard_is_asked_as_from_this_machine_and_told_no_secret_of_the_j
     assert not {"Authorization", "Cookie"} & set(heard)
 
 
+def test_the_dashboard_of_a_notebook_whose_python_is_another_is_reached(lab, teller, tmp_path):
+    assert asked(lab, teller(page=tmp_path / "site-packages" / "mlops_nb" / "dashboard" / "served.py"), "/drift")
+
+
 def test_nothing_but_a_dashboard_is_reached(lab, teller):
     port = teller(page=Path("somebody_elses.py"))
 
